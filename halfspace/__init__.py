@@ -1,0 +1,8 @@
+"""Exact halfspace range search: every stored vector x with <q, x> >= tau, and no other."""
+
+from halfspace.explain import Explanation, Stage
+from halfspace.hits import Hit, Hits
+from halfspace.index import HalfspaceIndex
+
+__all__ = ["Explanation", "HalfspaceIndex", "Hit", "Hits", "Stage"]
+__version__ = "0.1.0"

@@ -1,0 +1,75 @@
+"""Validation of what users pass: every error names the value and the place, and comes before anything changes."""
+
+import operator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["as_count", "as_ids", "as_matrix", "as_tau", "one_of"]
+
+_FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
+
+
+def as_count(value: Any, name: str, least: int) -> int:
+    """Return an integer of at least `least`."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def one_of(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def as_matrix(values: Any, dim: int, name: str) -> tuple[np.ndarray, bool]:
+    """Return (n, dim) numbers in their own dtype, and whether a single (dim,) was given."""
+    array = np.asarray(values)
+    if array.size == 0 and array.shape in ((0,), (0, dim)):
+        return np.empty((0, dim), np.float32), False
+    if not (array.dtype in _FLOATS or array.dtype.kind in "biu"):
+        raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
+    if array.ndim not in (1, 2) or array.shape[-1] != dim:
+        raise ValueError(f"{name} must have shape ({dim},) or (n, {dim}), got {array.shape}")
+    return np.atleast_2d(array), array.ndim == 1
+
+
+def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
+    """Return the thresholds (count,) in float64."""
+    array = np.asarray(tau)
+    if not (array.dtype in _FLOATS or array.dtype.kind in "iu"):
+        raise TypeError(f"tau must be a real number or an array of them, got {tau!r}")
+    if array.ndim > 0 and (single or array.shape != (count,)):
+        expected = "a scalar" if single else f"a scalar or have shape ({count},)"
+        raise ValueError(f"tau must be {expected}, got shape {array.shape}")
+    wide = array.astype(np.float64)
+    if np.isnan(wide).any():
+        where = f"tau[{int(np.flatnonzero(np.isnan(wide))[0])}]" if array.ndim else "tau"
+        raise ValueError(f"{where} is nan")
+    return np.array(np.broadcast_to(wide, (count,)))
+
+
+def as_ids(ids: Any, name: str = "ids") -> npt.NDArray[np.int64]:
+    """Return ids (n,) in int64."""
+    array = np.asarray(ids)
+    if array.size == 0 and array.ndim == 1:
+        return np.empty(0, np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {array.shape}")
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit in int64, got {int(array.max())}")
+    return np.array(array, np.int64)

@@ -1,0 +1,122 @@
+"""One batch of vectors and all that is derived from it, never changed once it is made.
+
+Arrays carry a leading axis of independent *spaces*, which share their ids: one space for an ordinary index, one per head for attention.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Cells", "Segment", "join"]
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A ball for every vector: x = centre + scale * (code - 128) + rest, |rest| <= radius."""
+
+    codes: npt.NDArray[np.uint8]  # (spaces, blocks, steps, 16, 4): vectors in blocks of 16, dimensions in steps of 4; whole tiles
+    scales: npt.NDArray[np.float32]  # (spaces, n)
+    radii: npt.NDArray[np.float32]  # (spaces, n)
+    centre: npt.NDArray[np.float32]  # (spaces, d)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.codes.nbytes + self.scales.nbytes + self.radii.nbytes + self.centre.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Vectors with their ids, bounds and tombstones."""
+
+    vectors: np.ndarray  # (spaces, n, d), the bits of the stored format
+    ids: npt.NDArray[np.int64]  # (n,), ascending where the segment is sealed
+    norms: npt.NDArray[np.float32]  # (spaces, n), upper bounds of |x|
+    grain: float  # a power of two of which every component is a multiple; infinite where all are zero
+    cells: Cells | None = None
+    dead: npt.NDArray[np.uint8] | None = None  # (ceil(n / 8),), a bit a row, lowest first
+    live: int = -1  # rows that are not dead
+
+    def __post_init__(self) -> None:
+        if self.live < 0:
+            object.__setattr__(self, "live", self.rows - int(self.dead_rows.sum()))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, dead ones included."""
+        return self.ids.size
+
+    @property
+    def dead_rows(self) -> npt.NDArray[np.bool_]:
+        """Whether each row (n,) is dead."""
+        if self.dead is None:
+            return np.zeros(self.rows, np.bool_)
+        return np.unpackbits(self.dead, count=self.rows, bitorder="little").view(np.bool_)
+
+    def excluding(self, rows: npt.NDArray[np.bool_]) -> "Segment":
+        """Return the same segment with some rows (n,) dead as well."""
+        dead = self.dead_rows | rows
+        return replace(self, dead=np.packbits(dead, bitorder="little"), live=self.rows - int(dead.sum()))
+
+    def find(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Find the live row of each of the ids (k,), or -1."""
+        if self.live == 0:
+            return np.full(ids.size, -1)
+        keys, rows = self._lookup
+        at = np.minimum(np.searchsorted(keys, ids), keys.size - 1)
+        found = keys[at] == ids
+        row = at if rows is None else rows[at]
+        if self.dead is not None and rows is None:
+            found &= (self.dead[row >> 3] >> (row & 7)) & 1 == 0
+        return np.where(found, row, -1)
+
+    @cached_property
+    def _lookup(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+        """Ids in ascending order, and the live rows that they belong to (none where rows are in that order themselves)."""
+        if self.cells is not None or bool(np.all(self.ids[1:] > self.ids[:-1])):
+            return self.ids, None
+        rows = np.flatnonzero(~self.dead_rows)
+        rows = rows[np.argsort(self.ids[rows])]
+        return self.ids[rows], rows
+
+    @cached_property
+    def addresses(self) -> list[tuple[Any, ...]]:
+        """Where each space lies in memory, for kernels: see `halfspace.cpu.search.SEGMENT`."""
+        cells = self.cells
+        dead = 0 if self.dead is None else _address(self.dead)
+        return [
+            (
+                self.rows,
+                _address(self.ids),
+                _address(self.vectors[space]),
+                _address(self.norms[space]),
+                self.grain,
+                dead,
+                0 if cells is None else _address(cells.codes[space]),
+                0 if cells is None else _address(cells.scales[space]),
+                0 if cells is None else _address(cells.radii[space]),
+                0 if cells is None else _address(cells.centre[space]),
+            )
+            for space in range(self.vectors.shape[0])
+        ]
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def join(segments: list[Segment]) -> Segment:
+    """Join the live rows of some segments into one, without cells, in order of ids."""
+    alive = [~segment.dead_rows if segment.dead is not None else slice(None) for segment in segments]
+    ids = np.concatenate([segment.ids[rows] for segment, rows in zip(segments, alive, strict=True)])
+    vectors = np.concatenate([segment.vectors[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
+    norms = np.concatenate([segment.norms[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
+    if not bool(np.all(ids[1:] > ids[:-1])):
+        order = np.argsort(ids)
+        ids, vectors, norms = ids[order], vectors[:, order], norms[:, order]
+    grain = min((segment.grain for segment in segments), default=np.inf)
+    return Segment(vectors, ids, norms, float(grain))
