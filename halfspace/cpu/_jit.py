@@ -1,0 +1,117 @@
+"""How the kernels are compiled: two decorators and the few operations that Numba has no spelling for.
+
+Floating-point policy: no kernel uses ``fastmath``. The one licence to reassociate is `multiply_add`, used only where a bound in
+`halfspace.rounding` holds for every order of summation.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.core import caching
+from numba.extending import intrinsic
+
+__all__ = ["aligned_zeros", "bit_length", "bits_of", "entry", "float_of", "multiply_add", "pointer", "stage"]
+
+
+@functools.cache
+def _package_stamp() -> str:
+    """Digest of every source that a kernel may be inlined from."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in [package.parent / "rounding.py", *sorted(package.glob("*.py"))]:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _stamped(locator: type) -> type:
+    return type(locator.__name__, (locator,), {"get_source_stamp": lambda self: _package_stamp()})
+
+
+class _PackageCacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_stamped(locator) for locator in caching.CacheImpl._locator_classes]  # noqa: RUF012
+
+
+class _PackageCache(caching.FunctionCache):
+    """Numba's cache, stale as soon as *any* kernel source changes: by itself Numba looks at the caller's file alone."""
+
+    _impl_class = _PackageCacheImpl
+
+
+stage = njit(nogil=True, error_model="numpy")
+"""Compile a step of the mathematics, to be called from compiled code."""
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls: cached on disk, and the GIL released while it runs."""
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    dispatcher._cache = _PackageCache(function)
+    return dispatcher
+
+
+@intrinsic
+def bits_of(typingctx: Any, value: Any) -> Any:
+    """Reinterpret a float32 as int32, a float64 as int64."""
+    target = {types.float32: types.int32, types.float64: types.int64}[value]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(target))
+
+    return target(value), codegen
+
+
+@intrinsic
+def float_of(typingctx: Any, value: Any) -> Any:
+    """Reinterpret an int32 as float32, an int64 as float64."""
+    target = {types.int32: types.float32, types.int64: types.float64}[value]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(target))
+
+    return target(value), codegen
+
+
+@intrinsic
+def bit_length(typingctx: Any, value: Any) -> Any:
+    """Number of bits of a non-negative int64, 0 for 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        width = context.get_constant(types.int64, 64)
+        return builder.sub(width, builder.ctlz(args[0], context.get_constant(types.boolean, False)))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def multiply_add(typingctx: Any, total: Any, a: Any, b: Any) -> Any:
+    """``total + a * b`` where the compiler may contract and sum in any order (so that reductions vectorise)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        product = builder.fmul(args[1], args[2], flags=("contract",))
+        return builder.fadd(args[0], product, flags=("reassoc", "contract", "nsz"))
+
+    return total(total, total, total), codegen
+
+
+@intrinsic
+def pointer(typingctx: Any, address: Any, like: Any) -> Any:
+    """The machine address `address` as a pointer to elements of the array `like`."""
+    target = types.CPointer(like.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(target))
+
+    return target(address, like), codegen
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Like `numpy.zeros`, on a 64-byte boundary: a cache line, and the widest register."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)

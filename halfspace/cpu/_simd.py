@@ -1,0 +1,116 @@
+"""The one place that knows instructions: integer dot products of code blocks with a direction.
+
+Codes lie in blocks of 16 vectors, four dimensions of each vector side by side, so that 64 bytes hold dimensions 4k..4k+3 of 16
+vectors. The instruction `vpdpbusd` (AVX-512 VNNI) multiplies such a register of uint8 by four int8 and adds into 16 int32 without
+saturating. The portable form says the same in plain vector operations, which LLVM lowers to `pmaddwd` or NEON.
+"""
+
+import os
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["BLOCK", "PORTABLE", "TILE", "tile_dot"]
+
+BLOCK = 16
+"""Vectors in a block."""
+TILE = 64
+"""Vectors in a tile: the four blocks that `tile_dot` takes at once."""
+PORTABLE = os.environ.get("HALFSPACE_SIMD", "auto") == "portable"
+"""Whether to use the portable form even where the host has better instructions (``HALFSPACE_SIMD=portable``)."""
+
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_LANES = ir.VectorType(_I32, BLOCK)
+_VPDPBUSD = "llvm.x86.avx512.vpdpbusd.512"
+
+
+def _has_vnni(context: Any) -> bool:
+    """Whether Numba compiles for a CPU with AVX-512 VNNI (its cached code is keyed by the same features)."""
+    features = context.codegen().magic_tuple()[2].split(",")
+    return "+avx512vnni" in features and "+avx512f" in features
+
+
+def _splat(builder: Any, scalar: Any, count: int) -> Any:
+    undefined = ir.Constant(ir.VectorType(scalar.type, 1), ir.Undefined)
+    return builder.shuffle_vector(
+        builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)),
+        undefined,
+        ir.Constant(ir.VectorType(_I32, count), [0] * count),
+    )
+
+
+def _vnni_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
+    module = builder.module
+    function = module.globals.get(_VPDPBUSD) or ir.Function(
+        module, ir.FunctionType(_LANES, [_LANES, _LANES, _LANES]), _VPDPBUSD
+    )
+    return builder.call(function, [total, builder.bitcast(codes, _LANES), digits])
+
+
+def _portable_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
+    wide = ir.VectorType(_I32, 4 * BLOCK)
+    products = builder.mul(
+        builder.zext(codes, wide), builder.sext(builder.bitcast(digits, ir.VectorType(_I8, 4 * BLOCK)), wide)
+    )
+    for lanes in (2 * BLOCK, BLOCK):  # add neighbours, twice: the four dimensions of each vector
+        undefined = ir.Constant(products.type, ir.Undefined)
+        pick = ir.VectorType(_I32, lanes)
+        even = builder.shuffle_vector(products, undefined, ir.Constant(pick, [2 * i for i in range(lanes)]))
+        odd = builder.shuffle_vector(products, undefined, ir.Constant(pick, [2 * i + 1 for i in range(lanes)]))
+        products = builder.add(even, odd)
+    return builder.add(total, products)
+
+
+def _emit(builder: Any, step: Any, codes: Any, block_bytes: Any, digits: Any, steps: Any, out: Any) -> None:
+    blocks = TILE // BLOCK
+    totals = [[cgutils.alloca_once(builder, _LANES) for _ in range(blocks)] for _ in range(2)]
+    for row in totals:
+        for total in row:
+            builder.store(ir.Constant(_LANES, [0] * BLOCK), total)
+    with cgutils.for_range(builder, steps) as loop:
+        here = builder.mul(loop.index, ir.Constant(_I64, 8))
+        pair = []
+        for digit in range(2):
+            place = builder.add(builder.add(digits, here), ir.Constant(_I64, 4 * digit))
+            pair.append(_splat(builder, builder.load(builder.inttoptr(place, _I32.as_pointer()), align=4), BLOCK))
+        column = builder.mul(loop.index, ir.Constant(_I64, 4 * BLOCK))
+        for block in range(blocks):
+            place = builder.add(
+                builder.add(codes, builder.mul(block_bytes, ir.Constant(_I64, block))), column
+            )
+            vector = builder.load(builder.inttoptr(place, ir.VectorType(_I8, 4 * BLOCK).as_pointer()), align=1)
+            for digit in range(2):
+                total = totals[digit][block]
+                builder.store(step(builder, builder.load(total), vector, pair[digit]), total)
+    for digit in range(2):
+        for block in range(blocks):
+            place = builder.add(out, ir.Constant(_I64, 4 * (digit * TILE + block * BLOCK)))
+            builder.store(builder.load(totals[digit][block]), builder.inttoptr(place, _LANES.as_pointer()), align=4)
+
+
+@intrinsic
+def tile_dot(typingctx: Any, codes: Any, block_bytes: Any, digits: Any, steps: Any, out: Any, portable: Any) -> Any:
+    """Dot products of a tile of codes with both digits of a direction, exact in int32.
+
+    codes : address of uint8 (4 blocks, steps, 16 vectors, 4 dimensions), blocks `block_bytes` apart
+    digits : address of int8 (steps, 2 digits, 4 dimensions)
+    out : address of int32 (2 digits, 64 vectors)
+    """
+    signature = types.void(*[types.intp] * 5, types.boolean)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        *addresses, portable = args
+        if _has_vnni(context):
+            with builder.if_else(context.cast(builder, portable, types.boolean, types.boolean)) as (then, otherwise):
+                with then:
+                    _emit(builder, _portable_step, *addresses)
+                with otherwise:
+                    _emit(builder, _vnni_step, *addresses)
+        else:
+            _emit(builder, _portable_step, *addresses)
+        return context.get_dummy_value()
+
+    return signature, codegen

@@ -1,0 +1,54 @@
+"""Threads for the kernels: plain Python threads over functions that release the GIL.
+
+Numba's own parallel regions are not used. Its `workqueue` layer aborts the process when two threads enter a region at once, its OpenMP layer
+aborts a child after `fork`, and which layer is installed is not ours to choose.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+__all__ = ["available", "run", "spans"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def available() -> int:
+    """Count the CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=max(1, available() - 1), thread_name_prefix="halfspace")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def spans(size: int, parts: int, step: int = 1) -> list[tuple[int, int]]:
+    """Cut ``range(size)`` into at most `parts` runs of about equal length, at multiples of `step`."""
+    steps = -(-size // step)
+    parts = max(1, min(parts, steps))
+    cuts = [min(size, steps * k // parts * step) for k in range(parts + 1)]
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Result]:
+    """Apply `function` to every task on at most `threads` threads, this one included; results in the order of the tasks."""
+    groups = spans(len(tasks), threads)
+
+    def work(group: tuple[int, int]) -> list[Result]:
+        return [function(task) for task in tasks[group[0] : group[1]]]
+
+    futures = [_pool().submit(work, group) for group in groups[1:]]
+    results = work(groups[0])
+    for future, group in zip(futures, groups[1:], strict=True):  # what no other thread has begun by now is done here
+        results += work(group) if future.cancel() else future.result()
+    return results

@@ -1,0 +1,135 @@
+"""Cells: every vector is a ball of its own, centred on a point of an integer lattice.
+
+    x = m + s c + rest,   |rest| <= r,   c in {-127..127}^d
+
+with one centre m for a segment, and a scale s and a radius r for each vector. For a direction q = a A + (what its own coding costs)
+the lemma <q, x> <= <q, ball's centre> + |q| r becomes an integer dot product and three multiplications:
+
+    <q, m> + s a (A c) - s k - |q| r   <=   <q, x>   <=   <q, m> + s a (A c) + s k + |q| r
+
+with k from `halfspace.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau) or *look*.
+"""
+
+import numpy as np
+
+from halfspace import rounding
+from halfspace.cpu import _jit, _threads
+from halfspace.cpu._jit import entry, stage
+from halfspace.cpu._simd import BLOCK, TILE, tile_dot
+from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
+from halfspace.segment import Cells
+
+__all__ = ["DROP", "LOOK", "TAKE", "encode", "test_tile", "thresholds"]
+
+DROP, LOOK, TAKE = 0, 1, 2
+"""Verdicts on a ball."""
+
+norm_bound = stage(rounding.norm_bound)
+residual_bound = stage(rounding.residual_bound)
+radius_factor = stage(rounding.radius_factor)
+threshold_margin = stage(rounding.threshold_margin)
+
+
+def encode(vectors: np.ndarray, threads: int) -> Cells:
+    """Give every stored vector (spaces, n, d) its cell, around the mean of its space.
+
+    Time O(n d); the result does not depend on the number of threads.
+    """
+    spaces, rows, dim = vectors.shape
+    spans = _threads.spans(rows, -(-rows * dim // SLICE), TILE)
+    tiles = -(-rows // TILE)
+    cells = Cells(
+        codes=_jit.aligned_zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
+        scales=np.empty((spaces, rows), np.float32),
+        radii=np.empty((spaces, rows), np.float32),
+        centre=np.empty((spaces, dim), np.float32),
+    )
+    for space in range(spaces):
+        sums = _threads.run(lambda span, x=vectors[space]: _sum(x, *span), spans, threads)
+        cells.centre[space] = np.sum(sums, axis=0) / rows
+    tasks = [(space, span) for space in range(spaces) for span in spans]
+    _threads.run(
+        lambda t: _encode(
+            vectors[t[0]], cells.centre[t[0]], cells.codes[t[0]], cells.scales[t[0]], cells.radii[t[0]], *t[1]
+        ),
+        tasks,
+        threads,
+    )
+    return cells
+
+
+@entry
+def _sum(vectors, first, last):
+    total = np.zeros(vectors.shape[1])
+    for i in range(first, last):
+        for j in range(total.size):
+            total[j] += np.float64(widen(vectors[i, j]))
+    return total
+
+
+@entry
+def _encode(vectors, centre, codes, scales, radii, first, last):
+    """Encode rows [first, last) of (n, d) vectors into cells around `centre` (d,).
+
+    codes : uint8 (blocks, steps, 16 vectors, 4 dimensions), c + 128; scales, radii : float32 (16 blocks,), both rounded up
+    """
+    dim = vectors.shape[1]
+    offset = np.empty(dim)
+    for i in range(first, last):
+        largest = 0.0
+        for j in range(dim):
+            offset[j] = exact64(widen(vectors[i, j])) - exact64(centre[j])
+            largest = max(largest, abs(offset[j]))
+        scale = round_up32(largest / 127.0)
+        inverse = 1.0 / np.float64(scale) if scale > 0.0 else 0.0
+        block = codes[i // BLOCK]
+        lane = i % BLOCK
+        total = 0.0
+        for j in range(dim):
+            code = min(max(np.rint(offset[j] * inverse), -127.0), 127.0)
+            rest = offset[j] - np.float64(scale) * code
+            total += rest * rest
+            block[j // 4, lane, j % 4] = np.uint8(np.int64(code) + 128)
+        scales[i] = scale
+        radii[i] = round_up32(residual_bound(norm_bound(total, dim), np.float64(scale), dim))
+
+
+@stage
+def thresholds(direction, plan, tau, centre):
+    """Move tau to a segment's centre: drop where the upper bound from there is below the first, take where the lower reaches the second."""
+    if np.isinf(tau):
+        return tau, tau
+    base = 0.0
+    total = 0.0
+    for j in range(centre.size):
+        value = exact64(centre[j])
+        base += direction[j] * value
+        total += value * value
+    margin = threshold_margin(tau, base, plan.slope * norm_bound(total, centre.size) + plan.intercept)
+    return (tau - base) - margin, (tau - base) + margin
+
+
+@stage
+def test_tile(codes, scales, radii, digits, plan, drop_below, take_from, products, verdicts, portable):
+    """Test a tile of cells; returns how many are not dropped.
+
+    codes : uint8 (4, steps, 16, 4); scales, radii : float32, at most 64, as many as the tile has vectors
+    products : int32 (2, 64) scratch; verdicts : int32, written
+    """
+    steps = codes.shape[1]
+    tile_dot(codes.ctypes.data, steps * 4 * BLOCK, digits.ctypes.data, steps, products.ctypes.data, portable)
+    unit = plan.digit_scale
+    bias = np.float64(plan.bias)
+    slack = plan.reach
+    factor = radius_factor(plan.norm)
+    upper, lower = products
+    for i in range(scales.size):
+        product = np.float64(upper[i]) * 256.0 + np.float64(lower[i])
+        scale = np.float64(scales[i])
+        value = scale * (unit * (product - bias))
+        width = scale * slack + factor * np.float64(radii[i])
+        verdicts[i] = np.int32(DROP if value + width < drop_below else LOOK) + np.int32(value - width >= take_from)
+    left = 0
+    for i in range(scales.size):
+        left += verdicts[i] != DROP
+    return left

@@ -1,0 +1,80 @@
+"""Collecting an answer: count, scan, fill, into compressed sparse rows; then order and cut."""
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.cpu._jit import entry
+from halfspace.cpu.search import Found
+
+__all__ = ["best", "collect", "sort_by_score"]
+
+Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
+"""Offsets (m + 1,), ids and scores (hits,); no scores are an empty array."""
+
+
+def collect(found: Found) -> Rows:
+    """Bring hits into rows, by direction and then by id."""
+    offsets = np.zeros(found.counts.size + 1, np.int64)
+    np.cumsum(found.counts, out=offsets[1:])
+    ids = np.empty(offsets[-1], np.int64)
+    scores = np.empty(offsets[-1] if any(part[2].size for part in found.parts) else 0, np.float32)
+    cursor = offsets[:-1].copy()
+    for owners, part_ids, part_scores in found.parts:
+        _fill(cursor, owners, part_ids, part_scores, ids, scores)
+    _order_by_id(offsets, ids, scores)
+    return offsets, ids, scores
+
+
+@entry
+def _fill(cursor, owners, part_ids, part_scores, ids, scores):
+    for k in range(owners.size):
+        at = cursor[owners[k]]
+        cursor[owners[k]] = at + 1
+        ids[at] = part_ids[k]
+        if scores.size:
+            scores[at] = part_scores[k]
+
+
+@entry
+def _order_by_id(offsets, ids, scores):
+    for row in range(offsets.size - 1):
+        first, last = offsets[row], offsets[row + 1]
+        ordered = True
+        for at in range(first + 1, last):
+            if ids[at] < ids[at - 1]:
+                ordered = False
+                break
+        if not ordered:
+            order = np.argsort(ids[first:last])
+            ids[first:last] = ids[first:last][order]
+            if scores.size:
+                scores[first:last] = scores[first:last][order]
+
+
+@entry
+def sort_by_score(offsets, ids, scores):
+    """Order each row by descending score, then by id; rows come ordered by id."""
+    for row in range(offsets.size - 1):
+        first, last = offsets[row], offsets[row + 1]
+        order = np.argsort(-scores[first:last], kind="mergesort")
+        ids[first:last] = ids[first:last][order]
+        scores[first:last] = scores[first:last][order]
+
+
+@entry
+def best(offsets, ids, scores, limit):
+    """Keep of each row the `limit` best, by score and then by id, in order of ids; rows come ordered by id."""
+    rows = offsets.size - 1
+    kept = np.zeros(rows + 1, np.int64)
+    for row in range(rows):
+        kept[row + 1] = kept[row] + min(limit, offsets[row + 1] - offsets[row])
+    out_ids = np.empty(kept[rows], np.int64)
+    out_scores = np.empty(kept[rows], np.float32)
+    for row in range(rows):
+        first, last = offsets[row], offsets[row + 1]
+        order = np.argsort(-scores[first:last], kind="mergesort")[:limit]
+        order.sort()
+        for k in range(order.size):
+            out_ids[kept[row] + k] = ids[first + order[k]]
+            out_scores[kept[row] + k] = scores[first + order[k]]
+    return kept, out_ids, out_scores

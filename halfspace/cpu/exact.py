@@ -1,0 +1,151 @@
+"""Dot products without error, for the cases that lie within rounding of the threshold.
+
+Two means. `split_dot` cuts every product at a fixed place, so that the upper parts sum without error, and mostly the lower ones too
+(the error-free extraction of Rump, Ogita and Oishi, *Accurate floating-point summation part I*, 2008). `compare_exactly` adds integers in
+a fixed-point register that is wide enough for everything (Kulisch's long accumulator), and is always right.
+"""
+
+import numpy as np
+
+from halfspace.cpu._jit import bits_of, float_of, multiply_add, stage
+from halfspace.cpu.formats import exact64, round_to_format, widen
+
+__all__ = ["compare_exactly", "split_dot"]
+
+LOWEST = 298
+"""The register counts in units of 2^-298, the smallest product of two float32."""
+LIMBS = 22
+"""Limbs of 32 bits: 704 bits hold 2^31 products of at most 2^256, and any tau below 2^320."""
+
+
+@stage
+def split_dot(row, direction, size, grain, scratch):
+    """Compute the dot product as an unevaluated sum high + low + error, with |error| <= bound; returns (high, low, bound).
+
+    size : upper bound of |q| |x|, finite and not zero
+    grain : a number of which every product is a multiple
+    direction : float64 (d,); scratch : float64 (2, d)
+
+    With sigma a power of two >= 4 size, (p + sigma) - sigma is p rounded to a multiple of 2^-53 sigma: such parts sum exactly in
+    float64, since their sum stays below sigma. What is left of each product is at most 2^-53 sigma and is again a multiple of the grain.
+    """
+    dim = row.size
+    sigma = float_of(((bits_of(size) >> np.int64(52)) + np.int64(3)) << np.int64(52))
+    for j in range(dim):
+        product = direction[j] * exact64(widen(row[j]))
+        part = (product + sigma) - sigma
+        scratch[0, j] = part
+        scratch[1, j] = product - part
+    high = 0.0
+    low = 0.0
+    for j in range(dim):
+        high = multiply_add(high, scratch[0, j], 1.0)
+        low = multiply_add(low, scratch[1, j], 1.0)
+    total = dim * 2.0**-53 * sigma
+    bound = 0.0 if total <= 2.0**52 * grain else 1.01 * dim * 2.0**-53 * total
+    return high, low, bound
+
+
+@stage
+def _add(register, negative, mantissa, shift):
+    """Add a mantissa (int64, below 2^53) times 2^shift."""
+    limb = shift >> 5
+    within = shift & 31
+    mask = np.int64(0xFFFFFFFF)
+    lower = (mantissa & mask) << within
+    upper = (mantissa >> np.int64(32)) << within
+    sign = np.int64(-1) if negative else np.int64(1)
+    register[limb] += sign * (lower & mask)
+    register[limb + 1] += sign * ((lower >> np.int64(32)) + (upper & mask))
+    register[limb + 2] += sign * (upper >> np.int64(32))
+
+
+@stage
+def _carry(register):
+    """Normalise the limbs to [0, 2^32), whatever is negative left in the last; returns whether the whole is negative."""
+    carry = np.int64(0)
+    for k in range(LIMBS - 1):
+        value = register[k] + carry
+        register[k] = value & np.int64(0xFFFFFFFF)
+        carry = value >> np.int64(32)
+    register[LIMBS - 1] += carry
+    return register[LIMBS - 1] < 0
+
+
+@stage
+def _split32(value):
+    bits = np.int64(bits_of(value))
+    field = (bits >> np.int64(23)) & np.int64(0xFF)
+    fraction = bits & np.int64(0x7FFFFF)
+    if field == 0:
+        return fraction, np.int64(0)
+    return fraction | np.int64(0x800000), field - np.int64(1)
+
+
+@stage
+def _round_register(register):
+    """Round the register to the nearest float32, ties to even; destroys it."""
+    negative = _carry(register)
+    if negative:
+        for k in range(LIMBS):
+            register[k] = -register[k]
+        _carry(register)
+    top = LIMBS - 1
+    while top > 0 and register[top] == 0:
+        top -= 1
+    if top == 0:
+        mantissa = register[0]
+        sticky = False
+        low = 0
+    else:  # the two highest limbs, kept to 62 bits, and whether anything lies below
+        mantissa = ((register[top] << np.int64(32)) | register[top - 1]) if register[top] < 2**29 else np.int64(0)
+        low = top - 1
+        sticky = False
+        if mantissa == 0:
+            mantissa = (register[top] << np.int64(29)) | (register[top - 1] >> np.int64(3))
+            sticky = (register[top - 1] & np.int64(7)) != 0
+        for k in range(low):
+            if register[k] != 0:
+                sticky = True
+    exponent = np.int64(32 * low - LOWEST)
+    if top > 0 and register[top] >= 2**29:
+        exponent += np.int64(3)
+    pattern = np.int32(round_to_format(mantissa, exponent, sticky, 24, -149, 127))
+    if negative:
+        pattern |= np.int32(-0x80000000)
+    return float_of(np.int32(pattern))
+
+
+@stage
+def compare_exactly(row, direction, tau):
+    """Whether <q, x> >= tau in real arithmetic, and <q, x> rounded once to float32; returns (hit, score).
+
+    direction : float32 (d,)
+    """
+    register = np.zeros(LIMBS, np.int64)
+    for j in range(row.size):
+        a = direction[j]
+        b = widen(row[j])
+        mantissa_a, shift_a = _split32(a)
+        mantissa_b, shift_b = _split32(b)
+        _add(register, (bits_of(a) ^ bits_of(b)) < 0, mantissa_a * mantissa_b, shift_a + shift_b)
+    score = _round_register(register.copy())
+    if tau >= 2.0**320 or tau <= -(2.0**320):
+        return tau < 0.0, score
+    bits = bits_of(tau)
+    field = (bits >> np.int64(52)) & np.int64(0x7FF)
+    mantissa = bits & np.int64(0xFFFFFFFFFFFFF)
+    if field != 0:
+        mantissa |= np.int64(0x10000000000000)
+    else:
+        field = np.int64(1)
+    shift = field - np.int64(1075) + np.int64(LOWEST)
+    if shift < 0:  # round tau up to a multiple of the register's unit: products are multiples of it too
+        drop = min(-shift, np.int64(62))
+        whole = mantissa >> drop
+        if bits >= 0 and (whole << drop) != mantissa:
+            whole += np.int64(1)
+        mantissa = whole
+        shift = np.int64(0)
+    _add(register, bits >= 0, mantissa, shift)
+    return not _carry(register), score

@@ -1,0 +1,272 @@
+"""Number formats: what an index stores, how values are rounded into it, how it widens back.
+
+Formats are carried as the arrays' dtypes: float32 as itself, float16 as its bits in uint16, bfloat16 as its bits in int16. Rounding and the
+decoding of subnormals work on bits, so that a process that flushes denormals stores and sees the same values as any other.
+"""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from numba import types
+from numba.extending import overload
+
+from halfspace import rounding
+from halfspace.cpu import _threads
+from halfspace.cpu._jit import bit_length, bits_of, entry, float_of, pointer, stage
+
+__all__ = ["exact64", "lowest_bit", "measure", "round_to_format", "round_up32", "store", "widen"]
+
+SLICE = 1 << 20
+"""Components that are converted or measured as one task."""
+
+
+def widen(value: Any) -> Any:
+    """Widen one stored value to the float32 that it stands for (exact, but a subnormal float32 stays one)."""
+
+
+@overload(widen)
+def _widen_overload(value):
+    def bfloat16(value):
+        return float_of(np.int32(np.int32(value) << 16))
+
+    def float16(value):
+        magnitude = np.int32(value) & 0x7FFF
+        if magnitude >= 0x400:
+            bits = (magnitude << 13) + 0x38000000
+        else:
+            bits = np.int64(bits_of(np.float32(np.float32(magnitude) * np.float32(2.0**-24))))
+        return float_of(np.int32(bits | ((np.int32(value) & 0x8000) << 16)))
+
+    def float32(value):
+        return value
+
+    return {types.float32: float32, types.uint16: float16, types.int16: bfloat16}.get(value)
+
+
+@stage
+def exact64(value):
+    """Convert a float32 to float64 with subnormals decoded from their bits, so that no mode of the processor flushes them."""
+    bits = bits_of(value)
+    tiny = np.float64(bits & np.int32(0x7FFFFF)) * 2.0**-149
+    if bits & np.int32(0x7F800000):
+        return np.float64(value)
+    return -tiny if bits < 0 else tiny
+
+
+@stage
+def lowest_bit(value):
+    """Value of the lowest set bit of a nonzero float32: the largest power of two of which it is a multiple."""
+    bits = bits_of(value) & np.int32(0x7FFFFFFF)
+    rest = np.int32(bits & (bits - 1))
+    if bits & np.int32(0x7FFFFF):
+        return exact64(float_of(bits)) - exact64(float_of(rest))
+    return exact64(float_of(bits))
+
+
+@stage
+def round_up32(value):
+    """Smallest normal float32 (or zero, or infinity) that is at least the non-negative float64 `value`."""
+    if value == 0.0:
+        return np.float32(0.0)
+    if value <= 2.0**-126:
+        return np.float32(2.0**-126)
+    rounded = np.float32(value)
+    if np.float64(rounded) < value:
+        rounded = float_of(np.int32(bits_of(rounded) + 1))
+    return rounded
+
+
+@stage
+def round_to_format(mantissa, exponent, sticky, precision, lowest, highest):
+    """Round mantissa * 2^exponent to the nearest number of a binary format, ties to even.
+
+    mantissa : int64, below 2^62; `sticky` says that the true magnitude lies strictly between it and the next
+    precision : significant bits of the format, the hidden one included
+    lowest : exponent of its smallest subnormal; `highest` : exponent of its largest binade
+
+    Returns the magnitude's bit pattern in the format's own encoding; that of infinity on overflow.
+    """
+    one = np.int64(1)
+    unit = max(exponent + bit_length(mantissa) - precision, lowest)  # exponent of the result's last place
+    drop = unit - exponent
+    if drop <= 0:
+        kept = mantissa << (-drop)
+    elif drop > 62:
+        kept = np.int64(0)
+    else:
+        kept = mantissa >> drop
+        rest = mantissa & ((one << drop) - one)
+        half = one << (drop - one)
+        if rest > half or (rest == half and (sticky or (kept & one) == one)):
+            kept += one
+    if kept >= (one << precision):
+        kept >>= one
+        unit += one
+    if kept == 0:
+        return np.int64(0)
+    if unit + precision - 1 > highest:
+        return (highest - lowest - precision + 3) << (precision - one)
+    if kept < (one << (precision - one)):
+        return kept
+    return ((unit - lowest) << (precision - one)) + kept
+
+
+@stage
+def _split64(value):
+    """Mantissa and exponent of a finite float64: |value| = mantissa * 2^exponent."""
+    bits = bits_of(value)
+    field = (bits >> np.int64(52)) & np.int64(0x7FF)
+    fraction = bits & np.int64(0xFFFFFFFFFFFFF)
+    if field == 0:
+        return fraction, np.int64(-1074)
+    return fraction | np.int64(0x10000000000000), field - np.int64(1075)
+
+
+def _store(value: Any, out: Any, at: int) -> None:
+    """Round a float64 into element `at` of `out`."""
+
+
+@overload(_store)
+def _store_overload(value, out, at):
+    def through_bits(precision, lowest, highest, shift):
+        def store(value, out, at):
+            mantissa, exponent = _split64(value)
+            pattern = round_to_format(mantissa, exponent, False, precision, lowest, highest)
+            if bits_of(value) < 0:
+                pattern |= np.int64(1) << shift
+            out[at] = pattern
+
+        return store
+
+    if out.dtype == types.uint16:
+        return through_bits(11, -24, 15, 15)
+    if out.dtype == types.int16:
+        return through_bits(8, -133, 127, 15)
+    if out.dtype == types.float32:
+
+        def store(value, out, at):
+            if abs(value) >= 2.0**-126 or value == 0.0 and bits_of(value) << np.int64(1) == 0:
+                out[at] = np.float32(value)
+            else:
+                mantissa, exponent = _split64(value)
+                pattern = np.int32(round_to_format(mantissa, exponent, False, 24, -149, 127))
+                if bits_of(value) < 0:
+                    pattern |= np.int32(-0x80000000)
+                out[at] = float_of(np.int32(pattern))
+
+        return store
+    return None
+
+
+def _wide64(value: Any) -> Any:
+    """Widen a float32 or float64 source value to float64."""
+
+
+@overload(_wide64)
+def _wide64_overload(value):
+    if value == types.float32:
+        return lambda value: exact64(value) if bits_of(value) & 0x7F800000 != 0x7F800000 else np.float64(value)
+    return lambda value: value
+
+
+norm_bound = stage(rounding.norm_bound)
+
+
+@stage
+def finite(value):
+    """Whether a stored value is a finite number."""
+    return bits_of(widen(value)) & np.int32(0x7F800000) != np.int32(0x7F800000)
+
+
+def store(values: np.ndarray, bits: np.dtype[Any], threads: int) -> tuple[np.ndarray, int]:
+    """Round numbers (n, d) to the nearest of a stored format, ties to even.
+
+    Returns the bits (n, d) and the flat position of the first number that is NaN or infinite in that format, or -1.
+    """
+    source = np.ascontiguousarray(values)
+    out = np.empty(source.shape, bits)
+    if source.dtype in (np.float16, ml_dtypes.bfloat16) and source.dtype.itemsize != bits.itemsize:
+        source = source.astype(np.float32)
+    if source.dtype.kind in "biu":
+        source = _integers_as_float64(source)
+    same = (source.dtype.name, bits) in _SAME
+    if not same and source.dtype.itemsize == 2:  # between float16 and bfloat16
+        source = source.astype(np.float32)
+    address = source.__array_interface__["data"][0]
+    like = np.empty(0, bits if same else source.dtype)
+    convert = _copy_into if same else _round_into
+    tasks = _threads.spans(source.size, -(-source.size // SLICE)) if source.size else []
+    bad = _threads.run(lambda span: convert(address, like, out.reshape(-1), *span), tasks, threads) if tasks else []
+    return out, min((at for at in bad if at >= 0), default=-1)
+
+
+_SAME = {("float32", np.dtype(np.float32)), ("float16", np.dtype(np.uint16)), ("bfloat16", np.dtype(np.int16))}
+
+
+def _integers_as_float64(values: np.ndarray) -> npt.NDArray[np.float64]:
+    """Convert integers so that rounding the result once more rounds them as if at once: long ones keep a sticky last bit."""
+    wide = values.astype(np.float64)
+    if values.dtype.itemsize == 8:
+        long = (values > 2**53) | (values < -(2**53)) if values.dtype.kind == "i" else values > 2**53
+        kept = values[long] >> 11
+        sticky = (kept << 11) != values[long]
+        wide[long] = (kept | sticky.astype(values.dtype)).astype(np.float64) * 2048.0
+    return wide
+
+
+@entry
+def _round_into(address, like, out, first, last):
+    """Round elements [first, last) of what lies at `address`, float32 or float64 as `like`; returns the first that is not finite, or -1."""
+    values = pointer(address, like)
+    bad = np.int64(-1)
+    for i in range(first, last):
+        value = _wide64(values[i])
+        if abs(value) < np.inf:
+            _store(value, out, i)
+            if not finite(out[i]) and bad < 0:
+                bad = i
+        elif bad < 0:
+            bad = i
+    return bad
+
+
+@entry
+def _copy_into(address, like, out, first, last):
+    """Like `_round_into`, from the format of `out` itself."""
+    values = pointer(address, like)
+    for i in range(first, last):
+        out[i] = values[i]
+    for i in range(first, last):
+        if not finite(out[i]):
+            return i
+    return np.int64(-1)
+
+
+def measure(vectors: np.ndarray, threads: int) -> tuple[npt.NDArray[np.float32], float]:
+    """Bound the norms of stored vectors (spaces, n, d), rounded up; returns them (spaces, n) and the common grain.
+
+    The grain is a power of two of which every component is a multiple, infinite where all are zero.
+    """
+    spaces, rows, dim = vectors.shape
+    norms = np.empty((spaces, rows), np.float32)
+    spans = _threads.spans(rows, -(-rows * dim // SLICE)) if rows else []
+    tasks = [(space, span) for space in range(spaces) for span in spans]
+    grains = _threads.run(lambda t: _measure(vectors[t[0]], norms[t[0]], *t[1]), tasks, threads) if tasks else []
+    return norms, min(grains, default=np.inf)
+
+
+@entry
+def _measure(vectors, norms, first, last):
+    dim = vectors.shape[1]
+    grain = np.inf
+    for i in range(first, last):
+        total = 0.0
+        for j in range(dim):
+            value = exact64(widen(vectors[i, j]))
+            total += value * value
+            if value != 0.0:
+                grain = min(grain, lowest_bit(widen(vectors[i, j])))
+        norms[i] = round_up32(norm_bound(total, dim))
+    return grain

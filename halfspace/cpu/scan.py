@@ -1,0 +1,33 @@
+"""The scan: every vector's float32 dot product, with a bound on its error; the honest baseline.
+
+The ball is the rounding error: |computed - <q, x>| <= slope32 |x| + intercept32 (`halfspace.rounding.dot32_slope`), so the verdicts are those
+of any ball: drop, take, look.
+"""
+
+import numpy as np
+
+from halfspace.cpu._jit import multiply_add, stage
+from halfspace.cpu.cells import DROP, LOOK
+from halfspace.cpu.formats import widen
+
+__all__ = ["test_rows"]
+
+
+@stage
+def test_rows(vectors, norms, direction, plan, tau, verdicts):
+    """Test rows (n, d) against a float32 direction (d,); verdicts int32 (n,) are written. Returns how many are not dropped."""
+    left = 0
+    for i in range(vectors.shape[0]):
+        total = np.float32(0.0)
+        for j in range(vectors.shape[1]):
+            total = multiply_add(total, direction[j], widen(vectors[i, j]))
+        norm = np.float64(norms[i])
+        value = np.float64(total)
+        width = plan.slope32 * norm + plan.intercept32
+        if not plan.norm * norm < 2.0**126:  # the float32 sum might have overflowed
+            width = np.inf
+            value = 0.0
+        verdict = np.int32(DROP if value + width < tau else LOOK) + np.int32(value - width >= tau)
+        verdicts[i] = verdict
+        left += verdict != DROP
+    return left

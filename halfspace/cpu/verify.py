@@ -1,0 +1,80 @@
+"""Verification: decide single vectors, exactly, and round their scores once.
+
+A float64 dot product with its proven error bound decides nearly every vector; what lies within the bound of tau goes to
+`halfspace.cpu.exact`: first an error-free split, then, if even that leaves a doubt, integers.
+"""
+
+import numpy as np
+
+from halfspace import rounding
+from halfspace.cpu._jit import bits_of, multiply_add, stage
+from halfspace.cpu.exact import compare_exactly, split_dot
+from halfspace.cpu.formats import widen
+
+__all__ = ["decide"]
+
+exact_below = stage(rounding.exact_below)
+
+
+@stage
+def _dot(row, direction):
+    """Sum of the exact products, in float64 and in any order."""
+    total = 0.0
+    for j in range(row.size):
+        total = multiply_add(total, direction[j], np.float64(widen(row[j])))
+    return total
+
+
+@stage
+def _rounds_once(value, error):
+    """Whether every real number within `error` of `value` has the same nearest float32, and that is not subnormal."""
+    settled = bits_of(np.float32(value - error)) == bits_of(np.float32(value + error))
+    return settled and (abs(value) >= 2.0**-125 or (value == 0.0 and error == 0.0))
+
+
+@stage
+def _two_sum(a, b):
+    """a + b = total + error exactly (Knuth)."""
+    total = a + b
+    shadow = total - a
+    return total, (a - (total - shadow)) + (b - shadow)
+
+
+@stage
+def _decide_hairline(row, narrow, wide, tau, size, grain, scratch):
+    """Decide a vector whose float64 dot product is too close to tau, or to a rounding boundary; returns (hit, score)."""
+    if 0.0 < size < 2.0**500:
+        high, low, bound = split_dot(row, wide, size, grain, scratch)
+        gap, rest = _two_sum(high, -tau)
+        rest, tail = _two_sum(rest, low)
+        gap, rest = _two_sum(gap, rest)
+        doubt = 2.0 * (abs(rest) + abs(tail) + bound)
+        if abs(gap) > doubt or doubt == 0.0:
+            total, remainder = _two_sum(high, low)
+            spread = abs(remainder) + bound
+            if spread > 0.0:  # large enough to show in total - spread, which float64 rounds too
+                spread = 2.0 * spread + 2.0**-52 * abs(total)
+            if _rounds_once(total, spread):
+                return gap >= 0.0, np.float32(total + 0.0)
+    return compare_exactly(row, narrow, tau)
+
+
+@stage
+def decide(row, norm, row_grain, narrow, wide, plan, tau, scratch):
+    """Decide one vector; returns (hit, score, whether float64 alone was enough).
+
+    row : stored (d,); narrow, wide : the direction (d,) in float32 and float64; norm : upper bound of |x|; row_grain : a number of which every x_j is a multiple
+    """
+    total = _dot(row, wide)
+    size = plan.norm * np.float64(norm)
+    if size <= exact_below(plan.grain, row_grain) or size == 0.0:
+        error = 0.0
+    else:
+        error = plan.slope * np.float64(norm) + plan.intercept
+    gap = total - tau
+    if gap < -error:
+        return False, np.float32(0.0), True
+    if gap >= error and _rounds_once(total, error):
+        return True, np.float32(total + 0.0), True
+    hit, score = _decide_hairline(row, narrow, wide, tau, size, plan.grain * row_grain, scratch)
+    return hit, score, False
