@@ -1,0 +1,72 @@
+"""What a query did: the counts behind an answer."""
+
+from dataclasses import dataclass
+
+__all__ = ["Explanation", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The work of one stage of a query, in vectors and bytes.
+
+    Attributes
+    ----------
+    name : str
+        ``"cells"`` (8-bit lattice codes), ``"scan"`` (float32 dot products), ``"verify"`` (float64) or ``"exact"`` (no error at all).
+    tested : int
+        Vectors that reached the stage.
+    dropped : int
+        Vectors proved to lie outside the halfspace.
+    taken : int
+        Vectors proved to lie inside.
+    left : int
+        Vectors handed on to the next stage.
+    dot_products : int
+        Floating-point (or exact) dot products with stored vectors.
+    bytes_read : int
+        Bytes of vectors, codes and bounds touched.
+    """
+
+    name: str
+    tested: int
+    dropped: int
+    taken: int
+    left: int
+    dot_products: int
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a query came to its answer; ``print`` shows it as a table.
+
+    Attributes
+    ----------
+    filter : str
+        The filter of the index.
+    hits : int
+        Number of hits.
+    vectors : int
+        Number of stored vectors.
+    stages : tuple of Stage
+        What each stage tested and decided, in order; a stage that had nothing to do is left out.
+    """
+
+    filter: str
+    hits: int
+    vectors: int
+    stages: tuple[Stage, ...]
+
+    def __str__(self) -> str:
+        head = f"filter {self.filter!r}: {self.hits:,} hits among {self.vectors:,} vectors"
+        columns = ("stage", "tested", "dropped", "taken", "left", "dot products", "bytes read")
+        rows = [columns] + [
+            (s.name, *(f"{n:,}" for n in (s.tested, s.dropped, s.taken, s.left, s.dot_products, s.bytes_read)))
+            for s in self.stages
+        ]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(row[k].rjust(widths[k]) for k in range(1, len(columns)))])
+            for row in rows
+        ]
+        return "\n".join([head, *lines])

@@ -1,0 +1,120 @@
+"""The answer to a query: compressed sparse rows, a row per direction."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Hit", "Hits"]
+
+
+class Hit(NamedTuple):
+    """One vector of an answer."""
+
+    id: int
+    score: float | None
+
+
+class Hits:
+    """All vectors in the halfspace of one direction, or of each direction of a batch.
+
+    For one direction, the length is the number of hits; items and iteration are `Hit` pairs ``(id, score)``. For a batch of m
+    directions, the length is m; items and iteration are the `Hits` of each direction. Slices are `Hits` too.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape (hits,)
+        Ids of the hits, direction by direction; within a direction in ascending order, or, with ``sort=True``, by descending score and
+        then by id.
+    scores : ndarray of float32, shape (hits,), or None
+        The real dot product of each hit, rounded once to the nearest float32; None with ``scores=False``.
+    offsets : ndarray of int64, shape (m + 1,)
+        Hits ``offsets[i]:offsets[i + 1]`` belong to direction i; (2,) for one direction.
+    totals : ndarray of int64, shape (m,)
+        How many vectors each halfspace holds, also where ``limit`` kept fewer; (1,) for one direction.
+    """
+
+    __slots__ = ("_columns", "_single", "ids", "offsets", "scores", "totals")
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.float32] | None,
+        offsets: npt.NDArray[np.int64],
+        totals: npt.NDArray[np.int64],
+        *,
+        single: bool,
+        columns: int,
+    ) -> None:
+        self.ids = ids
+        self.scores = scores
+        self.offsets = offsets
+        self.totals = totals
+        self._single = single
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return self.ids.size if self._single else self.totals.size
+
+    @overload
+    def __getitem__(self, item: int) -> "Hit | Hits": ...
+    @overload
+    def __getitem__(self, item: slice) -> "Hits": ...
+    def __getitem__(self, item: int | slice) -> "Hit | Hits":
+        if isinstance(item, slice):
+            return self._slice(item)
+        length = len(self)
+        at = range(length)[item]  # IndexError and TypeError as for any sequence
+        if self._single:
+            return Hit(int(self.ids[at]), None if self.scores is None else float(self.scores[at]))
+        return self._rows([at], single=True)
+
+    def _slice(self, item: slice) -> "Hits":
+        if not self._single:
+            return self._rows(list(range(len(self))[item]), single=False)
+        ids = self.ids[item]
+        scores = None if self.scores is None else self.scores[item]
+        offsets = np.array([0, ids.size])
+        return Hits(ids, scores, offsets, self.totals, single=True, columns=self._columns)
+
+    def _rows(self, rows: list[int], single: bool) -> "Hits":
+        spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
+        ids = np.concatenate([self.ids[span] for span in spans] or [self.ids[:0]])
+        scores = self.scores
+        if scores is not None:
+            scores = np.concatenate([scores[span] for span in spans] or [scores[:0]])
+        offsets = np.cumsum([0, *(span.stop - span.start for span in spans)], dtype=np.int64)
+        return Hits(ids, scores, offsets, self.totals[rows], single=single, columns=self._columns)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[at] for at in range(len(self)))
+
+    def to_scipy(self) -> Any:
+        """Return the answer as a sparse matrix of scores.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of float32, shape (m, columns)
+            A row per direction, a column per id, up to the largest id that the index has used. Scores that are zero are kept as
+            explicit entries; without scores every entry is 1.
+
+        Raises
+        ------
+        ValueError
+            If an id is negative.
+        """
+        from scipy.sparse import csr_array
+
+        if self.ids.size and int(self.ids.min()) < 0:
+            raise ValueError(f"id {int(self.ids.min())} is negative: it cannot be a column")
+        data = np.ones(self.ids.size, np.float32) if self.scores is None else self.scores
+        return csr_array((data, self.ids, self.offsets), shape=(self.totals.size, self._columns))
+
+    def __repr__(self) -> str:
+        total, kept = int(self.totals.sum()), self.ids.size
+        what = f"{kept:,} hits" if kept == total else f"{kept:,} of {total:,} hits"
+        if not self._single:
+            return f"<Hits: {self.totals.size:,} directions, {what}>"
+        first = ", ".join(str(self.ids[i]) if self.scores is None else f"{self.ids[i]}: {self.scores[i]:.4g}" for i in range(min(3, kept)))
+        return f"<Hits: {what}{' (' if first else ''}{first}{', ...' if kept > 3 else ''}{')' if first else ''}>"

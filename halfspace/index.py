@@ -1,0 +1,503 @@
+"""The public index: validate, choose, call the stages in the order of the mathematics."""
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace import backend as backends
+from halfspace import checks, persist
+from halfspace.dtypes import FORMATS, as_numbers, parse
+from halfspace.explain import Explanation, Stage
+from halfspace.hits import Hits
+from halfspace.rounding import MAX_CELL_DIM
+from halfspace.segment import Segment
+from halfspace.snapshot import Sealer, Snapshot, empty
+from halfspace.tail import TailWriter
+from halfspace.within import restrict
+
+__all__ = ["HalfspaceIndex"]
+
+FILTERS = ("auto", "scan", "cells")
+WORKSPACE = 32 << 20
+"""Bytes that prepared directions may take at once: a batch is cut to fit."""
+MAX_ID = np.iinfo(np.int64).max
+
+
+class HalfspaceIndex:
+    """Vectors that can be asked for *all* of their number in a halfspace, exactly.
+
+    `query` returns the set {i : sum_j q_j x_ij >= tau}, evaluated in real arithmetic on the stored floats: no false negative and no
+    false positive, the same set for one direction or a batch, for every filter and any number of threads.
+
+    Any number of threads may query at once, also while one of them inserts, deletes or saves: a query answers for the state of the index
+    at one moment between its start and its end.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions d, at least 1.
+    device : {"cpu"}
+        Where vectors are kept and searched.
+    filter : {"auto", "cells", "scan"}
+        How vectors are ruled out before they are verified; the answer does not depend on it. ``"cells"`` tests 8-bit lattice codes;
+        ``"scan"`` reads every vector; ``"auto"`` tests codes where that reads fewer bytes, by the counts of the query itself.
+    dtype : {"float32", "float16", "bfloat16"}
+        What is stored. Inserted numbers are rounded to it (to nearest, ties to even), and the promise is about the rounded ones.
+    threads : int, optional
+        Threads per call, the calling one included; all CPUs that the process may use by default. Small calls use fewer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not one of the above.
+
+    Notes
+    -----
+    Vectors lie in immutable segments and a small tail that is scanned; segments of like size merge, so that n inserts cost O(n log n).
+    With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >= 128.
+
+    References
+    ----------
+    The bound on a vector in a ball is the Cauchy-Schwarz inequality; ``docs/exactness.md`` has the proofs.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        device: str = "cpu",
+        filter: str = "auto",  # noqa: A002
+        dtype: Any = "float32",
+        threads: int | None = None,
+    ) -> None:
+        self._dim = checks.as_count(dim, "dim", 1)
+        self._backend = backends.load(device)
+        self._device = device
+        self._filter = checks.one_of(filter, "filter", FILTERS)
+        if filter == "cells" and dim > MAX_CELL_DIM:
+            raise ValueError(f"filter 'cells' takes at most {MAX_CELL_DIM} dimensions, got {dim}")
+        self._format = parse(dtype)
+        self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
+        self._writing = threading.RLock()
+        self._stored: Any = None
+        sealer = Sealer(self._backend, self._filter != "scan", self._threads)
+        self._snapshot = Snapshot((), empty(self._bits, self._dim), 0, sealer)
+        self._tail = TailWriter()
+
+    # -- what is in it ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return self._dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of stored vectors."""
+        return FORMATS[self._format][0]
+
+    @property
+    def filter(self) -> str:
+        """The filter, as given."""
+        return self._filter
+
+    @property
+    def device(self) -> str:
+        """The device, as given."""
+        return self._device
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Ids of all vectors, ascending, (n,)."""
+        return self._snapshot.ids()
+
+    def __len__(self) -> int:
+        return self._snapshot.live
+
+    def __contains__(self, id: object) -> bool:  # noqa: A002
+        try:
+            number = checks.as_count(id, "id", -MAX_ID - 1)
+        except (TypeError, ValueError):
+            return False
+        return number <= MAX_ID and bool(self._snapshot.locate(np.array([number]))[0][0] >= 0)
+
+    def __repr__(self) -> str:
+        return (
+            f"<HalfspaceIndex: {len(self):,} vectors, dim={self._dim}, dtype={self._format!r}, filter={self._filter!r}, "
+            f"device={self._device!r}>"
+        )
+
+    def vectors(self, ids: npt.ArrayLike) -> np.ndarray:
+        """Return stored vectors by id.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (n,)
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (n, d)
+            A copy, in the order of `ids`.
+
+        Raises
+        ------
+        KeyError
+            If an id is not in the index.
+        """
+        snapshot = self._snapshot
+        wanted = checks.as_ids(ids)
+        where, rows = _known(snapshot, wanted)
+        out = np.empty((wanted.size, self._dim), self._bits)
+        for number, segment in enumerate(snapshot.segments):
+            here = where == number
+            out[here] = segment.vectors[0, rows[here]]
+        return as_numbers(out)
+
+    def stats(self) -> dict[str, Any]:
+        """Count what the index holds: vectors, segments, bytes.
+
+        Returns
+        -------
+        dict
+            ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail`` (rows not sealed yet);
+            ``dim``, ``dtype``, ``filter``, ``device``, ``threads``; ``bytes_vectors``, ``bytes_cells``, ``bytes_ids`` and
+            ``bytes_bounds`` (norms and tombstones).
+        """
+        snapshot = self._snapshot
+        segments = snapshot.segments
+        return {
+            "vectors": snapshot.live,
+            "deleted": sum(segment.rows - segment.live for segment in segments),
+            "segments": len(snapshot.sealed),
+            "tail": snapshot.tail.rows,
+            "dim": self._dim,
+            "dtype": self._format,
+            "filter": self._filter,
+            "device": self._device,
+            "threads": self._threads,
+            "bytes_vectors": sum(segment.vectors.nbytes for segment in segments),
+            "bytes_cells": sum(segment.cells.nbytes for segment in segments if segment.cells is not None),
+            "bytes_ids": sum(segment.ids.nbytes for segment in segments),
+            "bytes_bounds": sum(
+                segment.norms.nbytes + (0 if segment.dead is None else segment.dead.nbytes) for segment in segments
+            ),
+        }
+
+    # -- changing it -----------------------------------------------------------------------------------------------------------------
+
+    def insert(self, vectors: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
+        """Add vectors.
+
+        Parameters
+        ----------
+        vectors : array_like of real numbers, shape (n, d) or (d,)
+            Rounded to the index's dtype; numbers must be finite there.
+        ids : array_like of int, shape (n,), optional
+            Ids of the vectors; by default they continue above the largest id ever used. The id of a deleted vector may be used again.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,)
+            The ids.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a number is NaN or infinite in the index's dtype (the error names the row), or an id is taken.
+            Nothing has changed then.
+        TypeError
+            If vectors are not real numbers or ids not integers.
+        """
+        numbers, single = checks.as_matrix(vectors, self._dim, "vectors")
+        bits = self._rounded(numbers, self._bits, "vectors")
+        own = None
+        if ids is not None:
+            own = checks.as_ids(np.atleast_1d(np.asarray(ids)) if single else ids)
+            if own.size != len(bits):
+                raise ValueError(f"ids must have shape ({len(bits)},), got {own.shape}")
+            _refuse_repeated(own)
+        norms, grain = self._backend.measure(bits[None], self._threads)
+        with self._writing:
+            snapshot = self._snapshot
+            if own is None:
+                if snapshot.next_id > MAX_ID - len(bits) + 1:
+                    raise ValueError(f"no id is left above {snapshot.next_id - 1}: give ids")
+                own = np.arange(snapshot.next_id, snapshot.next_id + len(bits))
+            elif own.size:
+                taken = snapshot.locate(own)[0] >= 0
+                if taken.any():
+                    raise ValueError(f"id {own[taken][0]} is in the index already")
+            if own.size:
+                fresh = Segment(bits[None], own, norms, grain, live=own.size)
+                next_id = max(snapshot.next_id, int(own.max()) + 1)
+                self._snapshot = replace(self._tail.append(snapshot, fresh), next_id=next_id)
+        return own
+
+    def delete(self, ids: npt.ArrayLike) -> None:
+        """Remove vectors.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (n,), or int
+
+        Raises
+        ------
+        KeyError
+            If an id is not in the index; nothing has changed then.
+        ValueError
+            If an id is given twice.
+        """
+        gone = checks.as_ids(np.atleast_1d(np.asarray(ids)) if np.ndim(ids) == 0 else ids)  # type: ignore[arg-type]
+        _refuse_repeated(gone)
+        with self._writing:
+            where, rows = _known(self._snapshot, gone)
+            if gone.size:
+                self._snapshot = self._snapshot.excluding(where, rows)
+
+    def compact(self) -> None:
+        """Bring all vectors into one segment and reclaim the space of deleted ones. Time O(n d)."""
+        with self._writing:
+            self._snapshot = self._snapshot.compacted()
+
+    # -- asking it -------------------------------------------------------------------------------------------------------------------
+
+    def query(
+        self,
+        directions: npt.ArrayLike,
+        tau: npt.ArrayLike,
+        *,
+        scores: bool = True,
+        sort: bool = False,
+        within: npt.ArrayLike | None = None,
+        limit: int | None = None,
+        threads: int | None = None,
+    ) -> Hits:
+        """Find every vector x with <q, x> >= tau.
+
+        Parameters
+        ----------
+        directions : array_like of real numbers, shape (d,) or (m, d)
+            One direction q or a batch, rounded to float32.
+        tau : array_like of float, scalar or shape (m,)
+            The threshold, or one for each direction; the boundary belongs to the answer. ``-inf`` returns all, ``inf`` none.
+        scores : bool
+            Whether to return dot products; without them, balls that lie wholly inside are taken unread.
+        sort : bool
+            Order hits by descending score, then by id, instead of by id.
+        within : array_like of int or bool, optional
+            Consider only these ids, or the ids at which a mask is true; a mask covers ids 0 to the largest in the index.
+        limit : int, optional
+            Keep only so many hits of each direction, the best by score and then by id; `Hits.totals` still counts all.
+        threads : int, optional
+            Threads for this call; the index's by default. The answer does not depend on it.
+
+        Returns
+        -------
+        Hits
+            Ids and scores: of the hits, for one direction; of each direction's hits, for a batch.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a direction is not finite in float32, or tau is NaN (the error names the row).
+        TypeError
+            If directions or tau are not real numbers, or ids not integers.
+        KeyError
+            If `within` names an id that is not in the index.
+
+        Notes
+        -----
+        Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score is the real dot product rounded once
+        to the nearest float32 (so it may round below tau). See ``docs/exactness.md``.
+        """
+        vectors, thresholds, single = self._asked(directions, tau)
+        kept = None if limit is None else checks.as_count(limit, "limit", 0)
+        workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
+        snapshot = self._snapshot
+        table, keep_alive = restrict(snapshot, within)
+        backend = self._backend
+        wanted = backend.SCORES if scores or sort or kept is not None else backend.IDS
+        blocks = []
+        for part in self._blocks(len(vectors)):
+            found = self._search(table, vectors[part], thresholds[part], wanted, workers)
+            offsets, ids, values = backend.collect(found)
+            if kept is not None:
+                offsets, ids, values = backend.best(offsets, ids, values, kept)
+            if sort:
+                backend.sort_by_score(offsets, ids, values)
+            blocks.append((found.counts, np.diff(offsets), ids, values))
+        del keep_alive
+        totals, lengths, all_ids, all_scores = (
+            part[0] if len(part) == 1 else np.concatenate(part) for part in zip(*blocks, strict=True)
+        )
+        offsets = np.zeros(lengths.size + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return Hits(
+            all_ids, all_scores if scores else None, offsets, totals, single=single, columns=max(snapshot.next_id, 0)
+        )
+
+    def count(
+        self,
+        directions: npt.ArrayLike,
+        tau: npt.ArrayLike,
+        *,
+        within: npt.ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> int | npt.NDArray[np.int64]:
+        """Count the vectors with <q, x> >= tau; arguments, errors and guarantee are those of `query`.
+
+        Returns
+        -------
+        int, or ndarray of int64 of shape (m,) for a batch
+        """
+        vectors, thresholds, single = self._asked(directions, tau)
+        workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
+        table, keep_alive = restrict(self._snapshot, within)
+        counts = np.concatenate(
+            [
+                self._search(table, vectors[part], thresholds[part], self._backend.COUNT, workers).counts
+                for part in self._blocks(len(vectors))
+            ]
+        )
+        del keep_alive
+        return int(counts[0]) if single else counts
+
+    def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
+        """Answer one query, with scores, and count what each stage tested, decided and read.
+
+        Parameters
+        ----------
+        direction : array_like of real numbers, shape (d,)
+        tau : float
+
+        Returns
+        -------
+        Explanation
+            The counts; they depend on the index, the direction and tau alone, so they repeat.
+        """
+        vectors, thresholds, single = self._asked(direction, tau)
+        if not single:
+            raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(vectors)}")
+        snapshot = self._snapshot
+        found = self._search(snapshot.table, vectors, thresholds, self._backend.SCORES, 1)
+        stages = [
+            Stage(name, *map(int, work)) for name, work in zip(self._backend.STAGES, found.work, strict=True) if work[0]
+        ]
+        return Explanation(self._filter, int(found.counts[0]), snapshot.live, tuple(stages))
+
+    def _asked(self, directions: Any, tau: Any) -> tuple[np.ndarray, npt.NDArray[np.float64], bool]:
+        numbers, single = checks.as_matrix(directions, self._dim, "directions")
+        thresholds = checks.as_tau(tau, len(numbers), single)
+        return self._rounded(numbers, np.dtype(np.float32), "directions"), thresholds, single
+
+    def _blocks(self, count: int) -> Iterator[slice]:
+        """Cut a batch of directions so that what is prepared of them stays within the workspace."""
+        size = max(1, WORKSPACE // (16 * self._dim + 128))
+        return (slice(first, min(first + size, count)) for first in range(0, max(count, 1), size))
+
+    def _search(
+        self, table: np.ndarray, directions: np.ndarray, tau: npt.NDArray[np.float64], wanted: int, threads: int
+    ) -> Any:
+        backend = self._backend
+        filtering = {"auto": backend.ADAPT, "cells": backend.CELLS, "scan": backend.SCAN}[self._filter]
+        like = np.empty(0, self._bits)
+        return backend.search(table, like, backend.prepare(directions), tau, filtering, wanted, threads)
+
+    # -- keeping it ------------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to one file, in one step: a crash leaves the old file or the new one, whole.
+
+        The state written is that of one moment; other threads may go on querying and inserting.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; what was there before is untouched.
+        """
+        persist.save(path, self._snapshot, self._dim, self._format, self._filter)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        mmap: bool = False,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> "HalfspaceIndex":
+        """Read an index that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        mmap : bool
+            Map the file instead of reading it: opens in milliseconds and shares memory between processes. Only size, header and
+            section table are checked then; `verify` checks the rest.
+        device : {"cpu"}
+        threads : int, optional
+            As for a new index.
+
+        Raises
+        ------
+        ValueError
+            If the file is no index, is truncated, or fails a checksum; the error says which.
+        OSError
+            If it cannot be read.
+        """
+        loaded = persist.load(path, mmap)
+        index = cls(loaded.dim, device=device, filter=loaded.filter, dtype=loaded.format, threads=threads)
+        index._snapshot = Snapshot(loaded.sealed, loaded.tail, loaded.next_id, index._snapshot.sealer)
+        index._stored = loaded.stored
+        return index
+
+    def verify(self) -> None:
+        """Check all data: the checksums of the file it was loaded from, and that every bound holds what it bounds.
+
+        Time O(n d).
+
+        Raises
+        ------
+        ValueError
+            If anything is damaged; the error says what.
+        """
+        if self._stored is not None:
+            self._stored.verify()
+        for number, segment in enumerate(self._snapshot.segments):
+            persist.check_segment(segment, f"segment {number}", self._backend, self._threads)
+
+    # -- details ---------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _bits(self) -> np.dtype[Any]:
+        return FORMATS[self._format][1]
+
+    def _rounded(self, numbers: np.ndarray, bits: np.dtype[Any], name: str) -> np.ndarray:
+        """Round (n, d) numbers to a stored format; refuse what is not finite there."""
+        stored, bad = self._backend.store(numbers, bits, self._threads)
+        if bad >= 0:
+            row, column = divmod(bad, self._dim)
+            value = numbers[row, column]
+            how = "" if not np.isfinite(value) else f", which is infinite in {as_numbers(stored).dtype.name}"
+            raise ValueError(f"{name}[{row}, {column}] is {value}{how}")
+        return stored
+
+
+def _known(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Locate ids; an unknown one is a KeyError."""
+    where, rows = snapshot.locate(ids)
+    if (where < 0).any():
+        raise KeyError(f"id {ids[where < 0][0]} is not in the index")
+    return where, rows
+
+
+def _refuse_repeated(ids: npt.NDArray[np.int64]) -> None:
+    ordered = np.sort(ids)
+    repeated = ordered[1:] == ordered[:-1]
+    if repeated.any():
+        raise ValueError(f"id {ordered[1:][repeated][0]} is given twice")
