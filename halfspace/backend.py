@@ -1,7 +1,8 @@
 """Which devices there are, and which stages each has.
 
-A backend is a module of plain functions: ``store`` and ``measure`` bring vectors into the stored format, ``encode`` derives cells, ``prepare``
-readies directions, ``search`` runs the query stages, ``collect``, ``best`` and ``sort_by_score`` shape the answer.
+A backend is a module of plain functions: ``store`` and ``measure`` bring vectors into the stored format, ``encode``
+derives cells, ``prepare`` readies directions, ``search`` runs the query stages, ``collect``, ``best`` and
+``sort_by_score`` shape the answer.
 """
 
 from types import ModuleType

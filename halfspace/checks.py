@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 __all__ = ["as_count", "as_ids", "as_matrix", "as_tau", "one_of"]
 
-_FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
+_FLOATS = frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
 
 
 def as_count(value: Any, name: str, least: int) -> int:
@@ -37,6 +37,8 @@ def one_of(value: Any, name: str, choices: tuple[str, ...]) -> str:
 def as_matrix(values: Any, dim: int, name: str) -> tuple[np.ndarray, bool]:
     """Return (n, dim) numbers in their own dtype, and whether a single (dim,) was given."""
     array = np.asarray(values)
+    if array.dtype in _FLOATS and array.shape == (dim,):
+        return array[None], True
     if array.size == 0 and array.shape in ((0,), (0, dim)):
         return np.empty((0, dim), np.float32), False
     if not (array.dtype in _FLOATS or array.dtype.kind in "biu"):
@@ -48,6 +50,8 @@ def as_matrix(values: Any, dim: int, name: str) -> tuple[np.ndarray, bool]:
 
 def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
     """Return the thresholds (count,) in float64."""
+    if type(tau) is float and tau == tau:
+        return np.full(count, tau)
     array = np.asarray(tau)
     if not (array.dtype in _FLOATS or array.dtype.kind in "iu"):
         raise TypeError(f"tau must be a real number or an array of them, got {tau!r}")
@@ -58,7 +62,7 @@ def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
     if np.isnan(wide).any():
         where = f"tau[{int(np.flatnonzero(np.isnan(wide))[0])}]" if array.ndim else "tau"
         raise ValueError(f"{where} is nan")
-    return np.array(np.broadcast_to(wide, (count,)))
+    return wide if array.ndim else np.full(count, wide)
 
 
 def as_ids(ids: Any, name: str = "ids") -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ FORMATS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "float16": (np.dtype(np.float16), np.dtype(np.uint16)),
     "bfloat16": (np.dtype(ml_dtypes.bfloat16), np.dtype(np.int16)),
 }
-"""Of each format: the dtype that users see, and the dtype of the bits that kernels see (all three differ, so that kernels can tell)."""
+"""Of each format, the dtype that users see and that of the bits that kernels see (all differ: kernels go by them)."""
 
 
 def parse(dtype: Any) -> str:

@@ -12,7 +12,8 @@ class Stage:
     Attributes
     ----------
     name : str
-        ``"cells"`` (8-bit lattice codes), ``"scan"`` (float32 dot products), ``"verify"`` (float64) or ``"exact"`` (no error at all).
+        ``"cells"`` (8-bit lattice codes), ``"scan"`` (float32 dot products), ``"verify"`` (float64) or ``"exact"`` (no
+        error at all).
     tested : int
         Vectors that reached the stage.
     dropped : int

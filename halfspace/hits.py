@@ -19,14 +19,15 @@ class Hit(NamedTuple):
 class Hits:
     """All vectors in the halfspace of one direction, or of each direction of a batch.
 
-    For one direction, the length is the number of hits; items and iteration are `Hit` pairs ``(id, score)``. For a batch of m
-    directions, the length is m; items and iteration are the `Hits` of each direction. Slices are `Hits` too.
+    For one direction, the length is the number of hits; items and iteration are `Hit` pairs ``(id, score)``. For a
+    batch of m directions, the length is m; items and iteration are the `Hits` of each direction. Slices are `Hits`
+    too.
 
     Attributes
     ----------
     ids : ndarray of int64, shape (hits,)
-        Ids of the hits, direction by direction; within a direction in ascending order, or, with ``sort=True``, by descending score and
-        then by id.
+        Ids of the hits, direction by direction; within a direction in ascending order, or, with ``sort=True``, by
+        descending score and then by id.
     scores : ndarray of float32, shape (hits,), or None
         The real dot product of each hit, rounded once to the nearest float32; None with ``scores=False``.
     offsets : ndarray of int64, shape (m + 1,)
@@ -96,8 +97,8 @@ class Hits:
         Returns
         -------
         scipy.sparse.csr_array of float32, shape (m, columns)
-            A row per direction, a column per id, up to the largest id that the index has used. Scores that are zero are kept as
-            explicit entries; without scores every entry is 1.
+            A row per direction, a column per id, up to the largest id that the index has used. Scores that are zero
+            are kept as explicit entries; without scores every entry is 1.
 
         Raises
         ------
@@ -116,5 +117,7 @@ class Hits:
         what = f"{kept:,} hits" if kept == total else f"{kept:,} of {total:,} hits"
         if not self._single:
             return f"<Hits: {self.totals.size:,} directions, {what}>"
-        first = ", ".join(str(self.ids[i]) if self.scores is None else f"{self.ids[i]}: {self.scores[i]:.4g}" for i in range(min(3, kept)))
-        return f"<Hits: {what}{' (' if first else ''}{first}{', ...' if kept > 3 else ''}{')' if first else ''}>"
+        shown = [f"{hit.id}" if hit.score is None else f"{hit.id}: {hit.score:.4g}" for hit in self[:3]]
+        if kept > len(shown):
+            shown.append("...")
+        return f"<Hits: {what}" + (f" ({', '.join(shown)})>" if shown else ">")

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from halfspace import checks, persist
 from halfspace.dtypes import FORMATS, as_numbers, parse
 from halfspace.explain import Explanation, Stage
 from halfspace.hits import Hits
+from halfspace.query import Query
 from halfspace.rounding import MAX_CELL_DIM
 from halfspace.segment import Segment
 from halfspace.snapshot import Sealer, Snapshot, empty
@@ -23,19 +23,20 @@ from halfspace.within import restrict
 __all__ = ["HalfspaceIndex"]
 
 FILTERS = ("auto", "scan", "cells")
-WORKSPACE = 32 << 20
-"""Bytes that prepared directions may take at once: a batch is cut to fit."""
 MAX_ID = np.iinfo(np.int64).max
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 class HalfspaceIndex:
     """Vectors that can be asked for *all* of their number in a halfspace, exactly.
 
-    `query` returns the set {i : sum_j q_j x_ij >= tau}, evaluated in real arithmetic on the stored floats: no false negative and no
-    false positive, the same set for one direction or a batch, for every filter and any number of threads.
+    `query` returns the set {i : sum_j q_j x_ij >= tau}, evaluated in real arithmetic on the stored floats: no false
+    negative and no false positive, the same set for one direction or a batch, for every filter and any number of
+    threads.
 
-    Any number of threads may query at once, also while one of them inserts, deletes or saves: a query answers for the state of the index
-    at one moment between its start and its end.
+    Any number of threads may query at once, also while one of them inserts, deletes or saves: a query answers for the
+    state of the index at one moment between its start and its end.
 
     Parameters
     ----------
@@ -44,10 +45,12 @@ class HalfspaceIndex:
     device : {"cpu"}
         Where vectors are kept and searched.
     filter : {"auto", "cells", "scan"}
-        How vectors are ruled out before they are verified; the answer does not depend on it. ``"cells"`` tests 8-bit lattice codes;
-        ``"scan"`` reads every vector; ``"auto"`` tests codes where that reads fewer bytes, by the counts of the query itself.
+        How vectors are ruled out before they are verified; the answer does not depend on it. ``"cells"`` tests 8-bit
+        lattice codes; ``"scan"`` reads every vector; ``"auto"`` tests codes where that reads fewer bytes, by the
+        counts of the query itself.
     dtype : {"float32", "float16", "bfloat16"}
-        What is stored. Inserted numbers are rounded to it (to nearest, ties to even), and the promise is about the rounded ones.
+        What is stored. Inserted numbers are rounded to it (to nearest, ties to even), and the promise is about the
+        rounded ones.
     threads : int, optional
         Threads per call, the calling one included; all CPUs that the process may use by default. Small calls use fewer.
 
@@ -56,10 +59,9 @@ class HalfspaceIndex:
     TypeError, ValueError
         If an argument is not one of the above.
 
-    Notes
-    -----
-    Vectors lie in immutable segments and a small tail that is scanned; segments of like size merge, so that n inserts cost O(n log n).
-    With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >= 128.
+    Notes ----- Vectors lie in immutable segments and a small tail that is scanned; segments of like size merge, so
+    that n inserts cost O(n log n). With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >=
+    128.
 
     References
     ----------
@@ -71,7 +73,7 @@ class HalfspaceIndex:
         dim: int,
         *,
         device: str = "cpu",
-        filter: str = "auto",  # noqa: A002
+        filter: str = "auto",
         dtype: Any = "float32",
         threads: int | None = None,
     ) -> None:
@@ -83,13 +85,15 @@ class HalfspaceIndex:
             raise ValueError(f"filter 'cells' takes at most {MAX_CELL_DIM} dimensions, got {dim}")
         self._format = parse(dtype)
         self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
+        self._bits = FORMATS[self._format][1]
+        self._like = np.empty(0, self._bits)
         self._writing = threading.RLock()
         self._stored: Any = None
         sealer = Sealer(self._backend, self._filter != "scan", self._threads)
         self._snapshot = Snapshot((), empty(self._bits, self._dim), 0, sealer)
         self._tail = TailWriter()
 
-    # -- what is in it ---------------------------------------------------------------------------------------------------------------
+    # -- what is in it ------------------------------------------------------------------------------------------------
 
     @property
     def dim(self) -> int:
@@ -119,7 +123,7 @@ class HalfspaceIndex:
     def __len__(self) -> int:
         return self._snapshot.live
 
-    def __contains__(self, id: object) -> bool:  # noqa: A002
+    def __contains__(self, id: object) -> bool:
         try:
             number = checks.as_count(id, "id", -MAX_ID - 1)
         except (TypeError, ValueError):
@@ -128,8 +132,8 @@ class HalfspaceIndex:
 
     def __repr__(self) -> str:
         return (
-            f"<HalfspaceIndex: {len(self):,} vectors, dim={self._dim}, dtype={self._format!r}, filter={self._filter!r}, "
-            f"device={self._device!r}>"
+            f"<HalfspaceIndex: {len(self):,} vectors, dim={self._dim}, dtype={self._format!r}, "
+            f"filter={self._filter!r}, device={self._device!r}>"
         )
 
     def vectors(self, ids: npt.ArrayLike) -> np.ndarray:
@@ -164,9 +168,9 @@ class HalfspaceIndex:
         Returns
         -------
         dict
-            ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail`` (rows not sealed yet);
-            ``dim``, ``dtype``, ``filter``, ``device``, ``threads``; ``bytes_vectors``, ``bytes_cells``, ``bytes_ids`` and
-            ``bytes_bounds`` (norms and tombstones).
+            ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail``
+            (rows not sealed yet); ``dim``, ``dtype``, ``filter``, ``device``, ``threads``; ``bytes_vectors``,
+            ``bytes_cells``, ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
         """
         snapshot = self._snapshot
         segments = snapshot.segments
@@ -188,7 +192,7 @@ class HalfspaceIndex:
             ),
         }
 
-    # -- changing it -----------------------------------------------------------------------------------------------------------------
+    # -- changing it --------------------------------------------------------------------------------------------------
 
     def insert(self, vectors: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
         """Add vectors.
@@ -198,7 +202,8 @@ class HalfspaceIndex:
         vectors : array_like of real numbers, shape (n, d) or (d,)
             Rounded to the index's dtype; numbers must be finite there.
         ids : array_like of int, shape (n,), optional
-            Ids of the vectors; by default they continue above the largest id ever used. The id of a deleted vector may be used again.
+            Ids of the vectors; by default they continue above the largest id ever used. The id of a deleted vector may
+            be used again.
 
         Returns
         -------
@@ -208,8 +213,8 @@ class HalfspaceIndex:
         Raises
         ------
         ValueError
-            If shapes do not fit, a number is NaN or infinite in the index's dtype (the error names the row), or an id is taken.
-            Nothing has changed then.
+            If shapes do not fit, a number is NaN or infinite in the index's dtype (the error names the row), or an id
+            is taken. Nothing has changed then.
         TypeError
             If vectors are not real numbers or ids not integers.
         """
@@ -264,7 +269,7 @@ class HalfspaceIndex:
         with self._writing:
             self._snapshot = self._snapshot.compacted()
 
-    # -- asking it -------------------------------------------------------------------------------------------------------------------
+    # -- asking it ----------------------------------------------------------------------------------------------------
 
     def query(
         self,
@@ -284,13 +289,15 @@ class HalfspaceIndex:
         directions : array_like of real numbers, shape (d,) or (m, d)
             One direction q or a batch, rounded to float32.
         tau : array_like of float, scalar or shape (m,)
-            The threshold, or one for each direction; the boundary belongs to the answer. ``-inf`` returns all, ``inf`` none.
+            The threshold, or one for each direction; the boundary belongs to the answer. ``-inf`` returns all, ``inf``
+            none.
         scores : bool
             Whether to return dot products; without them, balls that lie wholly inside are taken unread.
         sort : bool
             Order hits by descending score, then by id, instead of by id.
         within : array_like of int or bool, optional
-            Consider only these ids, or the ids at which a mask is true; a mask covers ids 0 to the largest in the index.
+            Consider only these ids, or the ids at which a mask is true; a mask covers ids 0 to the largest in the
+            index.
         limit : int, optional
             Keep only so many hits of each direction, the best by score and then by id; `Hits.totals` still counts all.
         threads : int, optional
@@ -310,36 +317,16 @@ class HalfspaceIndex:
         KeyError
             If `within` names an id that is not in the index.
 
-        Notes
-        -----
-        Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score is the real dot product rounded once
-        to the nearest float32 (so it may round below tau). See ``docs/exactness.md``.
+        Notes ----- Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score
+        is the real dot product rounded once to the nearest float32 (so it may round below tau). See
+        ``docs/exactness.md``.
         """
-        vectors, thresholds, single = self._asked(directions, tau)
-        kept = None if limit is None else checks.as_count(limit, "limit", 0)
-        workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
+        best = None if limit is None else checks.as_count(limit, "limit", 0)
         snapshot = self._snapshot
-        table, keep_alive = restrict(snapshot, within)
-        backend = self._backend
-        wanted = backend.SCORES if scores or sort or kept is not None else backend.IDS
-        blocks = []
-        for part in self._blocks(len(vectors)):
-            found = self._search(table, vectors[part], thresholds[part], wanted, workers)
-            offsets, ids, values = backend.collect(found)
-            if kept is not None:
-                offsets, ids, values = backend.best(offsets, ids, values, kept)
-            if sort:
-                backend.sort_by_score(offsets, ids, values)
-            blocks.append((found.counts, np.diff(offsets), ids, values))
+        query, single, keep_alive = self._asked(snapshot, directions, tau, within, threads)
+        offsets, ids, values, totals = query.rows(scores, sort, best)
         del keep_alive
-        totals, lengths, all_ids, all_scores = (
-            part[0] if len(part) == 1 else np.concatenate(part) for part in zip(*blocks, strict=True)
-        )
-        offsets = np.zeros(lengths.size + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        return Hits(
-            all_ids, all_scores if scores else None, offsets, totals, single=single, columns=max(snapshot.next_id, 0)
-        )
+        return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
         self,
@@ -355,15 +342,8 @@ class HalfspaceIndex:
         -------
         int, or ndarray of int64 of shape (m,) for a batch
         """
-        vectors, thresholds, single = self._asked(directions, tau)
-        workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
-        table, keep_alive = restrict(self._snapshot, within)
-        counts = np.concatenate(
-            [
-                self._search(table, vectors[part], thresholds[part], self._backend.COUNT, workers).counts
-                for part in self._blocks(len(vectors))
-            ]
-        )
+        query, single, keep_alive = self._asked(self._snapshot, directions, tau, within, threads)
+        counts = query.counts()
         del keep_alive
         return int(counts[0]) if single else counts
 
@@ -380,35 +360,26 @@ class HalfspaceIndex:
         Explanation
             The counts; they depend on the index, the direction and tau alone, so they repeat.
         """
-        vectors, thresholds, single = self._asked(direction, tau)
-        if not single:
-            raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(vectors)}")
         snapshot = self._snapshot
-        found = self._search(snapshot.table, vectors, thresholds, self._backend.SCORES, 1)
-        stages = [
-            Stage(name, *map(int, work)) for name, work in zip(self._backend.STAGES, found.work, strict=True) if work[0]
-        ]
-        return Explanation(self._filter, int(found.counts[0]), snapshot.live, tuple(stages))
+        query, single, _ = self._asked(snapshot, direction, tau, None, 1)
+        if not single:
+            raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(query.directions)}")
+        hits, stages = query.work()
+        return Explanation(self._filter, hits, snapshot.live, tuple(Stage(*stage) for stage in stages if stage[1]))
 
-    def _asked(self, directions: Any, tau: Any) -> tuple[np.ndarray, npt.NDArray[np.float64], bool]:
+    def _asked(
+        self, snapshot: Snapshot, directions: Any, tau: Any, within: Any, threads: int | None
+    ) -> tuple[Query, bool, list[np.ndarray]]:
+        """Validate a question; returns it, whether it has a single direction, and arrays to keep alive meanwhile."""
         numbers, single = checks.as_matrix(directions, self._dim, "directions")
         thresholds = checks.as_tau(tau, len(numbers), single)
-        return self._rounded(numbers, np.dtype(np.float32), "directions"), thresholds, single
+        workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
+        table, keep_alive = restrict(snapshot, within)
+        narrow = self._rounded(numbers, _FLOAT32, "directions")
+        query = Query(self._backend, table, self._like, self._filter, narrow, thresholds, workers)
+        return query, single, keep_alive
 
-    def _blocks(self, count: int) -> Iterator[slice]:
-        """Cut a batch of directions so that what is prepared of them stays within the workspace."""
-        size = max(1, WORKSPACE // (16 * self._dim + 128))
-        return (slice(first, min(first + size, count)) for first in range(0, max(count, 1), size))
-
-    def _search(
-        self, table: np.ndarray, directions: np.ndarray, tau: npt.NDArray[np.float64], wanted: int, threads: int
-    ) -> Any:
-        backend = self._backend
-        filtering = {"auto": backend.ADAPT, "cells": backend.CELLS, "scan": backend.SCAN}[self._filter]
-        like = np.empty(0, self._bits)
-        return backend.search(table, like, backend.prepare(directions), tau, filtering, wanted, threads)
-
-    # -- keeping it ------------------------------------------------------------------------------------------------------------------
+    # -- keeping it ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, in one step: a crash leaves the old file or the new one, whole.
@@ -437,8 +408,8 @@ class HalfspaceIndex:
         ----------
         path : path
         mmap : bool
-            Map the file instead of reading it: opens in milliseconds and shares memory between processes. Only size, header and
-            section table are checked then; `verify` checks the rest.
+            Map the file instead of reading it: opens in milliseconds and shares memory between processes. Only size,
+            header and section table are checked then; `verify` checks the rest.
         device : {"cpu"}
         threads : int, optional
             As for a new index.
@@ -471,11 +442,7 @@ class HalfspaceIndex:
         for number, segment in enumerate(self._snapshot.segments):
             persist.check_segment(segment, f"segment {number}", self._backend, self._threads)
 
-    # -- details ---------------------------------------------------------------------------------------------------------------------
-
-    @property
-    def _bits(self) -> np.dtype[Any]:
-        return FORMATS[self._format][1]
+    # -- details ------------------------------------------------------------------------------------------------------
 
     def _rounded(self, numbers: np.ndarray, bits: np.dtype[Any], name: str) -> np.ndarray:
         """Round (n, d) numbers to a stored format; refuse what is not finite there."""

@@ -31,7 +31,7 @@ class Loaded:
     stored: storage.StoredFile
 
 
-def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str, filter: str) -> None:  # noqa: A002
+def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str, filter: str) -> None:
     """Write a snapshot: the sealed segments in order, the tail last."""
     arrays: dict[str, np.ndarray] = {}
     grains = []
@@ -74,7 +74,7 @@ def _segment(arrays: dict[str, np.ndarray], number: int, dim: int, bits: np.dtyp
     def part(name: str, dtype: Any, *shape: int) -> np.ndarray:
         array = arrays[f"{number}/{name}"]
         if array.dtype != dtype or array.shape != shape:
-            raise ValueError(f"section {number}/{name} has {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}")
+            raise ValueError(f"section {number}/{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
         return array
 
     rows = arrays[f"{number}/ids"].size

@@ -1,19 +1,22 @@
 """The floating-point contract: every slack that a bound needs, with its proof.
 
-Notation: u = 2^-53, the unit roundoff of float64; t = 2^-126, the smallest normal float32; |.| the Euclidean norm; d the number of
-dimensions. All stored components and all components of a direction are float32 values (narrower formats widen exactly), hence
+Notation: u = 2^-53, the unit roundoff of float64; t = 2^-126, the smallest normal float32; |.| the Euclidean norm; d
+the number of dimensions. All stored components and all components of a direction are float32 values (narrower formats
+widen exactly), hence
 
-(a) a product of two of them has at most 48 significant bits and lies in [2^-298, 2^256], so it is *exact* in float64, and no sum of
+(a) a product of two of them has at most 48 significant bits and lies in [2^-298, 2^256], so it is *exact* in float64,
+and no sum of
     products can underflow or overflow there;
 (b) a float64 sum of d such products, in any order and with or without fused multiply-add, errs by at most
-    gamma_{d-1} sum_j |q_j x_j| <= d u |q| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1, and
-    Cauchy-Schwarz), as long as d^2 u < 1;
-(c) a process may run with denormals flushed: a subnormal float32 then reads as 0 when it is converted. The components lost are below t
+    gamma_{d-1} sum_j |q_j x_j| <= d u |q| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1,
+    and Cauchy-Schwarz), as long as d^2 u < 1;
+(c) a process may run with denormals flushed: a subnormal float32 then reads as 0 when it is converted. The components
+lost are below t
     each, so the dot product moves by at most t sum_j (|q_j| + |x_j|) <= t sqrt(d) (|q| + |x|).
 
-Constants below are a few units larger than the proofs need; that pays for the rounding of the bounds' own evaluation, which is a handful
-of operations with relative error u each. A bound that overflows to infinity or NaN never drops a vector: every test is written so that a
-comparison with NaN means "look".
+Constants below are a few units larger than the proofs need; that pays for the rounding of the bounds' own evaluation,
+which is a handful of operations with relative error u each. A bound that overflows to infinity or NaN never drops a
+vector: every test is written so that a comparison with NaN means "look".
 
 The functions are plain arithmetic on scalars, so that every backend can compile them.
 """
@@ -39,23 +42,23 @@ UNIT = 2.0**-53
 TINY = 2.0**-126
 
 MAX_CELL_DIM = 65536
-"""Cells exist up to this dimension: 65,536 products of a code (at most 255) and a digit (at most 128) stay below 2^31."""
+"""Cells exist up to this dimension: so many products of a code (<= 255) and a digit (<= 128) stay below 2^31."""
 
 
 def norm_bound(sum_of_squares: float, dim: int) -> float:
     """Upper bound of |x| from the float64 sum of its `dim` squares.
 
-    The squares are exact by (a) or, for residuals, rounded once; the sum errs by a factor within (1 - u)^d, its root by (1 - u)^(d/2), and
-    the root's own rounding by (1 - u).
+    The squares are exact by (a) or, for residuals, rounded once; the sum errs by a factor within (1 - u)^d, its root
+    by (1 - u)^(d/2), and the root's own rounding by (1 - u).
     """
     return sqrt(sum_of_squares) * (1.0 + (dim + 4) * UNIT)
 
 
 def dot_slope(dim: int, norm: float) -> float:
-    """First half of the bound `slope * |x| + intercept` on the error of a float64 dot product with a direction of norm `norm`.
+    """First half of the bound `slope * |x| + intercept` on the error of a float64 dot product; `norm` is |q|.
 
-    By (b) and (c) the error is at most (d u |q| + t sqrt(d)) |x| + t sqrt(d) |q|. One unit of u |q| |x| more lets the caller
-    form `dot - error` in float64, whose rounding is at most u |dot|.
+    By (b) and (c) the error is at most (d u |q| + t sqrt(d)) |x| + t sqrt(d) |q|. One unit of u |q| |x| more lets the
+    caller form `dot - error` in float64, whose rounding is at most u |dot|.
     """
     return (dim + 8) * UNIT * norm + 1.0001 * TINY * sqrt(dim)
 
@@ -66,10 +69,10 @@ def dot_intercept(dim: int, norm: float) -> float:
 
 
 def dot32_slope(dim: int, norm: float) -> float:
-    """Half of the bound `slope * |x| + intercept` on the error of a *float32* dot product, as long as nothing in it overflows.
+    """First half of the bound `slope * |x| + intercept` on the error of a *float32* dot product that does not overflow.
 
-    With v = 2^-24 and gamma = d v / (1 - d v), summation errs by at most gamma |q| |x| in any order. Products and sums may be flushed
-    below t, 2 d t in all, and components as in (c).
+    With v = 2^-24 and gamma = d v / (1 - d v), summation errs by at most gamma |q| |x| in any order. Products and sums
+    may be flushed below t, 2 d t in all, and components as in (c).
     """
     if dim >= 2**22:
         return inf
@@ -84,10 +87,11 @@ def dot32_intercept(dim: int, norm: float) -> float:
 def exact_below(direction_grain: float, vector_grain: float) -> float:
     """Bound on |q| |x| below which a float64 dot product has no error at all.
 
-    A *grain* is a power of two of which every component is a multiple. All products, and with them all partial sums in any order, are then
-    multiples of g = grain_q grain_x; they are bounded by |q| |x|, so where that is at most 2^53 g each of them is representable.
-    Grains of at least t leave no subnormal component that could be flushed. Integer, binary, one-hot and fixed-point data
-    are exact by this argument, which is why ties at the threshold cost nothing there.
+    A *grain* is a power of two of which every component is a multiple. All products, and with them all partial sums in
+    any order, are then multiples of g = grain_q grain_x; they are bounded by |q| |x|, so where that is at most 2^53 g
+    each of them is representable. Grains of at least t leave no subnormal component that could be flushed. Integer,
+    binary, one-hot and fixed-point data are exact by this argument, which is why ties at the threshold cost nothing
+    there.
     """
     if direction_grain < TINY or vector_grain < TINY:
         return 0.0
@@ -97,8 +101,8 @@ def exact_below(direction_grain: float, vector_grain: float) -> float:
 def residual_bound(norm: float, scale: float, dim: int) -> float:
     """Radius of a cell: upper bound of |x - centre - scale * code| from the `norm_bound` of that residual as computed.
 
-    Components are formed as (x_j - m_j) - s c_j with |x_j - m_j| <= 128 s: the first difference errs by 128 s u, the product is exact
-    (24 + 7 bits), the last difference errs by s u; altogether below 2^-45 s a component.
+    Components are formed as (x_j - m_j) - s c_j with |x_j - m_j| <= 128 s: the first difference errs by 128 s u, the
+    product is exact (24 + 7 bits), the last difference errs by s u; altogether below 2^-45 s a component.
     """
     return norm + 2.0**-45 * scale * sqrt(dim)
 
@@ -106,9 +110,10 @@ def residual_bound(norm: float, scale: float, dim: int) -> float:
 def reach(digit_scale: float, residual: float, norm: float, dim: int) -> float:
     """Bound k with |<q, s c> - s a (A c)| <= s k: what a direction's own coding costs, per unit of a cell's scale.
 
-    The direction is a * A + rest, with integers A and a = `digit_scale` a power of two; |c| <= 127 sqrt(d), so the rest moves the product by
-    |rest| 127 sqrt(d). The bound s (a (A c)) and the cell's radius term are evaluated in float64, in eight operations, each
-    with a relative error u of a quantity below 128 sqrt(d) (|q| + |rest|) s, or of the radius term (which `radius_factor` pays for).
+    The direction is a * A + rest, with integers A and a = `digit_scale` a power of two; |c| <= 127 sqrt(d), so the
+    rest moves the product by |rest| 127 sqrt(d). The bound s (a (A c)) and the cell's radius term are evaluated in
+    float64, in eight operations, each with a relative error u of a quantity below 128 sqrt(d) (|q| + |rest|) s, or of
+    the radius term (which `radius_factor` pays for).
     """
     return 128.0 * sqrt(dim) * (residual * (1.0 + 16 * UNIT) + 16 * UNIT * (norm + residual + digit_scale))
 

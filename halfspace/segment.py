@@ -1,6 +1,7 @@
 """One batch of vectors and all that is derived from it, never changed once it is made.
 
-Arrays carry a leading axis of independent *spaces*, which share their ids: one space for an ordinary index, one per head for attention.
+Arrays carry a leading axis of independent *spaces*, which share their ids: one space for an ordinary index, one per
+head for attention.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ __all__ = ["Cells", "Segment", "join"]
 class Cells:
     """A ball for every vector: x = centre + scale * (code - 128) + rest, |rest| <= radius."""
 
-    codes: npt.NDArray[np.uint8]  # (spaces, blocks, steps, 16, 4): vectors in blocks of 16, dimensions in steps of 4; whole tiles
+    codes: npt.NDArray[np.uint8]  # (spaces, blocks, steps, 16, 4): blocks of 16 vectors, steps of 4 dimensions
     scales: npt.NDArray[np.float32]  # (spaces, n)
     radii: npt.NDArray[np.float32]  # (spaces, n)
     centre: npt.NDArray[np.float32]  # (spaces, d)
@@ -75,7 +76,7 @@ class Segment:
 
     @cached_property
     def _lookup(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-        """Ids in ascending order, and the live rows that they belong to (none where rows are in that order themselves)."""
+        """Ids in ascending order, and the live rows that they belong to (None where rows are in that order)."""
         if self.cells is not None or bool(np.all(self.ids[1:] > self.ids[:-1])):
             return self.ids, None
         rows = np.flatnonzero(~self.dead_rows)

@@ -1,7 +1,8 @@
 """The state of an index at one moment: sealed segments and a tail. Never changed; writers make the next one.
 
-Appending fills the tail, whose rows are scanned. A full tail is sealed: joined into one segment with cells. Segments of like size
-merge, `FANOUT` at a time, so that a vector is copied O(log n) times in all and a query sees O(log n) segments.
+Appending fills the tail, whose rows are scanned. A full tail is sealed: joined into one segment with cells. Segments
+of like size merge, `FANOUT` at a time, so that a vector is copied O(log n) times in all and a query sees O(log n)
+segments.
 """
 
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from halfspace.segment import Segment, join
 
 __all__ = ["FANOUT", "TAIL_ROWS", "Sealer", "Snapshot", "empty"]
 
-TAIL_ROWS = 1024
+TAIL_ROWS = 256
 """Rows that the tail holds before it is sealed."""
 FANOUT = 4
 """Segments of like size that merge into one."""

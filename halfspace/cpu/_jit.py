@@ -1,7 +1,7 @@
 """How the kernels are compiled: two decorators and the few operations that Numba has no spelling for.
 
-Floating-point policy: no kernel uses ``fastmath``. The one licence to reassociate is `multiply_add`, used only where a bound in
-`halfspace.rounding` holds for every order of summation.
+Floating-point policy: no kernel uses ``fastmath``. The one licence to reassociate is `multiply_add`, used only where a
+bound in `halfspace.rounding` holds for every order of summation.
 """
 
 import functools
@@ -77,7 +77,7 @@ def float_of(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def bit_length(typingctx: Any, value: Any) -> Any:
-    """Number of bits of a non-negative int64, 0 for 0."""
+    """Count the bits of a non-negative int64, 0 for 0."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         width = context.get_constant(types.int64, 64)
@@ -99,7 +99,7 @@ def multiply_add(typingctx: Any, total: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def pointer(typingctx: Any, address: Any, like: Any) -> Any:
-    """The machine address `address` as a pointer to elements of the array `like`."""
+    """Point to elements of the dtype of `like` (an array or a NumPy scalar type) at a machine address."""
     target = types.CPointer(like.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -1,8 +1,9 @@
-"""The one place that knows instructions: integer dot products of code blocks with a direction.
+"""The one place that knows instructions: dot products of code blocks with a direction, and the widening of float16.
 
-Codes lie in blocks of 16 vectors, four dimensions of each vector side by side, so that 64 bytes hold dimensions 4k..4k+3 of 16
-vectors. The instruction `vpdpbusd` (AVX-512 VNNI) multiplies such a register of uint8 by four int8 and adds into 16 int32 without
-saturating. The portable form says the same in plain vector operations, which LLVM lowers to `pmaddwd` or NEON.
+Codes lie in blocks of 16 vectors, four dimensions of each vector side by side, so that 64 bytes hold dimensions
+4k..4k+3 of 16 vectors. The instruction `vpdpbusd` (AVX-512 VNNI) multiplies such a register of uint8 by four int8 and
+adds into 16 int32 without saturating. The portable form says the same in plain vector operations, which LLVM lowers to
+`pmaddwd` or NEON.
 """
 
 import os
@@ -13,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["BLOCK", "PORTABLE", "TILE", "tile_dot"]
+__all__ = ["BLOCK", "PORTABLE", "TILE", "half_to_float", "tile_dot"]
 
 BLOCK = 16
 """Vectors in a block."""
@@ -78,9 +79,7 @@ def _emit(builder: Any, step: Any, codes: Any, block_bytes: Any, digits: Any, st
             pair.append(_splat(builder, builder.load(builder.inttoptr(place, _I32.as_pointer()), align=4), BLOCK))
         column = builder.mul(loop.index, ir.Constant(_I64, 4 * BLOCK))
         for block in range(blocks):
-            place = builder.add(
-                builder.add(codes, builder.mul(block_bytes, ir.Constant(_I64, block))), column
-            )
+            place = builder.add(builder.add(codes, builder.mul(block_bytes, ir.Constant(_I64, block))), column)
             vector = builder.load(builder.inttoptr(place, ir.VectorType(_I8, 4 * BLOCK).as_pointer()), align=1)
             for digit in range(2):
                 total = totals[digit][block]
@@ -114,3 +113,16 @@ def tile_dot(typingctx: Any, codes: Any, block_bytes: Any, digits: Any, steps: A
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def half_to_float(typingctx: Any, bits: Any, portable: Any) -> Any:
+    """Widen the float16 with these bits (uint16) by the host's own instruction, or, without one, return `portable`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        triple, _, features = context.codegen().magic_tuple()
+        if "+f16c" in features.split(",") or triple.startswith(("aarch64", "arm64")):
+            return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+        return args[1]
+
+    return types.float32(types.uint16, types.float32), codegen

@@ -1,13 +1,14 @@
 """Threads for the kernels: plain Python threads over functions that release the GIL.
 
-Numba's own parallel regions are not used. Its `workqueue` layer aborts the process when two threads enter a region at once, its OpenMP layer
-aborts a child after `fork`, and which layer is installed is not ours to choose.
+Numba's own parallel regions are not used. Its `workqueue` layer aborts the process when two threads enter a region at
+once, its OpenMP layer aborts a child after `fork`, and which layer is installed is not ours to choose.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 __all__ = ["available", "run", "spans"]
@@ -37,11 +38,11 @@ def spans(size: int, parts: int, step: int = 1) -> list[tuple[int, int]]:
     steps = -(-size // step)
     parts = max(1, min(parts, steps))
     cuts = [min(size, steps * k // parts * step) for k in range(parts + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Result]:
-    """Apply `function` to every task on at most `threads` threads, this one included; results in the order of the tasks."""
+    """Apply `function` to every task on at most `threads` threads, this one included; results keep the tasks' order."""
     groups = spans(len(tasks), threads)
 
     def work(group: tuple[int, int]) -> list[Result]:

@@ -2,12 +2,13 @@
 
     x = m + s c + rest,   |rest| <= r,   c in {-127..127}^d
 
-with one centre m for a segment, and a scale s and a radius r for each vector. For a direction q = a A + (what its own coding costs)
-the lemma <q, x> <= <q, ball's centre> + |q| r becomes an integer dot product and three multiplications:
+with one centre m for a segment, and a scale s and a radius r for each vector. For a direction q = a A + (what its own
+coding costs) the lemma <q, x> <= <q, ball's centre> + |q| r becomes an integer dot product and three multiplications:
 
     <q, m> + s a (A c) - s k - |q| r   <=   <q, x>   <=   <q, m> + s a (A c) + s k + |q| r
 
-with k from `halfspace.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau) or *look*.
+with k from `halfspace.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau)
+or *look*.
 """
 
 import numpy as np
@@ -71,7 +72,8 @@ def _sum(vectors, first, last):
 def _encode(vectors, centre, codes, scales, radii, first, last):
     """Encode rows [first, last) of (n, d) vectors into cells around `centre` (d,).
 
-    codes : uint8 (blocks, steps, 16 vectors, 4 dimensions), c + 128; scales, radii : float32 (16 blocks,), both rounded up
+    codes : uint8 (blocks, steps, 16 vectors, 4 dimensions), c + 128; scales, radii : float32 (16 blocks,), both
+    rounded up
     """
     dim = vectors.shape[1]
     offset = np.empty(dim)
@@ -96,7 +98,10 @@ def _encode(vectors, centre, codes, scales, radii, first, last):
 
 @stage
 def thresholds(direction, plan, tau, centre):
-    """Move tau to a segment's centre: drop where the upper bound from there is below the first, take where the lower reaches the second."""
+    """Move tau to a segment's centre; returns (below, above).
+
+    Seen from there, a ball is dropped if its upper bound is less than `below`, taken if its lower bound reaches `above`.
+    """
     if np.isinf(tau):
         return tau, tau
     base = 0.0
@@ -111,10 +116,10 @@ def thresholds(direction, plan, tau, centre):
 
 @stage
 def test_tile(codes, scales, radii, digits, plan, drop_below, take_from, products, verdicts, portable):
-    """Test a tile of cells; returns how many are not dropped.
+    """Test a tile of cells and write verdicts; returns how many are left.
 
     codes : uint8 (4, steps, 16, 4); scales, radii : float32, at most 64, as many as the tile has vectors
-    products : int32 (2, 64) scratch; verdicts : int32, written
+    products : int32 (2, 64) scratch; verdicts : int32
     """
     steps = codes.shape[1]
     tile_dot(codes.ctypes.data, steps * 4 * BLOCK, digits.ctypes.data, steps, products.ctypes.data, portable)

@@ -16,11 +16,14 @@ def collect(found: Found) -> Rows:
     """Bring hits into rows, by direction and then by id."""
     offsets = np.zeros(found.counts.size + 1, np.int64)
     np.cumsum(found.counts, out=offsets[1:])
-    ids = np.empty(offsets[-1], np.int64)
-    scores = np.empty(offsets[-1] if any(part[2].size for part in found.parts) else 0, np.float32)
-    cursor = offsets[:-1].copy()
-    for owners, part_ids, part_scores in found.parts:
-        _fill(cursor, owners, part_ids, part_scores, ids, scores)
+    if found.counts.size == 1 and len(found.parts) == 1:
+        _, ids, scores = found.parts[0]
+    else:
+        ids = np.empty(offsets[-1], np.int64)
+        scores = np.empty(offsets[-1] if any(part[2].size for part in found.parts) else 0, np.float32)
+        cursor = offsets[:-1].copy()
+        for owners, part_ids, part_scores in found.parts:
+            _fill(cursor, owners, part_ids, part_scores, ids, scores)
     _order_by_id(offsets, ids, scores)
     return offsets, ids, scores
 

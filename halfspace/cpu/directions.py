@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from halfspace import rounding
 from halfspace.cpu._jit import entry, stage
-from halfspace.cpu.formats import exact64, lowest_bit
+from halfspace.cpu.formats import exact64, leading_bit, lowest_bit
 
 __all__ = ["PLAN", "Directions", "prepare"]
 
@@ -77,7 +77,7 @@ def _prepare(narrow, wide, digits, plans):
         norm = norm_bound(total, dim)
         scale = 1.0
         if largest > 0.0:
-            scale = 2.0 ** np.ceil(np.log2(largest / DIGIT_LIMIT))
+            scale = leading_bit(largest) * 2.0**-14
             if scale * DIGIT_LIMIT < largest:
                 scale *= 2.0
         bias = np.int64(0)

@@ -1,16 +1,17 @@
 """Dot products without error, for the cases that lie within rounding of the threshold.
 
-Two means. `split_dot` cuts every product at a fixed place, so that the upper parts sum without error, and mostly the lower ones too
-(the error-free extraction of Rump, Ogita and Oishi, *Accurate floating-point summation part I*, 2008). `compare_exactly` adds integers in
-a fixed-point register that is wide enough for everything (Kulisch's long accumulator), and is always right.
+Two means. `split_dot` cuts every product at a fixed place, so that the upper parts sum without error, and mostly the
+lower ones too (the error-free extraction of Rump, Ogita and Oishi, *Accurate floating-point summation part I*, 2008).
+`compare_exactly` adds integers in a fixed-point register that is wide enough for everything (Kulisch's long
+accumulator), and is always right.
 """
 
 import numpy as np
 
 from halfspace.cpu._jit import bits_of, float_of, multiply_add, stage
-from halfspace.cpu.formats import exact64, round_to_format, widen
+from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
 
-__all__ = ["compare_exactly", "split_dot"]
+__all__ = ["compare_exactly", "reachable", "split_dot"]
 
 LOWEST = 298
 """The register counts in units of 2^-298, the smallest product of two float32."""
@@ -19,18 +20,31 @@ LIMBS = 22
 
 
 @stage
+def reachable(tau):
+    """Raise a tau that is closer to 0 than any dot product but 0 to the least dot product that is not below it.
+
+    Dot products are multiples of 2^-298. This leaves no subnormal tau, which a processor may flush.
+    """
+    magnitude = bits_of(tau) & np.int64(0x7FFFFFFFFFFFFFFF)
+    if magnitude == 0 or magnitude >= bits_of(2.0**-LOWEST):
+        return tau
+    return 2.0**-LOWEST if bits_of(tau) > 0 else 0.0
+
+
+@stage
 def split_dot(row, direction, size, grain, scratch):
-    """Compute the dot product as an unevaluated sum high + low + error, with |error| <= bound; returns (high, low, bound).
+    """Compute the dot product as high + low + error with |error| <= bound; returns (high, low, bound).
 
     size : upper bound of |q| |x|, finite and not zero
     grain : a number of which every product is a multiple
     direction : float64 (d,); scratch : float64 (2, d)
 
-    With sigma a power of two >= 4 size, (p + sigma) - sigma is p rounded to a multiple of 2^-53 sigma: such parts sum exactly in
-    float64, since their sum stays below sigma. What is left of each product is at most 2^-53 sigma and is again a multiple of the grain.
+    With sigma a power of two >= 4 size, (p + sigma) - sigma is p rounded to a multiple of 2^-53 sigma: such parts sum
+    exactly in float64, since their sum stays below sigma. What is left of each product is at most 2^-53 sigma and is
+    again a multiple of the grain.
     """
     dim = row.size
-    sigma = float_of(((bits_of(size) >> np.int64(52)) + np.int64(3)) << np.int64(52))
+    sigma = 8.0 * leading_bit(size)
     for j in range(dim):
         product = direction[j] * exact64(widen(row[j]))
         part = (product + sigma) - sigma
@@ -62,7 +76,7 @@ def _add(register, negative, mantissa, shift):
 
 @stage
 def _carry(register):
-    """Normalise the limbs to [0, 2^32), whatever is negative left in the last; returns whether the whole is negative."""
+    """Normalise the limbs to [0, 2^32), the sign left to the last one; returns whether the whole is negative."""
     carry = np.int64(0)
     for k in range(LIMBS - 1):
         value = register[k] + carry

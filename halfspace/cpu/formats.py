@@ -1,7 +1,8 @@
 """Number formats: what an index stores, how values are rounded into it, how it widens back.
 
-Formats are carried as the arrays' dtypes: float32 as itself, float16 as its bits in uint16, bfloat16 as its bits in int16. Rounding and the
-decoding of subnormals work on bits, so that a process that flushes denormals stores and sees the same values as any other.
+Formats are carried as the arrays' dtypes: float32 as itself, float16 as its bits in uint16, bfloat16 as its bits in
+int16. Rounding and the decoding of subnormals work on bits, so that a process that flushes denormals stores and sees
+the same values as any other.
 """
 
 from typing import Any
@@ -15,8 +16,9 @@ from numba.extending import overload
 from halfspace import rounding
 from halfspace.cpu import _threads
 from halfspace.cpu._jit import bit_length, bits_of, entry, float_of, pointer, stage
+from halfspace.cpu._simd import half_to_float
 
-__all__ = ["exact64", "lowest_bit", "measure", "round_to_format", "round_up32", "store", "widen"]
+__all__ = ["exact64", "leading_bit", "lowest_bit", "measure", "round_to_format", "round_up32", "store", "widen"]
 
 SLICE = 1 << 20
 """Components that are converted or measured as one task."""
@@ -37,7 +39,7 @@ def _widen_overload(value):
             bits = (magnitude << 13) + 0x38000000
         else:
             bits = np.int64(bits_of(np.float32(np.float32(magnitude) * np.float32(2.0**-24))))
-        return float_of(np.int32(bits | ((np.int32(value) & 0x8000) << 16)))
+        return half_to_float(value, float_of(np.int32(bits | ((np.int32(value) & 0x8000) << 16))))
 
     def float32(value):
         return value
@@ -47,7 +49,7 @@ def _widen_overload(value):
 
 @stage
 def exact64(value):
-    """Convert a float32 to float64 with subnormals decoded from their bits, so that no mode of the processor flushes them."""
+    """Convert a float32 to float64; subnormals are decoded from their bits, so that no mode flushes them."""
     bits = bits_of(value)
     tiny = np.float64(bits & np.int32(0x7FFFFF)) * 2.0**-149
     if bits & np.int32(0x7F800000):
@@ -63,6 +65,12 @@ def lowest_bit(value):
     if bits & np.int32(0x7FFFFF):
         return exact64(float_of(bits)) - exact64(float_of(rest))
     return exact64(float_of(bits))
+
+
+@stage
+def leading_bit(value):
+    """Largest power of two that is at most the positive normal float64 `value`."""
+    return float_of((bits_of(value) >> np.int64(52)) << np.int64(52))
 
 
 @stage
@@ -147,7 +155,7 @@ def _store_overload(value, out, at):
     if out.dtype == types.float32:
 
         def store(value, out, at):
-            if abs(value) >= 2.0**-126 or value == 0.0 and bits_of(value) << np.int64(1) == 0:
+            if abs(value) >= 2.0**-126 or bits_of(value) << np.int64(1) == 0:
                 out[at] = np.float32(value)
             else:
                 mantissa, exponent = _split64(value)
@@ -186,27 +194,33 @@ def store(values: np.ndarray, bits: np.dtype[Any], threads: int) -> tuple[np.nda
     Returns the bits (n, d) and the flat position of the first number that is NaN or infinite in that format, or -1.
     """
     source = np.ascontiguousarray(values)
-    out = np.empty(source.shape, bits)
-    if source.dtype in (np.float16, ml_dtypes.bfloat16) and source.dtype.itemsize != bits.itemsize:
-        source = source.astype(np.float32)
+    same = (source.dtype, bits) in _SAME
     if source.dtype.kind in "biu":
         source = _integers_as_float64(source)
-    same = (source.dtype.name, bits) in _SAME
-    if not same and source.dtype.itemsize == 2:  # between float16 and bfloat16
-        source = source.astype(np.float32)
+    elif source.dtype.itemsize == 2 and not same:
+        source = source.astype(np.float32)  # exact: both halves fit
+    out = np.empty(source.shape, bits)
     address = source.__array_interface__["data"][0]
-    like = np.empty(0, bits if same else source.dtype)
+    like = out[:0, 0] if same else np.empty(0, source.dtype)
     convert = _copy_into if same else _round_into
-    tasks = _threads.spans(source.size, -(-source.size // SLICE)) if source.size else []
-    bad = _threads.run(lambda span: convert(address, like, out.reshape(-1), *span), tasks, threads) if tasks else []
+    flat = out.reshape(-1)
+    if flat.size <= SLICE:
+        return out, convert(address, like, flat, 0, flat.size)
+    spans = _threads.spans(flat.size, -(-flat.size // SLICE))
+    bad = _threads.run(lambda span: convert(address, like, flat, *span), spans, threads)
     return out, min((at for at in bad if at >= 0), default=-1)
 
 
-_SAME = {("float32", np.dtype(np.float32)), ("float16", np.dtype(np.uint16)), ("bfloat16", np.dtype(np.int16))}
+_SAME = {
+    (np.dtype(np.float32), np.dtype(np.float32)),
+    (np.dtype(np.float16), np.dtype(np.uint16)),
+    (np.dtype(ml_dtypes.bfloat16), np.dtype(np.int16)),
+}
+"""Numbers that are in the stored format already."""
 
 
 def _integers_as_float64(values: np.ndarray) -> npt.NDArray[np.float64]:
-    """Convert integers so that rounding the result once more rounds them as if at once: long ones keep a sticky last bit."""
+    """Convert integers so that rounding the result rounds them as if at once: long ones keep a sticky last bit."""
     wide = values.astype(np.float64)
     if values.dtype.itemsize == 8:
         long = (values > 2**53) | (values < -(2**53)) if values.dtype.kind == "i" else values > 2**53
@@ -218,7 +232,10 @@ def _integers_as_float64(values: np.ndarray) -> npt.NDArray[np.float64]:
 
 @entry
 def _round_into(address, like, out, first, last):
-    """Round elements [first, last) of what lies at `address`, float32 or float64 as `like`; returns the first that is not finite, or -1."""
+    """Round elements [first, last) of what lies at `address`, float32 or float64 as `like`.
+
+    Returns the first that is not finite, or -1.
+    """
     values = pointer(address, like)
     bad = np.int64(-1)
     for i in range(first, last):

@@ -1,7 +1,7 @@
 """The scan: every vector's float32 dot product, with a bound on its error; the honest baseline.
 
-The ball is the rounding error: |computed - <q, x>| <= slope32 |x| + intercept32 (`halfspace.rounding.dot32_slope`), so the verdicts are those
-of any ball: drop, take, look.
+The ball is the rounding error: |computed - <q, x>| <= slope32 |x| + intercept32 (`halfspace.rounding.dot32_slope`), so
+the verdicts are those of any ball: drop, take, look.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ __all__ = ["test_rows"]
 
 @stage
 def test_rows(vectors, norms, direction, plan, tau, verdicts):
-    """Test rows (n, d) against a float32 direction (d,); verdicts int32 (n,) are written. Returns how many are not dropped."""
+    """Test rows (n, d) against a float32 direction (d,) and write verdicts int32 (n,); returns how many are left."""
     left = 0
     for i in range(vectors.shape[0]):
         total = np.float32(0.0)

@@ -1,8 +1,8 @@
 """The query, compiled once: filter, verify, collect, in the order of the mathematics and over all segments.
 
-The rows of all segments are cut into chunks; a thread takes a run of chunks. Within a chunk the directions follow one another, so that a
-batch reads vectors from cache. What happens in a chunk depends on the data and the direction alone, never on the thread
-count, and so do the counters.
+The rows of all segments are cut into chunks; a thread takes a run of chunks. Within a chunk the directions follow one
+another, so that a batch reads vectors from cache. What happens in a chunk depends on the data and the direction alone,
+never on the thread count, and so do the counters.
 """
 
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from halfspace.cpu._jit import entry, pointer, stage
 from halfspace.cpu._simd import BLOCK, PORTABLE, TILE
 from halfspace.cpu.cells import DROP, LOOK, TAKE, test_tile, thresholds
 from halfspace.cpu.directions import Directions
+from halfspace.cpu.exact import reachable
 from halfspace.cpu.scan import test_rows
 from halfspace.cpu.verify import decide
 
@@ -55,6 +56,9 @@ WORK = ("tested", "dropped", "taken", "left", "dot_products", "bytes_read")
 MIN_BYTES = 1 << 21
 """Bytes of codes (or vectors) per thread below which another thread costs more than it saves."""
 
+ALL = np.iinfo(np.int64).max
+"""More chunks than any index has."""
+
 _CELLS, _SCAN, _VERIFY, _EXACT = range(4)
 _TESTED, _DROPPED, _TAKEN, _LEFT, _DOTS, _BYTES = range(6)
 
@@ -63,7 +67,7 @@ class Found(NamedTuple):
     """What a search found, in no order but that of its parts, and what it did."""
 
     counts: npt.NDArray[np.int64]  # (m,)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # of each hit the direction (int32), the id (int64), the score (float32)
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # of each hit: direction int32, id int64, score float32
     work: npt.NDArray[np.int64]  # (STAGES, WORK)
 
 
@@ -76,17 +80,19 @@ def search(
     wanted: int,
     threads: int,
 ) -> Found:
-    """Find all vectors of the segments in `table` in the halfspaces of `directions`; see `_search_chunks` for the arguments."""
-    chunks = int((-(-table[0]["rows"] // CHUNK)).sum())
-    total = int(table[0]["rows"].sum()) * directions.narrow.size
-    threads = max(1, min(threads, total // MIN_BYTES))
+    """Find the vectors of all segments in the halfspaces of `directions`; arguments as for `_search_chunks`."""
+    rows = table["rows"][0]
+    threads = min(threads, int(rows.sum()) * directions.narrow.size // MIN_BYTES)
+    if threads <= 1:
+        counts, *hits, work = _search_chunks(table, like, *directions, tau, 0, ALL, filtering, wanted, PORTABLE)
+        return Found(counts, [(hits[0], hits[1], hits[2])], work)
+    spans = _threads.spans(int((-(-rows // CHUNK)).sum()), threads)
     outcomes = _threads.run(
-        lambda span: _search_chunks(table, like, *directions, tau, *span, filtering, wanted, PORTABLE),
-        _threads.spans(chunks, threads),
-        threads,
+        lambda span: _search_chunks(table, like, *directions, tau, *span, filtering, wanted, PORTABLE), spans, threads
     )
     counts = np.sum([outcome[0] for outcome in outcomes], axis=0)
-    return Found(counts, [outcome[1:4] for outcome in outcomes], np.sum([outcome[4] for outcome in outcomes], axis=0))
+    work = np.sum([outcome[4] for outcome in outcomes], axis=0)
+    return Found(counts, [outcome[1:4] for outcome in outcomes], work)
 
 
 @stage
@@ -114,7 +120,8 @@ def _note(work, stage, verdicts, left):
 def _test_cells(segment, first, last, dim, row_bytes, adapt, digits, plan, below, above, products, verdicts, portable):
     """Test the cells of a chunk, tile by tile; returns how many rows were tested and how many are left.
 
-    Where `adapt`, stop after a sample if reading its survivors and codes costs as many bytes as reading all its vectors.
+    Where `adapt`, stop after a sample if reading its survivors and codes costs as many bytes as reading all its
+    vectors.
     """
     steps = (dim + 3) // 4
     blocks = (segment.rows + TILE - 1) // TILE * (TILE // BLOCK)
@@ -146,15 +153,16 @@ def _test_cells(segment, first, last, dim, row_bytes, adapt, digits, plan, below
 def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, filtering, wanted, portable):
     """Search chunks [first, last) for every direction.
 
-    table : SEGMENT (spaces, segments); like : an empty array in the stored format
-    narrow, wide, digits, plans : `halfspace.cpu.directions.Directions`, (spaces * m) of them; tau : float64 (spaces * m,)
-    filtering : SCAN, CELLS or ADAPT; wanted : COUNT, IDS or SCORES
+    table : SEGMENT (spaces, segments); like : an empty array in the stored format narrow, wide, digits, plans :
+    `halfspace.cpu.directions.Directions`, (spaces * m) of them; tau : float64 (spaces * m,) filtering : SCAN, CELLS or
+    ADAPT; wanted : COUNT, IDS or SCORES
 
-    Returns counts int64 (spaces * m,); the direction (int32), id (int64) and score (float32) of each hit, in order of chunks, directions
-    and rows; and the counters int64 (STAGES, WORK).
+    Returns counts int64 (spaces * m,); the direction (int32), id (int64) and score (float32) of each hit, in order of
+    chunks, directions and rows; and the counters int64 (STAGES, WORK).
     """
     spaces, segments = table.shape
     total, dim = narrow.shape
+    tau = np.array([reachable(value) for value in tau])
     batch = total // spaces
     row_bytes = dim * like.itemsize
     counts = np.zeros(total, np.int64)

@@ -34,7 +34,7 @@ def _rounds_once(value, error):
 
 @stage
 def _two_sum(a, b):
-    """a + b = total + error exactly (Knuth)."""
+    """Add without error: a + b = total + error (Knuth); returns (total, error)."""
     total = a + b
     shadow = total - a
     return total, (a - (total - shadow)) + (b - shadow)
@@ -42,7 +42,7 @@ def _two_sum(a, b):
 
 @stage
 def _decide_hairline(row, narrow, wide, tau, size, grain, scratch):
-    """Decide a vector whose float64 dot product is too close to tau, or to a rounding boundary; returns (hit, score)."""
+    """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score)."""
     if 0.0 < size < 2.0**500:
         high, low, bound = split_dot(row, wide, size, grain, scratch)
         gap, rest = _two_sum(high, -tau)
@@ -63,7 +63,8 @@ def _decide_hairline(row, narrow, wide, tau, size, grain, scratch):
 def decide(row, norm, row_grain, narrow, wide, plan, tau, scratch):
     """Decide one vector; returns (hit, score, whether float64 alone was enough).
 
-    row : stored (d,); narrow, wide : the direction (d,) in float32 and float64; norm : upper bound of |x|; row_grain : a number of which every x_j is a multiple
+    row : stored (d,); narrow, wide : the direction (d,) in float32 and float64; norm : upper bound of |x|; row_grain :
+    a number of which every x_j is a multiple
     """
     total = _dot(row, wide)
     size = plan.norm * np.float64(norm)

@@ -1,0 +1,159 @@
+"""What the commands print and write: consoles, progress, JSON, tables and ``.npz`` files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+__all__ = [
+    "console",
+    "print_json",
+    "print_pairs",
+    "progress",
+    "query_document",
+    "show_explanation",
+    "show_hits",
+    "spinner",
+    "write_npz",
+]
+
+_TABLE_ROWS = 20
+
+
+def console(*, err: bool = False) -> Console:
+    """Return a console; what is no terminal has no width of its own and gets a steady one."""
+    from rich.console import Console
+
+    found = Console(stderr=err, highlight=False, markup=False)
+    return found if found.is_terminal else Console(stderr=err, highlight=False, markup=False, width=140)
+
+
+@contextlib.contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Show on stderr, if it is a terminal, that work goes on."""
+    err = console(err=True)
+    with err.status(text) if err.is_terminal else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr while work goes on, if stderr is a terminal; yield the function that advances it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    err = console(err=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as JSON can hold it: arrays as lists, infinities as text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    typer.echo(json.dumps(_plain(document), allow_nan=False, ensure_ascii=False))
+
+
+def print_pairs(pairs: dict[str, Any]) -> None:
+    """Print names and values in two columns."""
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        typer.echo(
+            f"{name:{width}}  {f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}"
+        )
+
+
+def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write a ``.npz`` file in one step: a crash leaves the old file or the new one, never a part."""
+    import numpy as np
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def query_document(
+    index: Path, output: Path | None, found: dict[str, NDArray[Any]], taus: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Return the JSON of a query: totals per direction, and the hits themselves unless a file has them."""
+    document: dict[str, Any] = {"index": str(index), "directions": len(taus), "hits": int(found["totals"].sum())}
+    if output is not None:
+        document["output"] = str(output)
+    answers = []
+    for j, total in enumerate(found["totals"]):
+        answer: dict[str, Any] = {"tau": taus[j], "total": total}
+        if output is None and "ids" in found:
+            own = slice(found["offsets"][j], found["offsets"][j + 1])
+            answer |= {name: found[name][own] for name in ("ids", "scores") if name in found}
+        answers.append(answer)
+    return document | {"answers": answers}
+
+
+def show_hits(output: Path | None, found: dict[str, NDArray[Any]], taus: NDArray[np.float64]) -> None:
+    """Print a summary and, unless a file has them all, the first hits; of a count, the first counts."""
+    import numpy as np
+    from rich.table import Table
+
+    hits, m = int(found["totals"].sum()), len(taus)
+    typer.echo(f"{m:,} directions, {hits:,} hits" + ("" if output is None else f", written to {output}"))
+    if output is not None:
+        return
+    table = Table(box=None, pad_edge=False)
+    if "ids" in found:
+        owners = np.repeat(np.arange(m), np.diff(found["offsets"]))
+        columns = {"direction": owners, "tau": taus[owners], "id": found["ids"]}
+        columns |= {"score": found["scores"]} if "scores" in found else {}
+    else:
+        columns = {"direction": np.arange(m), "tau": taus, "hits": found["totals"]}
+    for name in columns:
+        table.add_column(name, justify="right")
+    shown = min(_TABLE_ROWS, len(columns["direction"]))
+    for row in range(shown):
+        table.add_row(*(str(column[row]) for column in columns.values()))
+    if shown:
+        console().print(table)
+    rest = len(columns["direction"]) - shown
+    if rest:
+        typer.echo(f"... and {rest:,} more rows (-o FILE.npz or --json for all)")
+
+
+def show_explanation(direction: int, explanation: dict[str, Any]) -> None:
+    """Print the stages of one query as a table."""
+    from rich.table import Table
+
+    typer.echo(f"\ndirection {direction}: filter {explanation['filter']}, {explanation['hits']:,} hits")
+    table = Table(box=None, pad_edge=False)
+    for stage in explanation["stages"]:
+        if not table.columns:
+            for name in stage:
+                table.add_column(name.replace("_", " "), justify="left" if name == "name" else "right")
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in stage.values()))
+    console().print(table)

@@ -1,0 +1,337 @@
+"""The command line: ``halfspace demo``, ``build``, ``query`` and ``info``.
+
+Results go to stdout, as tables for people or, with ``--json``, as one JSON document; progress and errors go to stderr.
+Exit codes: 0 for success; 1 when a check failed (a damaged file, an answer that is not exact); 2 for bad usage or
+input, with one line on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from halfspace._terminal import (
+    console,
+    print_json,
+    print_pairs,
+    progress,
+    query_document,
+    show_explanation,
+    show_hits,
+    spinner,
+    write_npz,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from halfspace import HalfspaceIndex
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="halfspace",
+    help="Exact halfspace range search: every stored vector x with <q, x> >= tau, and no other.",
+    epilog="Exit codes: 0 success; 1 a check failed or a file is damaged; 2 bad usage or input.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_CHUNK_BYTES = 1 << 26  # of vectors per insert
+_CHUNK_ROWS = 1024  # directions per query
+_EXPLAINED = 3  # directions
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads to use.  [default: all cores]", show_default=False)]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="halfspace")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from halfspace import __version__
+
+        typer.echo(f"halfspace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Exact halfspace range search: every stored vector x with <q, x> >= tau, and no other."""
+
+
+@app.command()
+def demo(
+    tau: Annotated[float, typer.Option(help="Threshold on the score, here a cosine.")] = 0.5,
+    show: Annotated[int, typer.Option(min=0, help="How many of the 32 questions to print.")] = 8,
+    top: Annotated[int, typer.Option(min=0, help="How many of the best hits of each to print.")] = 3,
+    filter: Annotated[str, typer.Option(help="Filter of the index.")] = "auto",
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(min=0, help="How often to time each question; 0 for no timing.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Ask Python's documentation 32 questions, prove every answer in integer arithmetic, count and time the work."""
+    with _errors():
+        from halfspace import demo as work
+
+        with spinner("asking, proving and timing (the first run also compiles)"):
+            report = work.run(tau, top=top, filter=filter, threads=threads, rounds=rounds)
+        if as_json:
+            print_json(asdict(report))
+        else:
+            work.show(report, console(), show)
+    if report.wrong:
+        _fail(f"{len(report.wrong)} answers are not exact", 1)
+
+
+@app.command()
+def build(
+    vectors: Annotated[str, typer.Argument(help=".npy, .npz, .npz:NAME, .fvecs or .bvecs", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write.", show_default=False)],
+    dtype: Annotated[str, typer.Option(help="Type to store: float32, float16 or bfloat16.")] = "float32",
+    filter: Annotated[str, typer.Option(help="Filter of the index.")] = "auto",
+    ids: Annotated[
+        Path | None,
+        typer.Option(help=".npy file of one integer id per vector.  [default: 0, 1, ...]", show_default=False),
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Build an index from a file of vectors."""
+    with _errors():
+        import numpy as np
+
+        from halfspace import HalfspaceIndex
+        from halfspace.readers import read_vectors
+
+        start = time.perf_counter()
+        _check_folder(output)
+        data = read_vectors(vectors)
+        n, dim = data.shape
+        own = None if ids is None else _read_column(ids, n, "id", "iu").astype(np.int64)
+        index = HalfspaceIndex(dim, filter=filter, dtype=dtype, threads=threads)
+        rows = max(1, _CHUNK_BYTES // max(1, dim * data.dtype.itemsize))
+        with progress("inserting", n) as advance:
+            for low in range(0, n, rows):
+                chunk = np.ascontiguousarray(data[low : low + rows])
+                with _located(vectors, chunk, low, dtype):
+                    index.insert(chunk, None if own is None else own[low : low + rows])
+                advance(len(chunk))
+        with spinner("compacting and saving"):
+            index.compact()
+            index.save(output)
+        summary = {
+            "index": str(output),
+            "vectors": n,
+            "dim": dim,
+            "dtype": dtype,
+            "filter": filter,
+            "bytes": output.stat().st_size,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        if as_json:
+            print_json(summary)
+        else:
+            print_pairs(summary)
+
+
+@app.command()
+def query(
+    index: Annotated[Path, typer.Argument(help="Index file.", show_default=False)],
+    directions: Annotated[str, typer.Argument(help=".npy, .npz, .npz:NAME, .fvecs or .bvecs", show_default=False)],
+    tau: Annotated[
+        str, typer.Option(help="Threshold: a number, or a .npy file of one per direction.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write ids, scores, offsets, totals here (.npz).", show_default=False),
+    ] = None,
+    count: Annotated[bool, typer.Option("--count", help="Count the hits only.")] = False,
+    sort: Annotated[bool, typer.Option("--sort", help="Order hits by descending score, not by id.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Keep this many best hits of each direction.", show_default=False)
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help=f"Show the work for the first {_EXPLAINED} directions.")
+    ] = False,
+    scores: Annotated[bool, typer.Option("--scores/--no-scores", help="Compute the scores.")] = True,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Find every vector of an index whose dot product with a direction is at least tau."""
+    with _errors():
+        import numpy as np
+
+        from halfspace.readers import read_vectors
+
+        if count and (sort or limit is not None or not scores):
+            raise ValueError("--count goes with none of --sort, --limit and --no-scores")
+        if output is not None:
+            _check_folder(output)
+        asked = read_vectors(directions)
+        m = len(asked)
+        taus = _read_tau(tau, m)
+        opened = _open(index, threads=threads)
+        parts: list[dict[str, NDArray[Any]]] = []
+        with progress("asking", m) as advance:
+            for low in range(0, max(m, 1), _CHUNK_ROWS):
+                chunk, at = np.ascontiguousarray(asked[low : low + _CHUNK_ROWS]), taus[low : low + _CHUNK_ROWS]
+                with _located(directions, chunk, low, "float32"):
+                    if count:
+                        parts.append({"totals": np.asarray(opened.count(chunk, at))})
+                    else:
+                        hits = opened.query(chunk, at, scores=scores, sort=sort, limit=limit)
+                        part = {"ids": hits.ids, "sizes": np.diff(hits.offsets), "totals": hits.totals}
+                        parts.append(part | ({} if hits.scores is None else {"scores": hits.scores}))
+                advance(len(chunk))
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if not count:
+            found["offsets"] = np.concatenate([[0], np.cumsum(found.pop("sizes"))]).astype(np.int64)
+        explained = [asdict(opened.explain(asked[j], taus[j])) for j in range(min(m, _EXPLAINED) if explain else 0)]
+        if output is not None:
+            write_npz(output, found)
+        if as_json:
+            print_json(query_document(index, output, found, taus) | ({"explain": explained} if explain else {}))
+        else:
+            show_hits(output, found, taus)
+            for j, explanation in enumerate(explained):
+                show_explanation(j, explanation)
+
+
+@app.command()
+def info(
+    index: Annotated[Path, typer.Argument(help="Index file.", show_default=False)],
+    verify: Annotated[bool, typer.Option("--verify", help="Read all the data and check every checksum.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what an index holds, and check it."""
+    with _errors():
+        opened = _open(index, mmap=True)
+        document: dict[str, Any] = {"index": str(index), "bytes": index.stat().st_size} | opened.stats()
+        problem = None
+        if verify:
+            try:
+                with spinner("verifying"):
+                    opened.verify()
+            except ValueError as error:
+                problem = str(error)
+            document |= {"verified": problem is None} | ({} if problem is None else {"problem": problem})
+        if as_json:
+            print_json(document)
+        else:
+            print_pairs(document)
+    if problem is not None:
+        _fail(problem, 1)
+
+
+# Input
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Print one line on stderr and end with this code."""
+    typer.echo(f"halfspace: error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Turn the errors of bad input into one line and exit code 2."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
+    except KeyError as error:
+        _fail(str(error.args[0]) if error.args else "key error", 2)
+    except (ValueError, TypeError) as error:
+        _fail(str(error), 2)
+
+
+@contextlib.contextmanager
+def _located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[None]:
+    """Name the file, and the row counted from its start, in an error about a chunk that begins at row ``low``."""
+    try:
+        yield
+    except ValueError as error:
+        import ml_dtypes
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            stored = chunk.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+        bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+        if bad.size:
+            row = int(bad[0])
+            column = int(np.flatnonzero(~np.isfinite(stored[row]))[0])
+            raise ValueError(f"{path}: row {low + row}, column {column}: {chunk[row, column]} in {dtype}") from error
+        place = f"{path}: " if low == 0 else f"{path}, rows from {low} on: "
+        raise ValueError(f"{place}{error}") from error
+
+
+def _open(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex:
+    """Load an index; a file that is not a whole index ends the program with code 1."""
+    from halfspace import HalfspaceIndex
+
+    try:
+        return HalfspaceIndex.load(path, mmap=mmap, threads=threads)
+    except ValueError as error:
+        text = str(error)
+        _fail(text if str(path) in text else f"{path}: {text}", 1)
+
+
+def _check_folder(output: Path) -> None:
+    """Refuse a file that could not be written before the work is done, not after."""
+    if not output.parent.is_dir():
+        raise ValueError(f"{output}: no such folder {str(output.parent)!r}")
+    if output.is_dir():
+        raise ValueError(f"{output}: is a folder")
+
+
+def _read_column(path: Path, n: int, what: str, kinds: str) -> NDArray[Any]:
+    """Read a ``.npy`` file of one number per row."""
+    import numpy as np
+
+    try:
+        column = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable .npy file: {error}") from error
+    if not isinstance(column, np.ndarray):
+        raise ValueError(f"{path}: not a .npy file")
+    if column.dtype.kind not in kinds or column.shape != (n,):
+        raise ValueError(f"{path}: expected one {what} per row, shape ({n},), found {column.dtype} {column.shape}")
+    return column
+
+
+def _read_tau(text: str, m: int) -> NDArray[np.float64]:
+    """Read ``--tau``: a number for all directions, or a file of one per direction."""
+    import numpy as np
+
+    try:
+        number = float(text)
+    except ValueError:
+        if not text.endswith(".npy"):
+            raise ValueError(f"--tau {text!r} is neither a number nor a .npy file") from None
+    else:
+        if math.isnan(number):
+            raise ValueError(f"--tau {text!r} is not a number")
+        return np.full(m, number)
+    taus = _read_column(Path(text), m, "tau", "fiu").astype(np.float64)
+    if np.isnan(taus).any():
+        raise ValueError(f"{text}: tau of direction {int(np.flatnonzero(np.isnan(taus))[0])} is nan")
+    return taus

@@ -1,0 +1,69 @@
+"""Asking the stages: prepare the directions, search, collect, order and cut."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Query"]
+
+WORKSPACE = 32 << 20
+"""Bytes that prepared directions may take at once: a batch is cut to fit."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Directions and thresholds, and where to look."""
+
+    backend: ModuleType
+    table: np.ndarray  # the segments as the kernels see them, SEGMENT (spaces, segments)
+    like: np.ndarray  # an empty array in the stored format
+    filter: str
+    directions: npt.NDArray[np.float32]  # (m, d)
+    tau: npt.NDArray[np.float64]  # (m,)
+    threads: int
+
+    def rows(
+        self, scores: bool, sort: bool, limit: int | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Find offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
+        backend = self.backend
+        wanted = backend.SCORES if scores or sort or limit is not None else backend.IDS
+        blocks = []
+        for found in self._found(wanted):
+            offsets, ids, values = backend.collect(found)
+            if limit is not None:
+                offsets, ids, values = backend.best(offsets, ids, values, limit)
+            if sort:
+                backend.sort_by_score(offsets, ids, values)
+            blocks.append((offsets, ids, values, found.counts))
+        if len(blocks) == 1:
+            return blocks[0]
+        offsets, ids, values, totals = zip(*blocks, strict=True)
+        lengths = np.concatenate([[0], *(part[1:] - part[:-1] for part in offsets)])
+        return np.cumsum(lengths), np.concatenate(ids), np.concatenate(values), np.concatenate(totals)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Count the hits (m,)."""
+        return np.concatenate([found.counts for found in self._found(self.backend.COUNT)])
+
+    def work(self) -> tuple[int, list[tuple[Any, ...]]]:
+        """Count the hits with scores, and what each stage did: its name, then the columns of its counters."""
+        hits = 0
+        total = np.zeros(())
+        for found in self._found(self.backend.SCORES):
+            hits += int(found.counts.sum())
+            total = total + found.work
+        return hits, [(name, *map(int, row)) for name, row in zip(self.backend.STAGES, total, strict=True)]
+
+    def _found(self, wanted: int) -> Iterator[Any]:
+        filtering = {"auto": self.backend.ADAPT, "cells": self.backend.CELLS, "scan": self.backend.SCAN}[self.filter]
+        count, dim = self.directions.shape
+        block = max(1, WORKSPACE // (16 * dim + 128))
+        for first in range(0, max(count, 1), block):
+            directions, tau = self.directions[first : first + block], self.tau[first : first + block]
+            prepared = self.backend.prepare(directions)
+            yield self.backend.search(self.table, self.like, prepared, tau, filtering, wanted, self.threads)
