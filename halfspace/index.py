@@ -257,7 +257,7 @@ class HalfspaceIndex:
         ValueError
             If an id is given twice.
         """
-        gone = checks.as_ids(np.atleast_1d(np.asarray(ids)) if np.ndim(ids) == 0 else ids)  # type: ignore[arg-type]
+        gone = checks.as_ids(np.atleast_1d(np.asarray(ids)) if np.ndim(ids) == 0 else ids)
         _refuse_repeated(gone)
         with self._writing:
             where, rows = _known(self._snapshot, gone)
@@ -446,6 +446,7 @@ class HalfspaceIndex:
 
     def _rounded(self, numbers: np.ndarray, bits: np.dtype[Any], name: str) -> np.ndarray:
         """Round (n, d) numbers to a stored format; refuse what is not finite there."""
+        stored: np.ndarray
         stored, bad = self._backend.store(numbers, bits, self._threads)
         if bad >= 0:
             row, column = divmod(bad, self._dim)

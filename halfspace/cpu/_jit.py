@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.core import caching
 from numba.extending import intrinsic
 
-__all__ = ["aligned_zeros", "bit_length", "bits_of", "entry", "float_of", "multiply_add", "pointer", "stage"]
+__all__ = ["aligned_zeros", "bit_length", "bits_of", "entry", "float32_of", "float64_of", "multiply_add", "pointer", "stage"]
 
 
 @functools.cache
@@ -32,11 +32,11 @@ def _stamped(locator: type) -> type:
     return type(locator.__name__, (locator,), {"get_source_stamp": lambda self: _package_stamp()})
 
 
-class _PackageCacheImpl(caching.CompileResultCacheImpl):
+class _PackageCacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = [_stamped(locator) for locator in caching.CacheImpl._locator_classes]  # noqa: RUF012
 
 
-class _PackageCache(caching.FunctionCache):
+class _PackageCache(caching.FunctionCache):  # type: ignore[misc]
     """Numba's cache, stale as soon as *any* kernel source changes: by itself Numba looks at the caller's file alone."""
 
     _impl_class = _PackageCacheImpl
@@ -64,15 +64,24 @@ def bits_of(typingctx: Any, value: Any) -> Any:
     return target(value), codegen
 
 
-@intrinsic
-def float_of(typingctx: Any, value: Any) -> Any:
-    """Reinterpret an int32 as float32, an int64 as float64."""
-    target = {types.int32: types.float32, types.int64: types.float64}[value]
-
+def _reinterpret(source: Any, target: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(target))
+        bits = context.cast(builder, args[0], signature.args[0], source)
+        return builder.bitcast(bits, context.get_value_type(target))
 
-    return target(value), codegen
+    return codegen
+
+
+@intrinsic
+def float32_of(typingctx: Any, bits: Any) -> Any:
+    """Reinterpret the low 32 bits of an integer as float32."""
+    return types.float32(bits), _reinterpret(types.int32, types.float32)
+
+
+@intrinsic
+def float64_of(typingctx: Any, bits: Any) -> Any:
+    """Reinterpret an int64 as float64."""
+    return types.float64(types.int64), _reinterpret(types.int64, types.float64)
 
 
 @intrinsic
@@ -114,4 +123,5 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
+    zeros: np.ndarray = raw[start : start + size].view(dtype).reshape(shape)
+    return zeros

@@ -46,16 +46,11 @@ def encode(vectors: np.ndarray, threads: int) -> Cells:
         centre=np.empty((spaces, dim), np.float32),
     )
     for space in range(spaces):
-        sums = _threads.run(lambda span, x=vectors[space]: _sum(x, *span), spans, threads)
-        cells.centre[space] = np.sum(sums, axis=0) / rows
-    tasks = [(space, span) for space in range(spaces) for span in spans]
-    _threads.run(
-        lambda t: _encode(
-            vectors[t[0]], cells.centre[t[0]], cells.codes[t[0]], cells.scales[t[0]], cells.radii[t[0]], *t[1]
-        ),
-        tasks,
-        threads,
-    )
+        x, centre = vectors[space], cells.centre[space]
+        codes, scales, radii = cells.codes[space], cells.scales[space], cells.radii[space]
+        sums = _threads.run(lambda span: _sum(x, *span), spans, threads)  # noqa: B023
+        centre[:] = np.sum(sums, axis=0) / rows
+        _threads.run(lambda span: _encode(x, centre, codes, scales, radii, *span), spans, threads)  # noqa: B023
     return cells
 
 
@@ -100,7 +95,7 @@ def _encode(vectors, centre, codes, scales, radii, first, last):
 def thresholds(direction, plan, tau, centre):
     """Move tau to a segment's centre; returns (below, above).
 
-    Seen from there, a ball is dropped if its upper bound is less than `below`, taken if its lower bound reaches `above`.
+    From there, a ball is dropped if its upper bound is less than `below`, taken if its lower bound reaches `above`.
     """
     if np.isinf(tau):
         return tau, tau

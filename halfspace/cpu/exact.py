@@ -8,7 +8,7 @@ accumulator), and is always right.
 
 import numpy as np
 
-from halfspace.cpu._jit import bits_of, float_of, multiply_add, stage
+from halfspace.cpu._jit import bits_of, float32_of, multiply_add, stage
 from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
 
 __all__ = ["compare_exactly", "reachable", "split_dot"]
@@ -127,7 +127,7 @@ def _round_register(register):
     pattern = np.int32(round_to_format(mantissa, exponent, sticky, 24, -149, 127))
     if negative:
         pattern |= np.int32(-0x80000000)
-    return float_of(np.int32(pattern))
+    return float32_of(pattern)
 
 
 @stage

@@ -15,7 +15,7 @@ from numba.extending import overload
 
 from halfspace import rounding
 from halfspace.cpu import _threads
-from halfspace.cpu._jit import bit_length, bits_of, entry, float_of, pointer, stage
+from halfspace.cpu._jit import bit_length, bits_of, entry, float32_of, float64_of, pointer, stage
 from halfspace.cpu._simd import half_to_float
 
 __all__ = ["exact64", "leading_bit", "lowest_bit", "measure", "round_to_format", "round_up32", "store", "widen"]
@@ -31,7 +31,7 @@ def widen(value: Any) -> Any:
 @overload(widen)
 def _widen_overload(value):
     def bfloat16(value):
-        return float_of(np.int32(np.int32(value) << 16))
+        return float32_of(np.int32(value) << 16)
 
     def float16(value):
         magnitude = np.int32(value) & 0x7FFF
@@ -39,7 +39,7 @@ def _widen_overload(value):
             bits = (magnitude << 13) + 0x38000000
         else:
             bits = np.int64(bits_of(np.float32(np.float32(magnitude) * np.float32(2.0**-24))))
-        return half_to_float(value, float_of(np.int32(bits | ((np.int32(value) & 0x8000) << 16))))
+        return half_to_float(value, float32_of(bits | ((np.int32(value) & 0x8000) << 16)))
 
     def float32(value):
         return value
@@ -61,16 +61,16 @@ def exact64(value):
 def lowest_bit(value):
     """Value of the lowest set bit of a nonzero float32: the largest power of two of which it is a multiple."""
     bits = bits_of(value) & np.int32(0x7FFFFFFF)
-    rest = np.int32(bits & (bits - 1))
+    rest = bits & (bits - 1)
     if bits & np.int32(0x7FFFFF):
-        return exact64(float_of(bits)) - exact64(float_of(rest))
-    return exact64(float_of(bits))
+        return exact64(float32_of(bits)) - exact64(float32_of(rest))
+    return exact64(float32_of(bits))
 
 
 @stage
 def leading_bit(value):
     """Largest power of two that is at most the positive normal float64 `value`."""
-    return float_of((bits_of(value) >> np.int64(52)) << np.int64(52))
+    return float64_of((bits_of(value) >> np.int64(52)) << np.int64(52))
 
 
 @stage
@@ -82,7 +82,7 @@ def round_up32(value):
         return np.float32(2.0**-126)
     rounded = np.float32(value)
     if np.float64(rounded) < value:
-        rounded = float_of(np.int32(bits_of(rounded) + 1))
+        rounded = float32_of(bits_of(rounded) + 1)
     return rounded
 
 
@@ -162,7 +162,7 @@ def _store_overload(value, out, at):
                 pattern = np.int32(round_to_format(mantissa, exponent, False, 24, -149, 127))
                 if bits_of(value) < 0:
                     pattern |= np.int32(-0x80000000)
-                out[at] = float_of(np.int32(pattern))
+                out[at] = float32_of(pattern)
 
         return store
     return None
