@@ -323,9 +323,8 @@ class HalfspaceIndex:
         """
         best = None if limit is None else checks.as_count(limit, "limit", 0)
         snapshot = self._snapshot
-        query, single, keep_alive = self._asked(snapshot, directions, tau, within, threads)
+        query, single = self._asked(snapshot, directions, tau, within, threads)
         offsets, ids, values, totals = query.rows(scores, sort, best)
-        del keep_alive
         return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
@@ -342,9 +341,8 @@ class HalfspaceIndex:
         -------
         int, or ndarray of int64 of shape (m,) for a batch
         """
-        query, single, keep_alive = self._asked(self._snapshot, directions, tau, within, threads)
+        query, single = self._asked(self._snapshot, directions, tau, within, threads)
         counts = query.counts()
-        del keep_alive
         return int(counts[0]) if single else counts
 
     def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
@@ -361,7 +359,7 @@ class HalfspaceIndex:
             The counts; they depend on the index, the direction and tau alone, so they repeat.
         """
         snapshot = self._snapshot
-        query, single, _ = self._asked(snapshot, direction, tau, None, 1)
+        query, single = self._asked(snapshot, direction, tau, None, 1)
         if not single:
             raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(query.directions)}")
         hits, stages = query.work()
@@ -369,15 +367,14 @@ class HalfspaceIndex:
 
     def _asked(
         self, snapshot: Snapshot, directions: Any, tau: Any, within: Any, threads: int | None
-    ) -> tuple[Query, bool, list[np.ndarray]]:
-        """Validate a question; returns it, whether it has a single direction, and arrays to keep alive meanwhile."""
+    ) -> tuple[Query, bool]:
+        """Validate a question; returns it, and whether it has a single direction."""
         numbers, single = checks.as_matrix(directions, self._dim, "directions")
         thresholds = checks.as_tau(tau, len(numbers), single)
         workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
-        table, keep_alive = restrict(snapshot, within)
+        table, owners = restrict(snapshot, within)
         narrow = self._rounded(numbers, _FLOAT32, "directions")
-        query = Query(self._backend, table, self._like, self._filter, narrow, thresholds, workers)
-        return query, single, keep_alive
+        return Query(self._backend, table, owners, self._like, self._filter, narrow, thresholds, workers), single
 
     # -- keeping it ---------------------------------------------------------------------------------------------------
 

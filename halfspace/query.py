@@ -19,7 +19,8 @@ class Query:
     """Directions and thresholds, and where to look."""
 
     backend: ModuleType
-    table: np.ndarray  # the segments as the kernels see them, SEGMENT (spaces, segments)
+    table: np.ndarray  # the segments as the kernels see them, SEGMENT (spaces, segments): addresses, hence
+    owners: tuple[object, ...]  # whatever keeps the memory at those addresses alive
     like: np.ndarray  # an empty array in the stored format
     filter: str
     directions: npt.NDArray[np.float32]  # (m, d)

@@ -11,10 +11,10 @@ from halfspace.snapshot import Snapshot
 __all__ = ["restrict"]
 
 
-def restrict(snapshot: Snapshot, within: Any) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the kernels' table with all rows excluded that are not within, and the arrays that it points into."""
+def restrict(snapshot: Snapshot, within: Any) -> tuple[np.ndarray, tuple[object, ...]]:
+    """Return the kernels' table with all rows excluded that are not within, and the owners of what it points to."""
     if within is None:
-        return snapshot.table, []
+        return snapshot.table, (snapshot,)
     ids = _as_ids(snapshot, within)
     where, rows = snapshot.locate(ids)
     if (where < 0).any():
@@ -26,7 +26,7 @@ def restrict(snapshot: Snapshot, within: Any) -> tuple[np.ndarray, list[np.ndarr
         outside[rows[where == number]] = False  # located rows are live: what is dead stays outside
         masks.append(np.packbits(outside, bitorder="little"))
         table[:, number]["excluded"] = masks[-1].__array_interface__["data"][0]
-    return table, masks
+    return table, (snapshot, *masks)
 
 
 def _as_ids(snapshot: Snapshot, within: Any) -> npt.NDArray[np.int64]:

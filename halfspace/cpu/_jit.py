@@ -15,7 +15,17 @@ from numba import njit, types
 from numba.core import caching
 from numba.extending import intrinsic
 
-__all__ = ["aligned_zeros", "bit_length", "bits_of", "entry", "float32_of", "float64_of", "multiply_add", "pointer", "stage"]
+__all__ = [
+    "aligned_zeros",
+    "bit_length",
+    "bits_of",
+    "entry",
+    "float32_of",
+    "float64_of",
+    "multiply_add",
+    "pointer",
+    "stage",
+]
 
 
 @functools.cache

@@ -24,6 +24,19 @@ SLICE = 1 << 20
 """Components that are converted or measured as one task."""
 
 
+@stage
+def half_by_bits(value):
+    """Widen the bits of a float16 (uint16) to float32 without an instruction for it."""
+    magnitude = np.int32(value) & 0x7FFF
+    if magnitude >= 0x7C00:  # infinity and NaN
+        bits = (magnitude << 13) + 0x70000000
+    elif magnitude >= 0x400:
+        bits = (magnitude << 13) + 0x38000000
+    else:
+        bits = np.int64(bits_of(np.float32(np.float32(magnitude) * np.float32(2.0**-24))))
+    return float32_of(bits | ((np.int32(value) & 0x8000) << 16))
+
+
 def widen(value: Any) -> Any:
     """Widen one stored value to the float32 that it stands for (exact, but a subnormal float32 stays one)."""
 
@@ -34,12 +47,7 @@ def _widen_overload(value):
         return float32_of(np.int32(value) << 16)
 
     def float16(value):
-        magnitude = np.int32(value) & 0x7FFF
-        if magnitude >= 0x400:
-            bits = (magnitude << 13) + 0x38000000
-        else:
-            bits = np.int64(bits_of(np.float32(np.float32(magnitude) * np.float32(2.0**-24))))
-        return half_to_float(value, float32_of(bits | ((np.int32(value) & 0x8000) << 16)))
+        return half_to_float(value, half_by_bits(value))
 
     def float32(value):
         return value
