@@ -3,6 +3,7 @@
 import os
 import threading
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -447,8 +448,8 @@ class HalfspaceIndex:
         stored, bad = self._backend.store(numbers, bits, self._threads)
         if bad >= 0:
             row, column = divmod(bad, self._dim)
-            value = numbers[row, column]
-            how = "" if not np.isfinite(value) else f", which is infinite in {as_numbers(stored).dtype.name}"
+            value = float(numbers[row, column])
+            how = "" if not isfinite(value) else f", which is infinite in {as_numbers(stored).dtype.name}"
             raise ValueError(f"{name}[{row}, {column}] is {value}{how}")
         return stored
 

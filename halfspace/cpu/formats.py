@@ -209,9 +209,9 @@ def store(values: np.ndarray, bits: np.dtype[Any], threads: int) -> tuple[np.nda
         source = source.astype(np.float32)  # exact: both halves fit
     out = np.empty(source.shape, bits)
     address = source.__array_interface__["data"][0]
-    like = out[:0, 0] if same else np.empty(0, source.dtype)
-    convert = _copy_into if same else _round_into
     flat = out.reshape(-1)
+    like = flat[:0] if same else np.empty(0, source.dtype)
+    convert = _copy_into if same else _round_into
     if flat.size <= SLICE:
         return out, convert(address, like, flat, 0, flat.size)
     spans = _threads.spans(flat.size, -(-flat.size // SLICE))
