@@ -80,10 +80,11 @@ def _segment(arrays: dict[str, np.ndarray], number: int, dim: int, bits: np.dtyp
     rows = arrays[f"{number}/ids"].size
     cells = None
     if f"{number}/codes" in arrays:
+        blocks = -(-rows // 64) * 4
         cells = Cells(
-            part("codes", np.uint8, 1, -(-rows // 64) * 4, -(-dim // 4), 16, 4),
-            part("scales", np.float32, 1, rows),
-            part("radii", np.float32, 1, rows),
+            part("codes", np.uint8, 1, blocks, -(-dim // 4), 16, 4),
+            part("scales", np.float32, 1, 16 * blocks),
+            part("radii", np.float32, 1, 16 * blocks),
             part("centre", np.float32, 1, dim),
         )
     return Segment(

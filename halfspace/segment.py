@@ -19,8 +19,8 @@ class Cells:
     """A ball for every vector: x = centre + scale * (code - 128) + rest, |rest| <= radius."""
 
     codes: npt.NDArray[np.uint8]  # (spaces, blocks, steps, 16, 4): blocks of 16 vectors, steps of 4 dimensions
-    scales: npt.NDArray[np.float32]  # (spaces, n)
-    radii: npt.NDArray[np.float32]  # (spaces, n)
+    scales: npt.NDArray[np.float32]  # (spaces, 16 blocks), 0 beyond the last vector
+    radii: npt.NDArray[np.float32]  # (spaces, 16 blocks), the same
     centre: npt.NDArray[np.float32]  # (spaces, d)
 
     @property

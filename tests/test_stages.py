@@ -30,25 +30,15 @@ def _tile_dot(codes, digits, out, portable):
 
 
 @njit
-def _verdicts_of_cells(codes, scales, radii, centre, wide, digits, plans, tau, portable):
-    verdicts = np.empty(scales.size, np.int32)
+def _verdicts_of_cells(segment, centre, wide, digits, plans, tau, portable):
+    verdicts = np.empty(-(-segment.rows // 64) * 64, np.int32)
     below, above = cells.thresholds(wide[0], plans[0], tau, centre)
     products = np.empty((2, 64), np.int32)
-    for row in range(0, scales.size, 64):
-        end = min(row + 64, scales.size)
-        cells.test_tile(
-            codes[row // 16 : row // 16 + 4],
-            scales[row:end],
-            radii[row:end],
-            digits[0],
-            plans[0],
-            below,
-            above,
-            products,
-            verdicts[row:],
-            portable,
-        )
-    return verdicts
+    steps = digits.shape[1]
+    for row in range(0, segment.rows, 64):
+        tile = verdicts[row : row + 64]
+        cells.test_tile(segment, row, steps, digits[0], plans[0], below, above, products, tile, portable)
+    return verdicts[: segment.rows]
 
 
 @njit
@@ -143,14 +133,16 @@ def test_verdicts_are_true(family, dtype, portable, rng):
     vectors, directions = family(rng, 100, 13, 2, dtype)
     stored = as_bits(vectors)
     made = cpu.encode(stored[None], 1)
-    norms, _ = cpu.measure(stored[None], 1)
+    norms, grain = cpu.measure(stored[None], 1)
+    segment = Segment(stored[None], np.arange(100), norms, grain, made)
+    table = np.array(segment.addresses, cpu.SEGMENT)
     for q in directions:
         ready = cpu.prepare(q[None])
         for tau in [*boundary_taus(rng, vectors, q, 3), 0.0, -np.inf, np.inf]:
             hit = np.isin(np.arange(100), reference.hits(vectors, q, tau))
-            args = made.codes[0], made.scales[0], made.radii[0], made.centre[0]
+            args = table[0], made.centre[0], ready.wide, ready.digits, ready.plans
             for verdicts in (
-                _verdicts_of_cells(*args, ready.wide, ready.digits, ready.plans, float(tau), portable),
+                _verdicts_of_cells(*args, float(tau), portable),
                 _verdicts_of_scan(stored, norms[0], ready.narrow, ready.plans, float(tau)),
             ):
                 assert not hit[verdicts == cells.DROP].any()

@@ -12,10 +12,11 @@ or *look*.
 """
 
 import numpy as np
+from numba import carray
 
 from halfspace import rounding
 from halfspace.cpu import _jit, _threads
-from halfspace.cpu._jit import entry, stage
+from halfspace.cpu._jit import entry, pointer, stage
 from halfspace.cpu._simd import BLOCK, TILE, tile_dot
 from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
 from halfspace.segment import Cells
@@ -41,8 +42,8 @@ def encode(vectors: np.ndarray, threads: int) -> Cells:
     tiles = -(-rows // TILE)
     cells = Cells(
         codes=_jit.aligned_zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
-        scales=np.empty((spaces, rows), np.float32),
-        radii=np.empty((spaces, rows), np.float32),
+        scales=np.zeros((spaces, tiles * TILE), np.float32),
+        radii=np.zeros((spaces, tiles * TILE), np.float32),
         centre=np.empty((spaces, dim), np.float32),
     )
     for space in range(spaces):
@@ -110,26 +111,29 @@ def thresholds(direction, plan, tau, centre):
 
 
 @stage
-def test_tile(codes, scales, radii, digits, plan, drop_below, take_from, products, verdicts, portable):
-    """Test a tile of cells and write verdicts; returns how many are left.
+def test_tile(segment, first, steps, digits, plan, below, above, products, verdicts, portable):
+    """Test the cells of rows `first` to `first` + 63 of a segment and write their verdicts; returns how many are left.
 
-    codes : uint8 (4, steps, 16, 4); scales, radii : float32, at most 64, as many as the tile has vectors
-    products : int32 (2, 64) scratch; verdicts : int32
+    products : int32 (2, 64) scratch; verdicts : int32 (64,), DROP for rows beyond the segment's last
     """
-    steps = codes.shape[1]
-    tile_dot(codes.ctypes.data, steps * 4 * BLOCK, digits.ctypes.data, steps, products.ctypes.data, portable)
+    bytes_per_row = 4 * steps
+    codes = segment.codes + first * bytes_per_row
+    tile_dot(codes, BLOCK * bytes_per_row, digits.ctypes.data, steps, products.ctypes.data, portable)
+    scales = carray(pointer(segment.scales + 4 * first, np.float32), TILE)
+    radii = carray(pointer(segment.radii + 4 * first, np.float32), TILE)
     unit = plan.digit_scale
     bias = np.float64(plan.bias)
     slack = plan.reach
     factor = radius_factor(plan.norm)
-    upper, lower = products
-    for i in range(scales.size):
-        product = np.float64(upper[i]) * 256.0 + np.float64(lower[i])
+    for i in range(TILE):  # a constant trip count, without which this loop would cost as much as the product
+        product = np.float64(products[0, i]) * 256.0 + np.float64(products[1, i])
         scale = np.float64(scales[i])
         value = scale * (unit * (product - bias))
         width = scale * slack + factor * np.float64(radii[i])
-        verdicts[i] = np.int32(DROP if value + width < drop_below else LOOK) + np.int32(value - width >= take_from)
+        verdicts[i] = np.int32(DROP if value + width < below else LOOK) + np.int32(value - width >= above)
+    for i in range(segment.rows - first, TILE):
+        verdicts[i] = DROP
     left = 0
-    for i in range(scales.size):
+    for i in range(TILE):
         left += verdicts[i] != DROP
     return left

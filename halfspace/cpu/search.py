@@ -13,7 +13,7 @@ from numba import carray
 
 from halfspace.cpu import _threads
 from halfspace.cpu._jit import entry, pointer, stage
-from halfspace.cpu._simd import BLOCK, PORTABLE, TILE
+from halfspace.cpu._simd import PORTABLE, TILE
 from halfspace.cpu.cells import DROP, LOOK, TAKE, test_tile, thresholds
 from halfspace.cpu.directions import Directions
 from halfspace.cpu.exact import reachable
@@ -42,8 +42,8 @@ SEGMENT = np.dtype(
         ("grain", np.float64),
         ("excluded", np.int64),  # address of uint8 (ceil(rows / 8),), a bit a row, or 0
         ("codes", np.int64),  # address of uint8 (blocks, steps, 16, 4), or 0
-        ("scales", np.int64),  # address of float32 (rows,)
-        ("radii", np.int64),  # address of float32 (rows,)
+        ("scales", np.int64),  # address of float32 (16 blocks,)
+        ("radii", np.int64),  # address of float32 (16 blocks,)
         ("centre", np.int64),  # address of float32 (d,)
     ]
 )
@@ -124,28 +124,12 @@ def _test_cells(segment, first, last, dim, row_bytes, adapt, digits, plan, below
     vectors.
     """
     steps = (dim + 3) // 4
-    blocks = (segment.rows + TILE - 1) // TILE * (TILE // BLOCK)
-    codes = carray(pointer(segment.codes, np.uint8), (blocks, steps, BLOCK, 4))
-    scales = carray(pointer(segment.scales, np.float32), segment.rows)
-    radii = carray(pointer(segment.radii, np.float32), segment.rows)
     left = 0
     for row in range(first, last, TILE):
         if adapt and row - first == SAMPLE and (4 * steps + 8) * SAMPLE + left * row_bytes >= SAMPLE * row_bytes:
             return SAMPLE, left
-        end = min(row + TILE, last)
-        block = row // BLOCK
-        left += test_tile(
-            codes[block : block + TILE // BLOCK],
-            scales[row:end],
-            radii[row:end],
-            digits,
-            plan,
-            below,
-            above,
-            products,
-            verdicts[row - first :],
-            portable,
-        )
+        tile = verdicts[row - first : row - first + TILE]
+        left += test_tile(segment, row, steps, digits, plan, below, above, products, tile, portable)
     return last - first, left
 
 
