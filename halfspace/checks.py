@@ -34,9 +34,14 @@ def one_of(value: Any, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def _native(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def as_matrix(values: Any, dim: int, name: str) -> tuple[np.ndarray, bool]:
     """Return (n, dim) numbers in their own dtype, and whether a single (dim,) was given."""
-    array = np.asarray(values)
+    array = _native(values)
     if array.dtype in _FLOATS and array.shape == (dim,):
         return array[None], True
     if array.size == 0 and array.shape in ((0,), (0, dim)):
@@ -52,7 +57,7 @@ def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
     """Return the thresholds (count,) in float64."""
     if type(tau) is float and tau == tau:
         return np.full(count, tau)
-    array = np.asarray(tau)
+    array = _native(tau)
     if not (array.dtype in _FLOATS or array.dtype.kind in "iu"):
         raise TypeError(f"tau must be a real number or an array of them, got {tau!r}")
     if array.ndim > 0 and (single or array.shape != (count,)):

@@ -227,21 +227,22 @@ class HalfspaceIndex:
             if own.size != len(bits):
                 raise ValueError(f"ids must have shape ({len(bits)},), got {own.shape}")
             _refuse_repeated(own)
+        if len(bits) == 0:
+            return np.empty(0, np.int64)
         norms, grain = self._backend.measure(bits[None], self._threads)
         with self._writing:
             snapshot = self._snapshot
             if own is None:
                 if snapshot.next_id > MAX_ID - len(bits) + 1:
                     raise ValueError(f"no id is left above {snapshot.next_id - 1}: give ids")
-                own = np.arange(snapshot.next_id, snapshot.next_id + len(bits))
-            elif own.size:
+                own = snapshot.next_id + np.arange(len(bits), dtype=np.int64)
+            else:
                 taken = snapshot.locate(own)[0] >= 0
                 if taken.any():
                     raise ValueError(f"id {own[taken][0]} is in the index already")
-            if own.size:
-                fresh = Segment(bits[None], own, norms, grain, live=own.size)
-                next_id = max(snapshot.next_id, int(own.max()) + 1)
-                self._snapshot = replace(self._tail.append(snapshot, fresh), next_id=next_id)
+            next_id = max(snapshot.next_id, int(own.max()) + 1)
+            fresh = Segment(bits[None], own, norms, grain, live=own.size)
+            self._snapshot = replace(self._tail.append(snapshot, fresh), next_id=next_id)
         return own
 
     def delete(self, ids: npt.ArrayLike) -> None:

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["BLOCK", "PORTABLE", "TILE", "half_to_float", "tile_dot"]
+__all__ = ["BLOCK", "PORTABLE", "TILE", "half_to_float", "prefetch", "tile_dot"]
 
 BLOCK = 16
 """Vectors in a block."""
@@ -113,6 +113,22 @@ def tile_dot(typingctx: Any, codes: Any, block_bytes: Any, digits: Any, steps: A
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address that will be read soon: a hint, which never faults."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = ir.PointerType(_I8)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [place, _I32, _I32, _I32]), "llvm.prefetch.p0"
+        )
+        flags = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # a read, worth keeping, of data
+        builder.call(function, [builder.inttoptr(args[0], place), *flags])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
 
 
 @intrinsic

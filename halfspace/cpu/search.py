@@ -13,7 +13,7 @@ from numba import carray
 
 from halfspace.cpu import _threads
 from halfspace.cpu._jit import entry, pointer, stage
-from halfspace.cpu._simd import PORTABLE, TILE
+from halfspace.cpu._simd import PORTABLE, TILE, prefetch
 from halfspace.cpu.cells import DROP, LOOK, TAKE, test_tile, thresholds
 from halfspace.cpu.directions import Directions
 from halfspace.cpu.exact import reachable
@@ -53,7 +53,7 @@ STAGES = ("cells", "scan", "verify", "exact")
 WORK = ("tested", "dropped", "taken", "left", "dot_products", "bytes_read")
 """Rows and columns of the counters."""
 
-MIN_BYTES = 1 << 21
+MIN_BYTES = 1 << 23
 """Bytes of codes (or vectors) per thread below which another thread costs more than it saves."""
 
 ALL = np.iinfo(np.int64).max
@@ -133,6 +133,21 @@ def _test_cells(segment, first, last, dim, row_bytes, adapt, digits, plan, below
     return last - first, left
 
 
+@stage
+def _gather(segment, first, row_bytes, verdicts, scores, rows_left):
+    """List the rows of a chunk that are left and not excluded, and have the vectors that will be read fetched."""
+    count = 0
+    for i in range(verdicts.size):
+        if verdicts[i] != DROP and not _excluded(segment, first + i):
+            rows_left[count] = i
+            count += 1
+            if scores or verdicts[i] == LOOK:
+                address = segment.vectors + (first + i) * row_bytes
+                for line in range(address, address + row_bytes, 64):
+                    prefetch(line)
+    return count
+
+
 @entry
 def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, filtering, wanted, portable):
     """Search chunks [first, last) for every direction.
@@ -153,6 +168,7 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
     work = np.zeros((len(STAGES), len(WORK)), np.int64)
     products = np.empty((2, TILE), np.int32)
     verdicts = np.empty(CHUNK, np.int32)
+    rows_left = np.empty(CHUNK, np.int32)
     scratch = np.empty((2, dim))
     below = np.empty(total)
     above = np.empty(total)
@@ -210,10 +226,11 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
                         left += more
                     if left == 0:
                         continue
-                    for row in range(low, high):
+                    for at in range(
+                        _gather(segment, low, row_bytes, verdicts[: high - low], wanted == SCORES, rows_left)
+                    ):
+                        row = low + rows_left[at]
                         verdict = verdicts[row - low]
-                        if verdict == DROP or _excluded(segment, row):
-                            continue
                         score = np.float32(0.0)
                         if verdict == LOOK or wanted == SCORES:
                             hit, score, easy = decide(
