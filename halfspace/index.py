@@ -2,7 +2,6 @@
 
 import os
 import threading
-from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -242,7 +241,7 @@ class HalfspaceIndex:
                     raise ValueError(f"id {own[taken][0]} is in the index already")
             next_id = max(snapshot.next_id, int(own.max()) + 1)
             fresh = Segment(bits[None], own, norms, grain, live=own.size)
-            self._snapshot = replace(self._tail.append(snapshot, fresh), next_id=next_id)
+            self._snapshot = self._tail.append(snapshot, fresh, next_id)
         return own
 
     def delete(self, ids: npt.ArrayLike) -> None:

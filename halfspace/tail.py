@@ -16,12 +16,12 @@ class TailWriter:
     def __init__(self) -> None:
         self._buffer: Segment | None = None
 
-    def append(self, snapshot: Snapshot, fresh: Segment) -> Snapshot:
+    def append(self, snapshot: Snapshot, fresh: Segment, next_id: int) -> Snapshot:
         """Add fresh rows to the tail of a snapshot, or seal the tail with them if they would not fit."""
         tail = snapshot.tail
         rows = tail.rows + fresh.rows
         if rows > TAIL_ROWS:
-            return snapshot.sealing(fresh)
+            return replace(snapshot.sealing(fresh), next_id=next_id)
         buffer = self._room(tail)
         buffer.vectors[:, tail.rows : rows] = fresh.vectors
         buffer.norms[:, tail.rows : rows] = fresh.norms
@@ -37,7 +37,7 @@ class TailWriter:
             dead=dead,
             live=tail.live + fresh.rows,
         )
-        return replace(snapshot, tail=longer)
+        return Snapshot(snapshot.sealed, longer, next_id, snapshot.sealer)
 
     def _room(self, tail: Segment) -> Segment:
         """Return the buffer that `tail` begins, or a new one that begins with a copy of it."""

@@ -36,13 +36,17 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
 def spans(size: int, parts: int, step: int = 1) -> list[tuple[int, int]]:
     """Cut ``range(size)`` into at most `parts` runs of about equal length, at multiples of `step`."""
     steps = -(-size // step)
-    parts = max(1, min(parts, steps))
+    parts = min(parts, steps)
+    if parts <= 1:
+        return [(0, size)]
     cuts = [min(size, steps * k // parts * step) for k in range(parts + 1)]
     return list(pairwise(cuts))
 
 
 def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Result]:
     """Apply `function` to every task on at most `threads` threads, this one included; results keep the tasks' order."""
+    if len(tasks) == 1:
+        return [function(tasks[0])]
     groups = spans(len(tasks), threads)
 
     def work(group: tuple[int, int]) -> list[Result]:

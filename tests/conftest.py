@@ -1,0 +1,205 @@
+"""What the tests share: Hypothesis profiles, families of awkward data, and the comparison with the oracle."""
+
+import os
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci",
+    max_examples=50,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("thorough", settings.get_profile("ci"), max_examples=10_000, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+FILTERS = ["scan", "cells", "auto"]
+DTYPES = ["float32", "float16", "bfloat16"]
+
+
+@pytest.fixture
+def rng(request):
+    """A generator whose seed is the name of the test."""
+    return np.random.default_rng(list(request.node.name.encode()))
+
+
+def build(vectors, *, filter="auto", dtype="float32", ids=None, threads=None, compact=True):
+    """An index of ``vectors``; compacted, so that even few rows lie encoded in a segment and not in the tail."""
+    from halfspace import HalfspaceIndex
+
+    index = HalfspaceIndex(vectors.shape[-1], filter=filter, dtype=dtype, threads=threads)
+    index.insert(vectors, ids=ids)
+    if compact:
+        index.compact()
+    return index
+
+
+def build_each(vectors, **options):
+    """One index for each filter."""
+    return [build(vectors, filter=filter, **options) for filter in FILTERS]
+
+
+def equal(ours, theirs):
+    """Same ids and, to the bit, same scores. ``ours`` is a ``Hits``, ``theirs`` a pair of arrays."""
+    ids, scores = theirs
+    assert ours.ids.tolist() == ids.tolist()
+    assert reference.bits(ours.scores).tolist() == reference.bits(scores).tolist()
+
+
+def identical(one, other):
+    """Two ``Hits`` that agree to the bit in everything they hold."""
+    for name in ("ids", "offsets", "totals"):
+        ours, theirs = getattr(one, name), getattr(other, name)
+        assert ours.dtype == theirs.dtype == np.int64
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    np.testing.assert_array_equal(reference.bits(one.scores), reference.bits(other.scores), err_msg="scores")
+
+
+def check(indexes, stored, directions, tau, *, ids=None, faster=False):
+    """Hold a batch and its count against the oracle for each index; how many (vector, direction, tau) it compared."""
+    expected = reference.query(stored, directions, tau, ids=ids, faster=faster)
+    sizes = [len(found) for found, _ in expected]
+    for index in indexes:
+        hits = index.query(directions, tau)
+        assert len(hits) == len(expected)
+        for ours, theirs in zip(hits, expected, strict=True):
+            equal(ours, theirs)
+        assert index.count(directions, tau).tolist() == hits.totals.tolist() == sizes
+    return len(indexes) * len(stored) * len(expected)
+
+
+# Families of data. Each makes (n, d) vectors of ``dtype`` and (m, d) float32 directions, from bit patterns or integers.
+
+
+def _pattern(rng, shape, dtype, lowest, highest):
+    """Random signs and fractions; biased exponents from ``lowest`` up to, but without, ``highest``."""
+    _, width, fraction = reference.FORMATS[dtype]
+    sign = rng.integers(0, 2, shape) << (width + fraction)
+    exponent = rng.integers(lowest, highest, shape) << fraction
+    return reference.from_bits(sign | exponent | rng.integers(0, 2**fraction, shape), dtype)
+
+
+def _top(dtype):
+    return 2 ** reference.FORMATS[dtype][1] - 1
+
+
+def gaussian(rng, n, d, m, dtype):
+    """Ordinary floats near one."""
+    return rng.standard_normal((n, d)).astype(reference.DTYPES[dtype]), rng.standard_normal((m, d)).astype(np.float32)
+
+
+def integers(rng, n, d, m, dtype):
+    """Small integers: ties everywhere, many products of zero."""
+    vectors = rng.integers(-3, 4, (n, d)).astype(reference.DTYPES[dtype])
+    return vectors, rng.integers(-2, 3, (m, d)).astype(np.float32)
+
+
+def one_hot(rng, n, d, m, dtype):
+    """Unit vectors of the axes; every dot product is an entry of the direction."""
+    vectors = np.eye(d, dtype=np.float32)[rng.integers(0, d, n)].astype(reference.DTYPES[dtype])
+    return vectors, rng.integers(-1, 2, (m, d)).astype(np.float32)
+
+
+def duplicates(rng, n, d, m, dtype):
+    """Few distinct rows, one of them zero."""
+    vectors, directions = gaussian(rng, 5, d, m, dtype)
+    vectors[0] = 0
+    return vectors[rng.integers(0, 5, n)], directions
+
+
+def neighbours(rng, n, d, m, dtype):
+    """One row, and rows that differ from it by a unit in the last place of one entry."""
+    vectors, directions = gaussian(rng, 1, d, m, dtype)
+    patterns = np.repeat(reference.bits(vectors), n, axis=0)
+    patterns[np.arange(n), rng.integers(0, d, n)] ^= rng.integers(0, 2, n).astype(patterns.dtype)
+    return reference.from_bits(patterns, dtype), directions
+
+
+def subnormal(rng, n, d, m, dtype):
+    """Subnormal vectors; directions subnormal, or near one."""
+    directions = _pattern(rng, (m, d), "float32", 0, 1)
+    directions[::2] = rng.standard_normal(directions[::2].shape)
+    return _pattern(rng, (n, d), dtype, 0, 1), directions
+
+
+def tiny(rng, n, d, m, dtype):
+    """The lowest exponents, subnormals among them: every product underflows float32."""
+    return _pattern(rng, (n, d), dtype, 0, 3), _pattern(rng, (m, d), "float32", 0, 20)
+
+
+def huge(rng, n, d, m, dtype):
+    """The highest exponents: dot products beyond float32, of both signs."""
+    top = _top(dtype)
+    return _pattern(rng, (n, d), dtype, top - 3, top), _pattern(rng, (m, d), "float32", 252, 255)
+
+
+def any_bits(rng, n, d, m, dtype):
+    """Every finite pattern alike: 1e-38 beside 1e38 in one vector."""
+    return _pattern(rng, (n, d), dtype, 0, _top(dtype)), _pattern(rng, (m, d), "float32", 0, 255)
+
+
+def rows_of_scales(rng, n, d, m, dtype):
+    """Each row has a scale of its own, from the lowest to the highest."""
+    top = _top(dtype)
+    scale = rng.integers(0, top - 4, (n, 1))
+    return _pattern(rng, (n, d), dtype, scale, scale + 4), _pattern(rng, (m, d), "float32", 100, 150)
+
+
+def cancelling(rng, n, d, m, dtype):
+    """Huge entries that cancel in pairs and leave a small rest, exactly or nearly."""
+    top, third = _top(dtype), d // 3
+    vectors = rng.integers(-2, 3, (n, d)).astype(reference.DTYPES[dtype])
+    vectors[:, :third] = _pattern(rng, (n, third), dtype, top - 12, top)
+    vectors[:, third : 2 * third] = -vectors[:, :third]
+    patterns = reference.bits(vectors)
+    patterns[::3, 0] ^= 1
+    directions = np.ones((m, d), np.float32)
+    directions[::2] *= 2.0**-20
+    return reference.from_bits(patterns, dtype), directions
+
+
+def cancelling_by_steps(rng, n, d, m, dtype):
+    """Large and middling products cancel exactly and leave a few bits, 2**60 to 2**100 times smaller."""
+    third, order = d // 3, rng.permutation(d)
+    vectors = rng.integers(-255, 256, (n, d)).astype(reference.DTYPES[dtype])
+    vectors[:, third : 2 * third] = -vectors[:, :third]
+    directions = rng.integers(1, 8, (m, d)) * 2.0 ** -rng.integers(60, 90, (m, 1))
+    directions[:, :third] = rng.integers(1, 256, (m, third))
+    directions[:, 1:third:2] = rng.standard_normal(directions[:, 1:third:2].shape) * 2.0**-17
+    directions[:, third : 2 * third] = directions[:, :third]
+    return vectors[:, order], directions[:, order].astype(np.float32)
+
+
+FAMILIES = [
+    gaussian,
+    integers,
+    one_hot,
+    duplicates,
+    neighbours,
+    subnormal,
+    tiny,
+    huge,
+    any_bits,
+    rows_of_scales,
+    cancelling,
+    cancelling_by_steps,
+]
+EXTREME_TAUS = [0.0, -0.0, 5e-324, -5e-324, 1e-310, 2.0**-149, -(2.0**-298), 1e300, -1e300, np.inf, -np.inf]
+
+
+def boundary_taus(rng, vectors, direction, k):
+    """For ``k`` stored vectors the float64 nearest to the real dot product, and its two neighbours."""
+    products, exponent = reference.dots(vectors[rng.integers(0, len(vectors), k)], direction)
+    tau = reference.from_bits([reference.encode(p, exponent, "float64") for p in products], "float64")
+    return np.concatenate([tau, np.nextafter(tau, np.inf), np.nextafter(tau, -np.inf)])
+
+
+def pairs(rng, vectors, directions, k=3):
+    """A batch of (direction, tau): every direction with taus on the boundary and with the extreme ones."""
+    taus = [np.concatenate([boundary_taus(rng, vectors, q, k), EXTREME_TAUS]) for q in directions]
+    return np.repeat(directions, [len(t) for t in taus], axis=0), np.concatenate(taus)

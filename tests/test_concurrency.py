@@ -1,0 +1,263 @@
+"""Threads and processes: every answer is the answer for a state that the index had while the question was open."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import reference
+from conftest import FILTERS, build, equal
+
+from halfspace import HalfspaceIndex
+
+SECONDS = float(os.environ.get("HALFSPACE_STRESS_SECONDS", "20"))
+DIMENSION, POOL = 8, 4000
+
+
+class History:
+    """The states of an index, as packed masks over a pool of vectors. A state is noted before the index enters it."""
+
+    def __init__(self):
+        self.states = [np.packbits(np.zeros(POOL, bool))]
+        self.reached = 0
+
+    def current(self):
+        return np.unpackbits(self.states[-1], count=POOL).astype(bool)
+
+    @contextlib.contextmanager
+    def step(self, present):
+        self.states.append(np.packbits(present))
+        yield
+        self.reached += 1
+
+    def has(self, answer, first, last):
+        """Was ``answer(mask)`` true of a state from number ``first`` to number ``last``?"""
+        return any(answer(np.unpackbits(s, count=POOL).astype(bool)) for s in self.states[first : last + 1])
+
+
+def write(index, vectors, history, path, deadline):
+    """Insert, delete, compact and save at random until the deadline; the first failure ends it."""
+    rng = np.random.default_rng(0)
+    saves = 0
+    while time.monotonic() < deadline:
+        present = history.current()
+        absent, there = np.flatnonzero(~present), np.flatnonzero(present)
+        action = rng.choice(["one", "many", "delete", "compact", "save"], p=[0.35, 0.2, 0.35, 0.05, 0.05])
+        if action in ("one", "many") and absent.size:
+            chosen = rng.permutation(absent)[: 1 if action == "one" else 300]
+            present[chosen] = True
+            with history.step(present):
+                index.insert(vectors[chosen], ids=chosen)
+        elif action == "delete" and there.size:
+            chosen = rng.permutation(there)[: rng.integers(1, 1 + min(400, there.size))]
+            present[chosen] = False
+            with history.step(present):
+                index.delete(chosen)
+        elif action == "compact":
+            index.compact()
+        elif action == "save":
+            index.save(path)
+            loaded = HalfspaceIndex.load(path, mmap=bool(saves % 2))
+            assert sorted(loaded.ids.tolist()) == there.tolist()
+            saves += 1
+            del loaded
+    return saves
+
+
+def read(index, directions, tau, expected, history, deadline, seed):
+    """Query until the deadline. ``expected`` is the mask and the scores of the whole pool for each direction."""
+    rng = np.random.default_rng(seed)
+    reads = 0
+    while time.monotonic() < deadline:
+        batch = rng.integers(0, len(directions), rng.integers(1, 5))
+        first = history.reached
+        if rng.random() < 0.5:
+            hits = index.query(directions[batch], tau, threads=int(rng.integers(1, 3)))
+            last = len(history.states) - 1
+            found = [np.zeros(POOL, bool) for _ in batch]
+            for mask, one, k in zip(found, hits, batch, strict=True):
+                mask[one.ids] = True
+                assert reference.bits(one.scores).tolist() == reference.bits(expected[k][1][one.ids]).tolist()
+            assert history.has(
+                lambda present: all(
+                    np.array_equal(mask, present & expected[k][0])
+                    for mask, k in zip(found, batch, strict=True)  # noqa: B023
+                ),
+                first,
+                last,
+            )
+        else:
+            counts = index.count(directions[batch], tau).tolist()
+            last = len(history.states) - 1
+            assert history.has(
+                lambda present: counts == [np.count_nonzero(present & expected[k][0]) for k in batch],  # noqa: B023
+                first,
+                last,
+            )
+        reads += 1
+    return reads
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_readers_while_one_writes(filter, tmp_path):
+    rng = np.random.default_rng(3)
+    vectors = rng.integers(-2, 3, (POOL, DIMENSION)).astype(np.float32)
+    directions = rng.integers(-2, 3, (12, DIMENSION)).astype(np.float32)
+    tau = 6.0
+    expected = []
+    for ids, scores in reference.query(vectors, directions, tau, faster=True):
+        mask, full = np.zeros(POOL, bool), np.zeros(POOL, np.float32)
+        mask[ids], full[ids] = True, scores
+        expected.append((mask, full))
+    index, history = HalfspaceIndex(DIMENSION, filter=filter), History()
+    deadline = time.monotonic() + SECONDS / len(FILTERS)
+    with ThreadPoolExecutor(4) as pool:
+        writer = pool.submit(write, index, vectors, history, tmp_path / "saved", deadline)
+        readers = [pool.submit(read, index, directions, tau, expected, history, deadline, seed) for seed in range(3)]
+        assert writer.result() > 0
+        assert all(reader.result() > 0 for reader in readers)
+    assert history.reached == len(history.states) - 1 > 10
+    assert sorted(index.ids.tolist()) == np.flatnonzero(history.current()).tolist()
+
+
+def test_the_kernels_release_the_interpreter():
+    rng = np.random.default_rng(4)
+    index = build(rng.standard_normal((20_000, 64)).astype(np.float32), filter="scan")
+    m = 250
+    for _ in range(6):  # a question long enough that another thread must have had its turn
+        directions = rng.standard_normal((m, 64)).astype(np.float32)
+        index.query(directions[:2], 30.0, threads=1)
+        turns, done = [], threading.Event()
+
+        def tick(turns=turns, done=done):
+            while not done.wait(0.001):
+                turns.append(time.monotonic())
+
+        ticker = threading.Thread(target=tick)
+        ticker.start()
+        start = time.monotonic()
+        index.query(directions, 30.0, threads=1)
+        stop = time.monotonic()
+        done.set()
+        ticker.join()
+        quarter = (stop - start) / 4
+        inside = [t for t in turns if start + quarter < t < stop - quarter]
+        if stop - start > 0.2 and len(inside) >= 5:
+            return
+        m *= 2
+    pytest.fail(f"{len(inside)} turns within {2 * quarter:.3f} s of one query")
+
+
+# What follows runs in processes of its own, one per threading layer: `python test_concurrency.py eight-threads`.
+
+
+def problem():
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((6000, 32)).astype(np.float32)
+    directions = rng.standard_normal((40, 32)).astype(np.float32)
+    return vectors, directions, reference.query(vectors, directions, 8.0, faster=True)
+
+
+def ask(index, directions, expected, threads):
+    for ours, theirs in zip(index.query(directions, 8.0, threads=threads), expected, strict=True):
+        equal(ours, theirs)
+    equal(index.query(directions[0], 8.0, threads=threads), expected[0])
+
+
+def eight_threads():
+    vectors, directions, expected = problem()
+    for filter in FILTERS:
+        index = build(vectors, filter=filter)
+        barrier = threading.Barrier(8)
+
+        def work(_, index=index, barrier=barrier):
+            barrier.wait()
+            for threads in (2, 1, 2, 3, 2):
+                ask(index, directions, expected, threads)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+
+
+def in_a_child(work):
+    """Fork; the child works and leaves, and this is its exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def after_a_fork():
+    vectors, directions, expected = problem()
+    indexes = [build(vectors, filter=filter) for filter in FILTERS]
+
+    def ask_and_grow():
+        for index in indexes:
+            ask(index, directions, expected, 2)
+            index.insert(vectors[:5])
+            index.compact()
+            assert len(index) == len(vectors) + 5
+
+    for _ in range(2):
+        for index in indexes:
+            ask(index, directions, expected, 2)
+        assert in_a_child(ask_and_grow) == 0
+
+
+def fork_while_others_query():
+    vectors, directions, expected = problem()
+    index = build(vectors)
+    ask(index, directions, expected, 2)
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            ask(index, directions, expected, 2)
+
+    with ThreadPoolExecutor(2) as pool:
+        workers = [pool.submit(work) for _ in range(2)]
+        try:
+            statuses = [in_a_child(lambda: ask(index, directions, expected, 2)) for _ in range(5)]
+        finally:
+            done.set()
+        for worker in workers:
+            worker.result()
+    assert statuses == [0] * 5
+
+
+SCENARIOS = {
+    "eight-threads": eight_threads,
+    "after-a-fork": after_a_fork,
+    "fork-while-others-query": fork_while_others_query,
+}
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "default"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_in_a_process_of_its_own(scenario, layer):
+    if "fork" in scenario and not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment.pop("NUMBA_THREADING_LAYER", None)
+    if layer != "default":
+        environment["NUMBA_THREADING_LAYER"] = layer
+    command = [sys.executable, "-W", "ignore", __file__, scenario]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"
+
+
+if __name__ == "__main__":
+    SCENARIOS[sys.argv[1]]()
+    print("done")

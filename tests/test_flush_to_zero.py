@@ -1,0 +1,161 @@
+"""The promise with denormals flushed: a library in the process may have switched FTZ and DAZ on.
+
+Each test runs this file in a process of its own, which sets the mode before any thread of the library starts, and in
+which all data are made from bit patterns and judged by integer arithmetic.
+"""
+
+import ctypes
+import mmap
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from conftest import DTYPES, EXTREME_TAUS, FILTERS, build, check, equal, subnormal, tiny
+
+FLUSH = 1 << 15 | 1 << 6  # flush to zero, denormals are zero
+
+
+def machine_code(code, register):
+    """Call ``code``, a function of one pointer, with the address of ``register``."""
+    executable = {} if os.name == "nt" else {"prot": mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC}
+    page = mmap.mmap(-1, mmap.PAGESIZE, **executable)
+    page.write(bytes(code))
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ctypes.addressof(ctypes.c_char.from_buffer(page)))(
+        ctypes.addressof(register)
+    )
+
+
+def flush_denormals():
+    """Set both bits of MXCSR; two instructions of machine code need no compiler."""
+    pointer = 0x01 if os.name == "nt" else 0x07  # the first argument: [rcx] or [rdi]
+    register = ctypes.c_uint32()
+    machine_code([0x0F, 0xAE, 0x18 | pointer, 0xC3], register)  # stmxcsr, ret
+    register.value |= FLUSH
+    machine_code([0x0F, 0xAE, 0x10 | pointer, 0xC3], register)  # ldmxcsr, ret
+
+
+def assert_flushing():
+    """A subnormal is zero as an operand, as a result, and when it is widened."""
+    smallest32, smallest64 = (reference.from_bits([1], dtype) for dtype in ("float32", "float64"))
+    assert reference.bits(smallest64 * np.float64(1)).tolist() == [0]
+    assert reference.bits(np.array([1e-200]) * np.array([1e-120])).tolist() == [0]
+    assert reference.bits(smallest32.astype(np.float64)).tolist() == [0]
+
+
+def compiled_code_flushes():
+    """The same in code that Numba compiled and in the threads that it started."""
+    import numba
+
+    @numba.njit(parallel=True)
+    def twice(values):
+        out = np.empty_like(values)
+        for i in numba.prange(values.size):
+            out[i] = values[i] * 2.0
+        return out
+
+    doubled = twice(reference.from_bits(np.arange(1, 4097), "float64"))
+    assert not reference.bits(doubled).any()
+
+
+def taus(vectors, direction):
+    """Boundary and extreme thresholds, by their bits."""
+    products, exponent = reference.dots(vectors[:4], direction)
+    near = np.array([reference.encode(p, exponent, "float64") for p in products], np.uint64)
+    return reference.from_bits(np.concatenate([near, near + 1, np.maximum(near, 1) - 1, EXTREME]), "float64")
+
+
+EXTREME = np.array(EXTREME_TAUS).view(np.uint64)  # taken while the mode is still the usual one
+
+
+def answers(filter):
+    """Queries and counts on subnormal and tiny data, in all dtypes."""
+    rng = np.random.default_rng(1)
+    compared = 0
+    for dtype in DTYPES:
+        for family in (subnormal, tiny):
+            for d in (1, 3, 17, 130):
+                vectors, directions = family(rng, 40, d, 3, dtype)
+                index = build(vectors, filter=filter, dtype=dtype)
+                for q in directions:
+                    thresholds = taus(vectors, q)
+                    compared += check([index], vectors, np.repeat(q[None], len(thresholds), axis=0), thresholds)
+                    for tau in thresholds[::4]:
+                        equal(index.query(q, tau), reference.query(vectors, q, tau)[0])
+    assert compared > 10_000
+
+
+def conversions():
+    """Rounding on insert, of directions, and the way through a file keep every subnormal."""
+    from halfspace import HalfspaceIndex
+
+    rng = np.random.default_rng(2)
+    for dtype in DTYPES:
+        for source, lowest, highest in (("float64", 840, 900), ("float32", 0, 30), ("bfloat16", 0, 30)):
+            if dtype == "float16":
+                lowest, highest = {"float64": (990, 1024), "float32": (95, 120), "bfloat16": (95, 120)}[source]
+            _, width, fraction = reference.FORMATS[source]
+            sign = rng.integers(0, 2, (60, 8)) << (width + fraction)
+            exponent = rng.integers(lowest, highest, (60, 8)) << fraction
+            pattern = sign | exponent | rng.integers(0, 2**fraction, (60, 8))
+            given = reference.from_bits(pattern, source)
+            stored = reference.store(given, dtype)
+            index = build(given, dtype=dtype)
+            equal_bits(index.vectors(index.ids), stored)
+            direction = reference.from_bits(rng.integers(0, 2**40, 8) + (880 << 52), "float64")  # subnormal in float32
+            expected = reference.query(stored, reference.store(direction, "float32"), 0.0)[0]
+            equal(index.query(direction, 0.0), expected)
+            with tempfile.TemporaryDirectory() as folder:
+                index.save(Path(folder) / "index")
+                for use_mmap in (False, True):
+                    loaded = HalfspaceIndex.load(Path(folder) / "index", mmap=use_mmap)
+                    equal_bits(loaded.vectors(loaded.ids), stored)
+                    equal(loaded.query(direction, 0.0), expected)
+                    loaded.verify()
+                    del loaded
+
+
+def refusals():
+    """Infinity is still found, and a subnormal is not taken for it."""
+    index = build(reference.from_bits([[1, 2]], "float32"))
+    for bad in (np.array([np.inf, 0]), np.array([1e39, 0])):
+        try:
+            index.insert(bad)
+        except ValueError:
+            continue
+        raise AssertionError(f"{bad} was taken")
+    assert len(index) == 1
+
+
+def equal_bits(ours, theirs):
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(reference.bits(ours), reference.bits(theirs))
+
+
+PARTS = {f"answers-{filter}": lambda filter=filter: answers(filter) for filter in FILTERS}
+PARTS |= {"conversions": conversions, "refusals": refusals}
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="MXCSR is a register of x86")
+@pytest.mark.parametrize("part", PARTS)
+def test_with_denormals_flushed(part):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-W", "ignore", __file__, part]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{part}: flushed before and after\n"
+
+
+if __name__ == "__main__":
+    name = sys.argv[1]
+    flush_denormals()
+    assert_flushing()
+    compiled_code_flushes()
+    PARTS[name]()
+    assert_flushing()
+    print(f"{name}: flushed before and after")
