@@ -7,6 +7,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.dtypes import widen32
+
 __all__ = ["as_count", "as_ids", "as_matrix", "as_tau", "one_of"]
 
 _FLOATS = frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
@@ -57,13 +59,15 @@ def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
     """Return the thresholds (count,) in float64."""
     if type(tau) is float and tau == tau:
         return np.full(count, tau)
-    array = _native(tau)
+    array = _native(float(tau) if type(tau) is int and abs(tau) < 2**1023 else tau)
     if not (array.dtype in _FLOATS or array.dtype.kind in "iu"):
         raise TypeError(f"tau must be a real number or an array of them, got {tau!r}")
     if array.ndim > 0 and (single or array.shape != (count,)):
         expected = "a scalar" if single else f"a scalar or have shape ({count},)"
         raise ValueError(f"tau must be {expected}, got shape {array.shape}")
-    wide = array.astype(np.float64)
+    if array.dtype.itemsize == 2:
+        array = array.astype(np.float32)
+    wide = widen32(array) if array.dtype == np.float32 else array.astype(np.float64)
     if np.isnan(wide).any():
         where = f"tau[{int(np.flatnonzero(np.isnan(wide))[0])}]" if array.ndim else "tau"
         raise ValueError(f"{where} is nan")

@@ -4,8 +4,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["FORMATS", "as_bits", "as_numbers", "parse"]
+__all__ = ["FORMATS", "as_bits", "as_numbers", "parse", "widen32"]
 
 FORMATS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "float32": (np.dtype(np.float32), np.dtype(np.float32)),
@@ -27,6 +28,16 @@ def parse(dtype: Any) -> str:
     if name not in FORMATS:
         raise ValueError(f"dtype must be one of {', '.join(FORMATS)}, got {dtype!r}")
     return name
+
+
+def widen32(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Convert float32 to float64, subnormals by their bits: a processor may flush them."""
+    wide = values.astype(np.float64)
+    bits = values.view(np.int32)
+    tiny = (bits & 0x7F800000) == 0
+    if tiny.any():
+        wide[tiny] = np.copysign((bits[tiny] & 0x7FFFFF) * 2.0**-149, bits[tiny] + 0.5)
+    return wide
 
 
 def as_bits(numbers: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.dtypes import widen32
+
 __all__ = ["Hit", "Hits"]
 
 
@@ -68,7 +70,7 @@ class Hits:
         length = len(self)
         at = range(length)[item]  # IndexError and TypeError as for any sequence
         if self._single:
-            return Hit(int(self.ids[at]), None if self.scores is None else float(self.scores[at]))
+            return Hit(int(self.ids[at]), None if self.scores is None else float(widen32(self.scores[at : at + 1])[0]))
         return self._rows([at], single=True)
 
     def _slice(self, item: slice) -> "Hits":
@@ -103,14 +105,16 @@ class Hits:
         Raises
         ------
         ValueError
-            If an id is negative.
+            If an id is negative, or larger than a column can be.
         """
         from scipy.sparse import csr_array
 
         if self.ids.size and int(self.ids.min()) < 0:
             raise ValueError(f"id {int(self.ids.min())} is negative: it cannot be a column")
+        if self._columns > np.iinfo(np.int64).max:
+            raise ValueError(f"id {self._columns - 1} is too large to be a column")
         data = np.ones(self.ids.size, np.float32) if self.scores is None else self.scores
-        return csr_array((data, self.ids, self.offsets), shape=(self.totals.size, self._columns))
+        return csr_array((data, self.ids, self.offsets), shape=(self.totals.size, self._columns), copy=True)
 
     def __repr__(self) -> str:
         total, kept = int(self.totals.sum()), self.ids.size

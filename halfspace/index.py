@@ -1,7 +1,6 @@
 """The public index: validate, choose, call the stages in the order of the mathematics."""
 
 import os
-import threading
 from math import isfinite
 from typing import Any
 
@@ -13,8 +12,9 @@ from halfspace import checks, persist
 from halfspace.dtypes import FORMATS, as_numbers, parse
 from halfspace.explain import Explanation, Stage
 from halfspace.hits import Hits
+from halfspace.lock import WriterLock
 from halfspace.query import Query
-from halfspace.rounding import MAX_CELL_DIM
+from halfspace.rounding import MAX_CELL_DIM, MAX_DIM
 from halfspace.segment import Segment
 from halfspace.snapshot import Sealer, Snapshot, empty
 from halfspace.tail import TailWriter
@@ -59,9 +59,10 @@ class HalfspaceIndex:
     TypeError, ValueError
         If an argument is not one of the above.
 
-    Notes ----- Vectors lie in immutable segments and a small tail that is scanned; segments of like size merge, so
-    that n inserts cost O(n log n). With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >=
-    128.
+    Notes
+    -----
+    Vectors lie in immutable segments and a small tail that is scanned; segments of like size merge, so that n inserts
+    cost O(n log n). With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >= 128.
 
     References
     ----------
@@ -78,6 +79,8 @@ class HalfspaceIndex:
         threads: int | None = None,
     ) -> None:
         self._dim = checks.as_count(dim, "dim", 1)
+        if self._dim > MAX_DIM:
+            raise ValueError(f"dim must be at most {MAX_DIM}, got {dim}")
         self._backend = backends.load(device)
         self._device = device
         self._filter = checks.one_of(filter, "filter", FILTERS)
@@ -87,7 +90,7 @@ class HalfspaceIndex:
         self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
         self._bits = FORMATS[self._format][1]
         self._like = np.empty(0, self._bits)
-        self._writing = threading.RLock()
+        self._writing = WriterLock()
         self._stored: Any = None
         sealer = Sealer(self._backend, self._filter != "scan", self._threads)
         self._snapshot = Snapshot((), empty(self._bits, self._dim), 0, sealer)
@@ -129,6 +132,9 @@ class HalfspaceIndex:
         except (TypeError, ValueError):
             return False
         return number <= MAX_ID and bool(self._snapshot.locate(np.array([number]))[0][0] >= 0)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an index is not pickled: use save and load, with mmap=True to share it between processes")
 
     def __repr__(self) -> str:
         return (
@@ -318,9 +324,10 @@ class HalfspaceIndex:
         KeyError
             If `within` names an id that is not in the index.
 
-        Notes ----- Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score
-        is the real dot product rounded once to the nearest float32 (so it may round below tau). See
-        ``docs/exactness.md``.
+        Notes
+        -----
+        Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score is the real
+        dot product rounded once to the nearest float32 (so it may round below tau). See ``docs/exactness.md``.
         """
         best = None if limit is None else checks.as_count(limit, "limit", 0)
         snapshot = self._snapshot
@@ -373,9 +380,9 @@ class HalfspaceIndex:
         numbers, single = checks.as_matrix(directions, self._dim, "directions")
         thresholds = checks.as_tau(tau, len(numbers), single)
         workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
-        table, owners = restrict(snapshot, within)
+        table = restrict(snapshot, within)
         narrow = self._rounded(numbers, _FLOAT32, "directions")
-        return Query(self._backend, table, owners, self._like, self._filter, narrow, thresholds, workers), single
+        return Query(self._backend, table, self._like, self._filter, narrow, thresholds, workers), single
 
     # -- keeping it ---------------------------------------------------------------------------------------------------
 
@@ -426,7 +433,7 @@ class HalfspaceIndex:
         return index
 
     def verify(self) -> None:
-        """Check all data: the checksums of the file it was loaded from, and that every bound holds what it bounds.
+        """Check all data: the checksums of the file that it maps, and all that is derived from the vectors.
 
         Time O(n d).
 
@@ -437,8 +444,7 @@ class HalfspaceIndex:
         """
         if self._stored is not None:
             self._stored.verify()
-        for number, segment in enumerate(self._snapshot.segments):
-            persist.check_segment(segment, f"segment {number}", self._backend, self._threads)
+        persist.check(self._snapshot, self._threads)
 
     # -- details ------------------------------------------------------------------------------------------------------
 

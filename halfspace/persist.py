@@ -12,7 +12,7 @@ from halfspace.dtypes import FORMATS
 from halfspace.segment import Cells, Segment
 from halfspace.snapshot import Snapshot
 
-__all__ = ["Loaded", "check_segment", "load", "save"]
+__all__ = ["Loaded", "check", "load", "save"]
 
 KIND = "halfspace index"
 _CELLS = ("codes", "scales", "radii", "centre")
@@ -28,7 +28,7 @@ class Loaded:
     next_id: int
     sealed: tuple[Segment, ...]
     tail: Segment
-    stored: storage.StoredFile
+    stored: storage.StoredFile | None  # where it is mapped, and not all checked yet
 
 
 def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str, filter: str) -> None:
@@ -65,7 +65,9 @@ def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
             for number, grain in enumerate(grains)
         ]
         *sealed, tail = segments
-        return Loaded(dim, name, str(metadata["filter"]), int(metadata["next_id"]), tuple(sealed), tail, stored)
+        return Loaded(
+            dim, name, str(metadata["filter"]), int(metadata["next_id"]), tuple(sealed), tail, stored if mmap else None
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a whole index: {error}") from error
 
@@ -97,8 +99,19 @@ def _segment(arrays: dict[str, np.ndarray], number: int, dim: int, bits: np.dtyp
     )
 
 
-def check_segment(segment: Segment, name: str, backend: ModuleType, threads: int) -> None:
-    """Derive everything again that is derived from the vectors, and compare; ValueError names what differs."""
+def check(snapshot: Snapshot, threads: int) -> None:
+    """Check that ids are unique, and derive again all that is derived from vectors; ValueError names what differs."""
+    ids = snapshot.ids()
+    repeated = ids[1:] == ids[:-1]
+    if repeated.any():
+        raise ValueError(f"id {ids[1:][repeated][0]} is there twice")
+    if ids.size and ids[-1] >= snapshot.next_id:
+        raise ValueError(f"id {ids[-1]} is above the next id to assign, {snapshot.next_id}")
+    for number, segment in enumerate(snapshot.segments):
+        _check_segment(segment, f"segment {number}", snapshot.sealer.backend, threads)
+
+
+def _check_segment(segment: Segment, name: str, backend: ModuleType, threads: int) -> None:
     norms, grain = backend.measure(segment.vectors, threads)
     if not np.array_equal(norms, segment.norms) or grain < segment.grain:
         raise ValueError(f"{name}: norms do not fit the vectors")
@@ -106,7 +119,7 @@ def check_segment(segment: Segment, name: str, backend: ModuleType, threads: int
         return
     if (segment.ids[1:] <= segment.ids[:-1]).any():
         raise ValueError(f"{name}: ids are not in order")
-    cells = backend.encode(segment.vectors, threads)
+    cells = backend.encode(segment.vectors, threads, segment.cells.centre)
     for part in _CELLS:
         if not np.array_equal(getattr(cells, part), getattr(segment.cells, part)):
             raise ValueError(f"{name}: {part} do not fit the vectors")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.snapshot import Table
+
 __all__ = ["Query"]
 
 WORKSPACE = 32 << 20
@@ -19,8 +21,7 @@ class Query:
     """Directions and thresholds, and where to look."""
 
     backend: ModuleType
-    table: np.ndarray  # the segments as the kernels see them, SEGMENT (spaces, segments): addresses, hence
-    owners: tuple[object, ...]  # whatever keeps the memory at those addresses alive
+    table: Table
     like: np.ndarray  # an empty array in the stored format
     filter: str
     directions: npt.NDArray[np.float32]  # (m, d)
@@ -37,7 +38,8 @@ class Query:
         for found in self._found(wanted):
             offsets, ids, values = backend.collect(found)
             if limit is not None:
-                offsets, ids, values = backend.best(offsets, ids, values, limit)
+                most = int(found.counts.max(initial=0))
+                offsets, ids, values = backend.best(offsets, ids, values, min(limit, most))
             if sort:
                 backend.sort_by_score(offsets, ids, values)
             blocks.append((offsets, ids, values, found.counts))

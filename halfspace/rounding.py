@@ -5,14 +5,12 @@ the number of dimensions. All stored components and all components of a directio
 widen exactly), hence
 
 (a) a product of two of them has at most 48 significant bits and lies in [2^-298, 2^256], so it is *exact* in float64,
-and no sum of
-    products can underflow or overflow there;
+    and no sum of products can underflow or overflow there;
 (b) a float64 sum of d such products, in any order and with or without fused multiply-add, errs by at most
     gamma_{d-1} sum_j |q_j x_j| <= d u |q| |x| (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1,
     and Cauchy-Schwarz), as long as d^2 u < 1;
 (c) a process may run with denormals flushed: a subnormal float32 then reads as 0 when it is converted. The components
-lost are below t
-    each, so the dot product moves by at most t sum_j (|q_j| + |x_j|) <= t sqrt(d) (|q| + |x|).
+    lost are below t each, so the dot product moves by at most t sum_j (|q_j| + |x_j|) <= t sqrt(d) (|q| + |x|).
 
 Constants below are a few units larger than the proofs need; that pays for the rounding of the bounds' own evaluation,
 which is a handful of operations with relative error u each. A bound that overflows to infinity or NaN never drops a
@@ -25,6 +23,7 @@ from math import inf, sqrt
 
 __all__ = [
     "MAX_CELL_DIM",
+    "MAX_DIM",
     "TINY",
     "dot32_intercept",
     "dot32_slope",
@@ -40,6 +39,9 @@ __all__ = [
 
 UNIT = 2.0**-53
 TINY = 2.0**-126
+
+MAX_DIM = 2**26
+"""Largest dimension: d^2 u < 1 holds, and 2^26 products leave every limb of `halfspace.cpu.exact` within int64."""
 
 MAX_CELL_DIM = 65536
 """Cells exist up to this dimension: so many products of a code (<= 255) and a digit (<= 128) stay below 2^31."""

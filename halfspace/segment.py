@@ -57,10 +57,11 @@ class Segment:
             return np.zeros(self.rows, np.bool_)
         return np.unpackbits(self.dead, count=self.rows, bitorder="little").view(np.bool_)
 
-    def excluding(self, rows: npt.NDArray[np.bool_]) -> "Segment":
-        """Return the same segment with some rows (n,) dead as well."""
-        dead = self.dead_rows | rows
-        return replace(self, dead=np.packbits(dead, bitorder="little"), live=self.rows - int(dead.sum()))
+    def excluding(self, rows: npt.NDArray[np.int64]) -> "Segment":
+        """Return the same segment with some live rows (k,), each named once, dead as well."""
+        dead = np.zeros(-(-self.rows // 8), np.uint8) if self.dead is None else self.dead.copy()
+        np.bitwise_or.at(dead, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
+        return replace(self, dead=dead, live=self.live - rows.size)
 
     def find(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Find the live row of each of the ids (k,), or -1."""
@@ -74,10 +75,15 @@ class Segment:
             found &= (self.dead[row >> 3] >> (row & 7)) & 1 == 0
         return np.where(found, row, -1)
 
+    @property
+    def ordered(self) -> bool:
+        """Whether ids are in ascending order, as in every sealed segment."""
+        return self.cells is not None or bool(np.all(self.ids[1:] > self.ids[:-1]))
+
     @cached_property
     def _lookup(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
         """Ids in ascending order, and the live rows that they belong to (None where rows are in that order)."""
-        if self.cells is not None or bool(np.all(self.ids[1:] > self.ids[:-1])):
+        if self.ordered:
             return self.ids, None
         rows = np.flatnonzero(~self.dead_rows)
         rows = rows[np.argsort(self.ids[rows])]
@@ -106,18 +112,23 @@ class Segment:
 
 
 def _address(array: np.ndarray) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError(f"kernels need contiguous arrays, got strides {array.strides} of shape {array.shape}")
     address: int = array.__array_interface__["data"][0]
     return address
 
 
 def join(segments: list[Segment]) -> Segment:
     """Join the live rows of some segments into one, without cells, in order of ids."""
+    segments = [segment for segment in segments if segment.live] or segments[:1]
+    if len(segments) == 1 and segments[0].live == segments[0].rows and segments[0].ordered:
+        return replace(segments[0], cells=None, dead=None)
     alive = [~segment.dead_rows if segment.dead is not None else slice(None) for segment in segments]
     ids = np.concatenate([segment.ids[rows] for segment, rows in zip(segments, alive, strict=True)])
     vectors = np.concatenate([segment.vectors[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
     norms = np.concatenate([segment.norms[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
-    if not bool(np.all(ids[1:] > ids[:-1])):
-        order = np.argsort(ids)
+    order = np.argsort(ids, kind="stable")
+    if bool(np.any(order[1:] < order[:-1])):
         ids, vectors, norms = ids[order], vectors[:, order], norms[:, order]
-    grain = min((segment.grain for segment in segments), default=np.inf)
-    return Segment(vectors, ids, norms, float(grain))
+    grain = min(segment.grain for segment in segments)
+    return Segment(np.ascontiguousarray(vectors), ids, np.ascontiguousarray(norms), grain)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from halfspace.rounding import MAX_CELL_DIM
 from halfspace.segment import Segment, join
 
-__all__ = ["FANOUT", "TAIL_ROWS", "Sealer", "Snapshot", "empty"]
+__all__ = ["FANOUT", "TAIL_ROWS", "Sealer", "Snapshot", "Table", "empty"]
 
 TAIL_ROWS = 256
 """Rows that the tail holds before it is sealed."""
@@ -45,6 +46,13 @@ class Sealer:
         return joined
 
 
+class Table(NamedTuple):
+    """Segments as the kernels see them: addresses, and whatever keeps the memory at those addresses alive."""
+
+    records: np.ndarray  # SEGMENT (spaces, segments)
+    owners: tuple[object, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """Sealed segments in order of their first ids, the tail, and the next id to assign."""
@@ -65,10 +73,11 @@ class Snapshot:
         return sum(segment.live for segment in self.segments)
 
     @cached_property
-    def table(self) -> np.ndarray:
-        """The segments as the kernels see them, SEGMENT (spaces, segments)."""
+    def table(self) -> Table:
+        """All segments as the kernels see them."""
         rows = [list(space) for space in zip(*(segment.addresses for segment in self.segments), strict=True)]
-        return np.array(rows or [[]] * self.tail.vectors.shape[0], self.sealer.backend.SEGMENT)
+        records = np.array(rows or [[]] * self.tail.vectors.shape[0], self.sealer.backend.SEGMENT)
+        return Table(records, self.segments)
 
     def ids(self) -> npt.NDArray[np.int64]:
         """All ids, ascending."""
@@ -104,9 +113,7 @@ class Snapshot:
         """Mark rows of segments as dead; a sealed segment more than half dead is rewritten without them."""
         segments = list(self.segments)
         for number in np.unique(where):
-            dead = np.zeros(segments[number].rows, np.bool_)
-            dead[rows[where == number]] = True
-            segments[number] = segments[number].excluding(dead)
+            segments[number] = segments[number].excluding(rows[where == number])
         tail = segments.pop() if self.tail.rows else self.tail
         return self.holding(
             [self.sealer.seal([segment]) if 2 * segment.live < segment.rows else segment for segment in segments], tail

@@ -6,38 +6,49 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import checks
-from halfspace.snapshot import Snapshot
+from halfspace.snapshot import Snapshot, Table
 
 __all__ = ["restrict"]
 
 
-def restrict(snapshot: Snapshot, within: Any) -> tuple[np.ndarray, tuple[object, ...]]:
-    """Return the kernels' table with all rows excluded that are not within, and the owners of what it points to."""
+def restrict(snapshot: Snapshot, within: Any) -> Table:
+    """Return the table of a snapshot with all rows excluded that are dead or not within."""
     if within is None:
-        return snapshot.table, (snapshot,)
-    ids = _as_ids(snapshot, within)
+        return snapshot.table
+    array = np.asarray(within)
+    inside = _by_mask(snapshot, array) if array.dtype == np.bool_ else _by_ids(snapshot, checks.as_ids(array, "within"))
+    masks = [np.packbits(~rows, bitorder="little") for rows in inside]
+    records = snapshot.table.records.copy()
+    for number, mask in enumerate(masks):
+        records[:, number]["excluded"] = mask.__array_interface__["data"][0]
+    return Table(records, (*snapshot.table.owners, *masks))
+
+
+def _by_ids(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.bool_]]:
+    """Tell of each segment's rows whether they are live and among the ids."""
     where, rows = snapshot.locate(ids)
     if (where < 0).any():
         raise KeyError(f"id {ids[where < 0][0]} in within is not in the index")
-    table = snapshot.table.copy()
-    masks = []
-    for number, segment in enumerate(snapshot.segments):
-        outside = np.ones(segment.rows, np.bool_)
-        outside[rows[where == number]] = False  # located rows are live: what is dead stays outside
-        masks.append(np.packbits(outside, bitorder="little"))
-        table[:, number]["excluded"] = masks[-1].__array_interface__["data"][0]
-    return table, (snapshot, *masks)
+    inside = [np.zeros(segment.rows, np.bool_) for segment in snapshot.segments]
+    for number, segment in enumerate(inside):
+        segment[rows[where == number]] = True
+    return inside
 
 
-def _as_ids(snapshot: Snapshot, within: Any) -> npt.NDArray[np.int64]:
-    """Return the ids that an array of ids or a mask indexed by id stands for."""
-    array = np.asarray(within)
-    if array.dtype != np.bool_:
-        return checks.as_ids(array, "within")
-    if array.ndim != 1:
-        raise ValueError(f"within must have one dimension, got shape {array.shape}")
-    ids = snapshot.ids()
-    if ids.size and (ids[0] < 0 or ids[-1] >= array.size):
-        outside = int(ids[0] if ids[0] < 0 else ids[-1])
-        raise ValueError(f"within is a mask of ids 0 to {array.size - 1}, but the index holds id {outside}")
-    return np.flatnonzero(array)
+def _by_mask(snapshot: Snapshot, mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
+    """Tell of each segment's rows whether they are live and their ids true in a mask."""
+    if mask.ndim != 1:
+        raise ValueError(f"within must have one dimension, got shape {mask.shape}")
+    inside = []
+    for segment in snapshot.segments:
+        live = ~segment.dead_rows
+        ids = segment.ids[live]
+        lowest, highest = int(ids.min(initial=0)), int(ids.max(initial=-1))
+        if lowest < 0 or highest >= mask.size:
+            beyond = lowest if lowest < 0 else highest
+            raise ValueError(f"within is a mask of ids 0 to {mask.size - 1}, but the index holds id {beyond}")
+        live[live] = mask[ids]
+        inside.append(live)
+    if sum(int(rows.sum()) for rows in inside) < np.count_nonzero(mask):
+        _by_ids(snapshot, np.flatnonzero(mask))  # names the id that is not there
+    return inside

@@ -1,7 +1,9 @@
 """Threads and processes: every answer is the answer for a state that the index had while the question was open."""
 
 import contextlib
+import importlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +18,8 @@ from conftest import FILTERS, build, equal
 
 from halfspace import HalfspaceIndex
 
+search = importlib.import_module("halfspace.cpu.search")
+threads_of = importlib.import_module("halfspace.cpu._threads")
 SECONDS = float(os.environ.get("HALFSPACE_STRESS_SECONDS", "20"))
 DIMENSION, POOL = 8, 4000
 
@@ -105,7 +109,8 @@ def read(index, directions, tau, expected, history, deadline, seed):
 
 
 @pytest.mark.parametrize("filter", FILTERS)
-def test_readers_while_one_writes(filter, tmp_path):
+def test_readers_while_one_writes(filter, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "MIN_BYTES", 1)  # small as it is, let two threads share each question
     rng = np.random.default_rng(3)
     vectors = rng.integers(-2, 3, (POOL, DIMENSION)).astype(np.float32)
     directions = rng.integers(-2, 3, (12, DIMENSION)).astype(np.float32)
@@ -122,6 +127,7 @@ def test_readers_while_one_writes(filter, tmp_path):
         readers = [pool.submit(read, index, directions, tau, expected, history, deadline, seed) for seed in range(3)]
         assert writer.result() > 0
         assert all(reader.result() > 0 for reader in readers)
+    assert threads_of._pool.cache_info().currsize == 1
     assert history.reached == len(history.states) - 1 > 10
     assert sorted(index.ids.tolist()) == np.flatnonzero(history.current()).tolist()
 
@@ -236,18 +242,92 @@ def fork_while_others_query():
     assert statuses == [0] * 5
 
 
+def fork_while_another_inserts():
+    vectors, directions, expected = problem()
+    index = build(vectors)
+    inside, leave = threading.Event(), threading.Event()
+    append = index._tail.append
+
+    def slowly(*arguments):
+        inside.set()
+        assert leave.wait(60)
+        return append(*arguments)
+
+    index._tail.append = slowly
+    writer = threading.Thread(target=index.insert, args=(vectors[:3],))
+    writer.start()
+    assert inside.wait(60)
+    del index._tail.append
+
+    def ask_and_insert():
+        ask(index, directions, expected, 2)
+        assert index.insert(vectors[:2]).tolist() == [6000, 6001]
+
+    status = in_a_child(ask_and_insert)
+    leave.set()
+    writer.join()
+    assert status == 0
+    assert len(index) == 6003
+
+
+def leave_in_the_middle():
+    """An exception ends a question while other threads still read; what they read must not be freed under them."""
+
+    class Impatient(Exception):
+        pass
+
+    def alarm(*_):
+        raise Impatient
+
+    signal.signal(signal.SIGALRM, alarm)
+    rng = np.random.default_rng(6)
+    interrupted = 0
+    for attempt in range(12):
+        directions = rng.standard_normal((400, 64)).astype(np.float32)
+        try:
+            index = HalfspaceIndex(64)
+            index.insert(rng.standard_normal((30_000, 64)).astype(np.float32))
+            signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.01 * attempt)
+            for _ in range(50):
+                index.count(directions, 10.0, threads=2, within=np.arange(0, 30_000, 2))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except (Impatient, SystemError):  # the latter where the alarm falls into a kernel
+            interrupted += 1
+        index = None
+    assert interrupted > 0
+
+
+def outlive_the_main_thread():
+    vectors, directions, expected = problem()
+    index = build(vectors)
+
+    def late():
+        threading.main_thread().join()
+        ask(index, directions, expected, 2)
+        index.insert(np.repeat(vectors, 12, axis=0))
+        print("done")
+
+    threading.Thread(target=late).start()
+
+
 SCENARIOS = {
+    "fork-while-another-inserts": fork_while_another_inserts,
+    "leave-in-the-middle": leave_in_the_middle,
+    "outlive-the-main-thread": outlive_the_main_thread,
     "eight-threads": eight_threads,
     "after-a-fork": after_a_fork,
     "fork-while-others-query": fork_while_others_query,
 }
 
 
-@pytest.mark.parametrize("layer", ["workqueue", "default"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("scenario", "layer"),
+    [(scenario, "default") for scenario in SCENARIOS]
+    + [(scenario, "workqueue") for scenario in ("eight-threads", "after-a-fork", "fork-while-others-query")],
+)
 def test_in_a_process_of_its_own(scenario, layer):
-    if "fork" in scenario and not hasattr(os, "fork"):
-        pytest.skip("this system has no fork")
+    if ("fork" in scenario and not hasattr(os, "fork")) or ("leave" in scenario and not hasattr(signal, "SIGALRM")):
+        pytest.skip("this system has no fork and no alarm")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment.pop("NUMBA_THREADING_LAYER", None)
     if layer != "default":
@@ -259,5 +339,9 @@ def test_in_a_process_of_its_own(scenario, layer):
 
 
 if __name__ == "__main__":
+    search.MIN_BYTES = 1
     SCENARIOS[sys.argv[1]]()
-    print("done")
+    if sys.argv[1] in ("eight-threads", "after-a-fork", "fork-while-others-query"):
+        assert threads_of._pool.cache_info().currsize == 1
+    if sys.argv[1] != "outlive-the-main-thread":
+        print("done")

@@ -248,7 +248,7 @@ def mask(length, *true):
         (mask(LARGEST_ID + 1, 3, 20), KeyError, r"\b20\b"),
         (mask(LARGEST_ID + 10, 3, LARGEST_ID + 5), KeyError, rf"\b{LARGEST_ID + 5}\b"),
         (mask(LARGEST_ID, 3), ValueError, rf"\b{LARGEST_ID}\b"),
-        (mask(1), ValueError, rf"\b({LARGEST_ID}|{LARGEST_ID + 1})\b"),
+        (mask(1), ValueError, rf"\b(3|{LARGEST_ID}|{LARGEST_ID + 1})\b"),
         (np.zeros((1, LARGEST_ID + 1), bool), ValueError, r"\(1, 51\)"),
         ([[3]], ValueError, r"\(1, 1\)"),
         ([3.0], TypeError, "float64"),

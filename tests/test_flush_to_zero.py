@@ -120,6 +120,22 @@ def conversions():
                     del loaded
 
 
+def order():
+    """Subnormal scores keep their places in sorted and limited answers; float32 thresholds are read by their bits."""
+    stored = reference.from_bits([[2], [4], [3], [5], [0x80000002], [0], [5]], "float32")
+    index = build(stored)
+    everything = index.query(np.ones(1), -np.inf, sort=True)
+    assert everything.ids.tolist() == [3, 6, 1, 2, 0, 5, 4]
+    assert index.query(np.ones(1), -np.inf, sort=True, limit=3).ids.tolist() == [3, 6, 1]
+    assert index.query(np.ones(1), -np.inf, limit=3).ids.tolist() == [1, 3, 6]
+    smallest = reference.from_bits([3], "float32")
+    assert index.query(np.ones(1), smallest[0]).ids.tolist() == [1, 2, 3, 6]
+    assert index.count(np.ones((1, 1)), smallest).tolist() == [4]
+    scores = np.array([hit.score for hit in everything])
+    exact = [reference.encode(int(m), -149, "float64") for m in (5, 5, 4, 3, 2, 0, -2)]
+    assert reference.bits(scores).tolist() == exact
+
+
 def refusals():
     """Infinity is still found, and a subnormal is not taken for it."""
     index = build(reference.from_bits([[1, 2]], "float32"))
@@ -138,7 +154,7 @@ def equal_bits(ours, theirs):
 
 
 PARTS = {f"answers-{filter}": lambda filter=filter: answers(filter) for filter in FILTERS}
-PARTS |= {"conversions": conversions, "refusals": refusals}
+PARTS |= {"conversions": conversions, "refusals": refusals, "order": order}
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="MXCSR is a register of x86")

@@ -7,6 +7,7 @@ bound in `halfspace.rounding` holds for every order of summation.
 import functools
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,13 @@ stage = njit(nogil=True, error_model="numpy")
 
 
 def entry(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python calls: cached on disk, and the GIL released while it runs."""
+    """Compile a function that Python calls: cached on disk, and the GIL released while it runs.
+
+    Where no folder can be written (a read-only installation, no home), kernels are compiled anew in each process.
+    """
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    dispatcher._cache = _PackageCache(function)
+    with suppress(RuntimeError):
+        dispatcher._cache = _PackageCache(function)
     return dispatcher
 
 

@@ -20,7 +20,10 @@ BLOCK = 16
 """Vectors in a block."""
 TILE = 64
 """Vectors in a tile: the four blocks that `tile_dot` takes at once."""
-PORTABLE = os.environ.get("HALFSPACE_SIMD", "auto") == "portable"
+_FORM = os.environ.get("HALFSPACE_SIMD", "auto")
+if _FORM not in ("auto", "portable"):
+    raise ValueError(f"the environment variable HALFSPACE_SIMD must be 'auto' or 'portable', got {_FORM!r}")
+PORTABLE = _FORM == "portable"
 """Whether to use the portable form even where the host has better instructions (``HALFSPACE_SIMD=portable``)."""
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)

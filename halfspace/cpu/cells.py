@@ -12,12 +12,13 @@ or *look*.
 """
 
 import numpy as np
+import numpy.typing as npt
 from numba import carray
 
-from halfspace import rounding
 from halfspace.cpu import _jit, _threads
 from halfspace.cpu._jit import entry, pointer, stage
 from halfspace.cpu._simd import BLOCK, TILE, tile_dot
+from halfspace.cpu.bounds import norm_bound, radius_factor, residual_bound, threshold_margin
 from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
 from halfspace.segment import Cells
 
@@ -26,14 +27,9 @@ __all__ = ["DROP", "LOOK", "TAKE", "encode", "test_tile", "thresholds"]
 DROP, LOOK, TAKE = 0, 1, 2
 """Verdicts on a ball."""
 
-norm_bound = stage(rounding.norm_bound)
-residual_bound = stage(rounding.residual_bound)
-radius_factor = stage(rounding.radius_factor)
-threshold_margin = stage(rounding.threshold_margin)
 
-
-def encode(vectors: np.ndarray, threads: int) -> Cells:
-    """Give every stored vector (spaces, n, d) its cell, around the mean of its space.
+def encode(vectors: np.ndarray, threads: int, centre: npt.NDArray[np.float32] | None = None) -> Cells:
+    """Give every stored vector (spaces, n, d) its cell, around `centre` (spaces, d) or the mean of its space.
 
     Time O(n d); the result does not depend on the number of threads.
     """
@@ -47,11 +43,14 @@ def encode(vectors: np.ndarray, threads: int) -> Cells:
         centre=np.empty((spaces, dim), np.float32),
     )
     for space in range(spaces):
-        x, centre = vectors[space], cells.centre[space]
+        x, middle = vectors[space], cells.centre[space]
         codes, scales, radii = cells.codes[space], cells.scales[space], cells.radii[space]
-        sums = _threads.run(lambda span: _sum(x, *span), spans, threads)  # noqa: B023
-        centre[:] = np.sum(sums, axis=0) / rows
-        _threads.run(lambda span: _encode(x, centre, codes, scales, radii, *span), spans, threads)  # noqa: B023
+        if centre is None:
+            sums = _threads.run(lambda span: _sum(x, *span), spans, threads)  # noqa: B023
+            middle[:] = np.sum(sums, axis=0) / rows
+        else:
+            middle[:] = centre[space]
+        _threads.run(lambda span: _encode(x, middle, codes, scales, radii, *span), spans, threads)  # noqa: B023
     return cells
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu._jit import entry
+from halfspace.cpu._jit import bits_of, entry, stage
 from halfspace.cpu.search import Found
 
 __all__ = ["best", "collect", "sort_by_score"]
@@ -54,12 +54,22 @@ def _order_by_id(offsets, ids, scores):
                 scores[first:last] = scores[first:last][order]
 
 
+@stage
+def _descending(scores):
+    """Order scores from the highest, equals as they come; by integers, so that flushed subnormals keep their places."""
+    keys = np.empty(scores.size, np.int64)
+    for k in range(scores.size):
+        bits = np.int64(bits_of(scores[k]))
+        keys[k] = -bits if bits >= 0 else bits + np.int64(0x80000000)  # minus the magnitude, or the magnitude
+    return np.argsort(keys, kind="mergesort")
+
+
 @entry
 def sort_by_score(offsets, ids, scores):
     """Order each row by descending score, then by id; rows come ordered by id."""
     for row in range(offsets.size - 1):
         first, last = offsets[row], offsets[row + 1]
-        order = np.argsort(-scores[first:last], kind="mergesort")
+        order = _descending(scores[first:last])
         ids[first:last] = ids[first:last][order]
         scores[first:last] = scores[first:last][order]
 
@@ -75,7 +85,7 @@ def best(offsets, ids, scores, limit):
     out_scores = np.empty(kept[rows], np.float32)
     for row in range(rows):
         first, last = offsets[row], offsets[row + 1]
-        order = np.argsort(-scores[first:last], kind="mergesort")[:limit]
+        order = _descending(scores[first:last])[:limit]
         order.sort()
         for k in range(order.size):
             out_ids[kept[row] + k] = ids[first + order[k]]

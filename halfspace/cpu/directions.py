@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace import rounding
-from halfspace.cpu._jit import entry, stage
+from halfspace.cpu._jit import entry
+from halfspace.cpu.bounds import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
 from halfspace.cpu.formats import exact64, leading_bit, lowest_bit
 
 __all__ = ["PLAN", "Directions", "prepare"]
@@ -37,14 +37,6 @@ class Directions(NamedTuple):
     wide: npt.NDArray[np.float64]  # (m, d), the same values
     digits: npt.NDArray[np.int8]  # (m, steps, 2, 4): of four dimensions the high digits, then the low ones
     plans: np.ndarray  # PLAN (m,)
-
-
-norm_bound = stage(rounding.norm_bound)
-reach = stage(rounding.reach)
-dot_slope = stage(rounding.dot_slope)
-dot_intercept = stage(rounding.dot_intercept)
-dot32_slope = stage(rounding.dot32_slope)
-dot32_intercept = stage(rounding.dot32_intercept)
 
 
 def prepare(directions: npt.NDArray[np.float32]) -> Directions:

@@ -16,7 +16,7 @@ __all__ = ["compare_exactly", "reachable", "split_dot"]
 LOWEST = 298
 """The register counts in units of 2^-298, the smallest product of two float32."""
 LIMBS = 22
-"""Limbs of 32 bits: 704 bits hold 2^31 products of at most 2^256, and any tau below 2^320."""
+"""Limbs of 32 bits: 704 bits hold the sum of any dot product, and any tau below 2^320."""
 
 
 @stage

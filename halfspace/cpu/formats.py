@@ -13,10 +13,10 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import overload
 
-from halfspace import rounding
 from halfspace.cpu import _threads
 from halfspace.cpu._jit import bit_length, bits_of, entry, float32_of, float64_of, pointer, stage
 from halfspace.cpu._simd import half_to_float
+from halfspace.cpu.bounds import norm_bound
 
 __all__ = ["exact64", "leading_bit", "lowest_bit", "measure", "round_to_format", "round_up32", "store", "widen"]
 
@@ -187,9 +187,6 @@ def _wide64_overload(value):
     return lambda value: value
 
 
-norm_bound = stage(rounding.norm_bound)
-
-
 @stage
 def finite(value):
     """Whether a stored value is a finite number."""
@@ -208,15 +205,19 @@ def store(values: np.ndarray, bits: np.dtype[Any], threads: int) -> tuple[np.nda
     elif source.dtype.itemsize == 2 and not same:
         source = source.astype(np.float32)  # exact: both halves fit
     out = np.empty(source.shape, bits)
-    address = source.__array_interface__["data"][0]
     flat = out.reshape(-1)
     like = flat[:0] if same else np.empty(0, source.dtype)
     convert = _copy_into if same else _round_into
     if flat.size <= SLICE:
-        return out, convert(address, like, flat, 0, flat.size)
+        return out, convert(_address(source), like, flat, 0, flat.size)
     spans = _threads.spans(flat.size, -(-flat.size // SLICE))
-    bad = _threads.run(lambda span: convert(address, like, flat, *span), spans, threads)
+    bad = _threads.run(lambda span: convert(_address(source), like, flat, *span), spans, threads)
     return out, min((at for at in bad if at >= 0), default=-1)
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 _SAME = {

@@ -19,6 +19,7 @@ from halfspace.cpu.directions import Directions
 from halfspace.cpu.exact import reachable
 from halfspace.cpu.scan import test_rows
 from halfspace.cpu.verify import decide
+from halfspace.snapshot import Table
 
 __all__ = ["ADAPT", "CELLS", "CHUNK", "COUNT", "IDS", "SCAN", "SCORES", "SEGMENT", "STAGES", "WORK", "Found", "search"]
 
@@ -72,7 +73,7 @@ class Found(NamedTuple):
 
 
 def search(
-    table: np.ndarray,
+    table: Table,
     like: np.ndarray,
     directions: Directions,
     tau: npt.NDArray[np.float64],
@@ -81,14 +82,16 @@ def search(
     threads: int,
 ) -> Found:
     """Find the vectors of all segments in the halfspaces of `directions`; arguments as for `_search_chunks`."""
-    rows = table["rows"][0]
+    rows = table.records["rows"][0]
     threads = min(threads, int(rows.sum()) * directions.narrow.size // MIN_BYTES)
     if threads <= 1:
-        counts, *hits, work = _search_chunks(table, like, *directions, tau, 0, ALL, filtering, wanted, PORTABLE)
+        counts, *hits, work = _search_chunks(table.records, like, *directions, tau, 0, ALL, filtering, wanted, PORTABLE)
         return Found(counts, [(hits[0], hits[1], hits[2])], work)
     spans = _threads.spans(int((-(-rows // CHUNK)).sum()), threads)
     outcomes = _threads.run(
-        lambda span: _search_chunks(table, like, *directions, tau, *span, filtering, wanted, PORTABLE), spans, threads
+        lambda span: _search_chunks(table.records, like, *directions, tau, *span, filtering, wanted, PORTABLE),
+        spans,
+        threads,
     )
     counts = np.sum([outcome[0] for outcome in outcomes], axis=0)
     work = np.sum([outcome[4] for outcome in outcomes], axis=0)
@@ -117,17 +120,28 @@ def _note(work, stage, verdicts, left):
 
 
 @stage
-def _test_cells(segment, first, last, dim, row_bytes, adapt, digits, plan, below, above, products, verdicts, portable):
+def _looks(verdicts):
+    looks = 0
+    for verdict in verdicts:
+        looks += verdict == LOOK
+    return looks
+
+
+@stage
+def _test_cells(
+    segment, first, last, dim, row_bytes, adapt, scores, digits, plan, below, above, products, verdicts, portable
+):
     """Test the cells of a chunk, tile by tile; returns how many rows were tested and how many are left.
 
-    Where `adapt`, stop after a sample if reading its survivors and codes costs as many bytes as reading all its
-    vectors.
+    Where `adapt`, stop after a sample if codes and the vectors still to read come to as many bytes as all its vectors.
     """
     steps = (dim + 3) // 4
     left = 0
     for row in range(first, last, TILE):
-        if adapt and row - first == SAMPLE and (4 * steps + 8) * SAMPLE + left * row_bytes >= SAMPLE * row_bytes:
-            return SAMPLE, left
+        if adapt and row - first == SAMPLE:
+            reads = left if scores else _looks(verdicts[:SAMPLE])
+            if (4 * steps + 8) * SAMPLE + reads * row_bytes >= SAMPLE * row_bytes:
+                return SAMPLE, left
         tile = verdicts[row - first : row - first + TILE]
         left += test_tile(segment, row, steps, digits, plan, below, above, products, tile, portable)
     return last - first, left
@@ -152,9 +166,9 @@ def _gather(segment, first, row_bytes, verdicts, scores, rows_left):
 def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, filtering, wanted, portable):
     """Search chunks [first, last) for every direction.
 
-    table : SEGMENT (spaces, segments); like : an empty array in the stored format narrow, wide, digits, plans :
-    `halfspace.cpu.directions.Directions`, (spaces * m) of them; tau : float64 (spaces * m,) filtering : SCAN, CELLS or
-    ADAPT; wanted : COUNT, IDS or SCORES
+    table : SEGMENT (spaces, segments); like : an empty array in the stored format
+    narrow, wide, digits, plans : `halfspace.cpu.directions.Directions`, (spaces * m) of them
+    tau : float64 (spaces * m,); filtering : SCAN, CELLS or ADAPT; wanted : COUNT, IDS or SCORES
 
     Returns counts int64 (spaces * m,); the direction (int32), id (int64) and score (float32) of each hit, in order of
     chunks, directions and rows; and the counters int64 (STAGES, WORK).
@@ -209,6 +223,7 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
                             dim,
                             row_bytes,
                             filtering == ADAPT,
+                            wanted == SCORES,
                             digits[k],
                             plans[k],
                             below[k],
@@ -234,7 +249,15 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
                         score = np.float32(0.0)
                         if verdict == LOOK or wanted == SCORES:
                             hit, score, easy = decide(
-                                vectors[row], norms[row], segment.grain, narrow[k], wide[k], plans[k], tau[k], scratch
+                                vectors[row],
+                                norms[row],
+                                segment.grain,
+                                narrow[k],
+                                wide[k],
+                                plans[k],
+                                tau[k],
+                                wanted == SCORES,
+                                scratch,
                             )
                             work[_VERIFY, _DROPPED] += easy and not hit
                             work[_VERIFY, _TAKEN] += easy and hit

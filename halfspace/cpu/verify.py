@@ -6,14 +6,12 @@ A float64 dot product with its proven error bound decides nearly every vector; w
 
 import numpy as np
 
-from halfspace import rounding
 from halfspace.cpu._jit import bits_of, multiply_add, stage
+from halfspace.cpu.bounds import exact_below
 from halfspace.cpu.exact import compare_exactly, split_dot
 from halfspace.cpu.formats import widen
 
 __all__ = ["decide"]
-
-exact_below = stage(rounding.exact_below)
 
 
 @stage
@@ -41,7 +39,7 @@ def _two_sum(a, b):
 
 
 @stage
-def _decide_hairline(row, narrow, wide, tau, size, grain, scratch):
+def _decide_hairline(row, narrow, wide, tau, size, grain, scored, scratch):
     """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score)."""
     if 0.0 < size < 2.0**500:
         high, low, bound = split_dot(row, wide, size, grain, scratch)
@@ -50,18 +48,20 @@ def _decide_hairline(row, narrow, wide, tau, size, grain, scratch):
         gap, rest = _two_sum(gap, rest)
         doubt = 2.0 * (abs(rest) + abs(tail) + bound)
         if abs(gap) > doubt or doubt == 0.0:
+            if gap < 0.0 or not scored:
+                return gap >= 0.0, np.float32(0.0)
             total, remainder = _two_sum(high, low)
             spread = abs(remainder) + bound
             if spread > 0.0:  # large enough to show in total - spread, which float64 rounds too
                 spread = 2.0 * spread + 2.0**-52 * abs(total)
             if _rounds_once(total, spread):
-                return gap >= 0.0, np.float32(total + 0.0)
+                return True, np.float32(total + 0.0)
     return compare_exactly(row, narrow, tau)
 
 
 @stage
-def decide(row, norm, row_grain, narrow, wide, plan, tau, scratch):
-    """Decide one vector; returns (hit, score, whether float64 alone was enough).
+def decide(row, norm, row_grain, narrow, wide, plan, tau, scored, scratch):
+    """Decide one vector; returns (hit, score if `scored`, whether float64 alone was enough).
 
     row : stored (d,); narrow, wide : the direction (d,) in float32 and float64; norm : upper bound of |x|; row_grain :
     a number of which every x_j is a multiple
@@ -75,7 +75,7 @@ def decide(row, norm, row_grain, narrow, wide, plan, tau, scratch):
     gap = total - tau
     if gap < -error:
         return False, np.float32(0.0), True
-    if gap >= error and _rounds_once(total, error):
+    if gap >= error and (not scored or _rounds_once(total, error)):
         return True, np.float32(total + 0.0), True
-    hit, score = _decide_hairline(row, narrow, wide, tau, size, plan.grain * row_grain, scratch)
+    hit, score = _decide_hairline(row, narrow, wide, tau, size, plan.grain * row_grain, scored, scratch)
     return hit, score, False

@@ -1,0 +1,28 @@
+"""The bounds of `halfspace.rounding`, compiled."""
+
+from halfspace import rounding
+from halfspace.cpu._jit import stage
+
+__all__ = [
+    "dot32_intercept",
+    "dot32_slope",
+    "dot_intercept",
+    "dot_slope",
+    "exact_below",
+    "norm_bound",
+    "radius_factor",
+    "reach",
+    "residual_bound",
+    "threshold_margin",
+]
+
+norm_bound = stage(rounding.norm_bound)
+residual_bound = stage(rounding.residual_bound)
+reach = stage(rounding.reach)
+radius_factor = stage(rounding.radius_factor)
+threshold_margin = stage(rounding.threshold_margin)
+dot_slope = stage(rounding.dot_slope)
+dot_intercept = stage(rounding.dot_intercept)
+dot32_slope = stage(rounding.dot32_slope)
+dot32_intercept = stage(rounding.dot32_intercept)
+exact_below = stage(rounding.exact_below)

@@ -1,0 +1,125 @@
+"""What once broke it."""
+
+import importlib
+import pickle
+
+import numpy as np
+import pytest
+import reference
+from conftest import DTYPES, build, identical
+
+from halfspace import HalfspaceIndex, cpu
+from halfspace.cpu import _jit
+from halfspace.dtypes import as_bits
+from halfspace.lock import WriterLock
+from halfspace.segment import Segment, join
+
+LINE = np.arange(1, 7, dtype=np.float32)[:, None]
+
+
+@pytest.mark.parametrize("limit", [6, 7, 2**31, 2**63 - 1, 2**63, 2**70])
+def test_a_limit_beyond_all_hits(limit):
+    hits = build(LINE).query([1.0], 2.0, limit=limit)
+    assert hits.ids.tolist() == [1, 2, 3, 4, 5]
+    assert hits.scores.tolist() == [2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_a_sparse_matrix_is_a_copy():
+    hits = build(LINE).query([[1.0], [2.0]], 2.0, sort=True)
+    ids, scores = hits.ids.copy(), hits.scores.copy()
+    matrix = hits.to_scipy()
+    matrix.sort_indices()
+    matrix.data[:] = 0
+    np.testing.assert_array_equal(hits.ids, ids)
+    np.testing.assert_array_equal(hits.scores, scores)
+
+
+def test_the_largest_id_is_no_column():
+    index = HalfspaceIndex(1)
+    index.insert([[1.0]], ids=[2**63 - 1])
+    with pytest.raises(ValueError, match=str(2**63 - 1)):
+        index.query([1.0], 0.0).to_scipy()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_joined_spaces_lie_one_after_the_other(dtype, rng):
+    vectors = rng.standard_normal((3, 90, 5)).astype(reference.DTYPES[dtype])
+    norms, grain = cpu.measure(as_bits(vectors), 1)
+    ids = rng.permutation(90)
+    halves = [
+        Segment(as_bits(vectors)[:, part], ids[part], norms[:, part], grain) for part in (slice(0, 40), slice(40, 90))
+    ]
+    halves[0] = halves[0].excluding(np.arange(0, 40, 3))
+    joined = join(halves)
+    assert joined.vectors.flags.c_contiguous
+    assert joined.norms.flags.c_contiguous
+    alive = np.setdiff1d(ids, ids[:40:3])
+    assert joined.ids.tolist() == alive.tolist()
+    rows = np.argsort(ids)[alive]
+    np.testing.assert_array_equal(joined.vectors, as_bits(vectors)[:, rows])
+    np.testing.assert_array_equal(joined.norms, norms[:, rows])
+
+
+def test_kernels_refuse_rows_that_lie_apart(rng):
+    vectors = rng.standard_normal((1, 8, 6)).astype(np.float32)[:, ::2]
+    norms, grain = cpu.measure(vectors, 1)
+    with pytest.raises(ValueError, match="contiguous"):
+        Segment(vectors, np.arange(4), norms, grain).addresses  # noqa: B018
+
+
+def test_counting_a_halfspace_that_holds_everything_reads_codes_alone(rng):
+    index = build(rng.standard_normal((5000, 64)).astype(np.float32))
+    query, _ = index._asked(index._snapshot, rng.standard_normal(64), -1e3, None, 1)
+    (found,) = query._found(cpu.COUNT)
+    work = dict(zip(cpu.STAGES, found.work[:, 0].tolist(), strict=True))
+    assert found.counts.tolist() == [5000]
+    assert work == {"cells": 5000, "scan": 0, "verify": 0, "exact": 0}
+
+
+def test_a_batch_cut_into_blocks(rng, monkeypatch):
+    vectors, directions = rng.standard_normal((300, 16)), rng.standard_normal((50, 16)).astype(np.float32)
+    index, tau = build(vectors), rng.normal(2, 1, 50)
+    options = [{}, {"sort": True}, {"limit": 3}, {"within": np.arange(0, 300, 2)}]
+    whole = [index.query(directions, tau, **option) for option in options]
+    counts = index.count(directions, tau)
+    monkeypatch.setattr(importlib.import_module("halfspace.query"), "WORKSPACE", 7 * (16 * 16 + 128))
+    for option, expected in zip(options, whole, strict=True):
+        identical(index.query(directions, tau, **option), expected)
+    np.testing.assert_array_equal(index.count(directions, tau), counts)
+
+
+def test_kernels_compile_where_no_folder_can_be_written(monkeypatch):
+    def nowhere(function):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(_jit, "_PackageCache", nowhere)
+    assert _jit.entry(lambda x: x + 1)(2) == 3
+
+
+def test_a_writer_inside_a_writer_is_refused():
+    lock = WriterLock()
+    with lock, pytest.raises(RuntimeError, match="already"), lock:
+        pass
+    with lock:
+        pass
+
+
+def test_an_index_says_how_it_is_kept():
+    with pytest.raises(TypeError, match="save"):
+        pickle.dumps(build(LINE))
+
+
+def test_a_mapped_index_verifies_after_it_has_changed(tmp_path, rng):
+    build(rng.standard_normal((600, 8))).save(tmp_path / "index")
+    for mmap in (False, True):
+        index = HalfspaceIndex.load(tmp_path / "index", mmap=mmap)
+        index.delete(np.arange(0, 600, 2))
+        index.insert(rng.standard_normal((300, 8)))
+        index.verify()
+        assert len(index) == 600
+
+
+def test_integers_beyond_64_bits_as_tau():
+    index = build(LINE)
+    assert index.count([1.0], 10**30) == 0
+    assert index.count([1.0], -(10**30)) == 6
