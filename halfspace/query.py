@@ -1,9 +1,8 @@
 """Asking the stages: prepare the directions, search, collect, order and cut."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,7 @@ WORKSPACE = 32 << 20
 """Bytes that prepared directions may take at once: a batch is cut to fit."""
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(NamedTuple):
     """Directions and thresholds, and where to look."""
 
     backend: ModuleType

@@ -131,7 +131,7 @@ def test_cells_hold_their_vectors(family, dtype, rng):
 @pytest.mark.parametrize("portable", [True, False])
 def test_verdicts_are_true(family, dtype, portable, rng):
     vectors, directions = family(rng, 100, 13, 2, dtype)
-    stored = as_bits(vectors)
+    stored = as_bits(np.ascontiguousarray(vectors))
     made = cpu.encode(stored[None], 1)
     norms, grain = cpu.measure(stored[None], 1)
     segment = Segment(stored[None], np.arange(100), norms, grain, made)

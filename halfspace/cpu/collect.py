@@ -15,7 +15,7 @@ Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float3
 def collect(found: Found) -> Rows:
     """Bring hits into rows, by direction and then by id."""
     offsets = np.zeros(found.counts.size + 1, np.int64)
-    np.cumsum(found.counts, out=offsets[1:])
+    found.counts.cumsum(out=offsets[1:])
     if found.counts.size == 1 and len(found.parts) == 1:
         _, ids, scores = found.parts[0]
     else:

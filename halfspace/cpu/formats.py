@@ -7,7 +7,6 @@ the same values as any other.
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 from numba import types
@@ -17,6 +16,7 @@ from halfspace.cpu import _threads
 from halfspace.cpu._jit import bit_length, bits_of, entry, float32_of, float64_of, pointer, stage
 from halfspace.cpu._simd import half_to_float
 from halfspace.cpu.bounds import norm_bound
+from halfspace.dtypes import FORMATS
 
 __all__ = ["exact64", "leading_bit", "lowest_bit", "measure", "round_to_format", "round_up32", "store", "widen"]
 
@@ -199,7 +199,7 @@ def store(values: np.ndarray, bits: np.dtype[Any], threads: int) -> tuple[np.nda
     Returns the bits (n, d) and the flat position of the first number that is NaN or infinite in that format, or -1.
     """
     source = np.ascontiguousarray(values)
-    same = (source.dtype, bits) in _SAME
+    same = source.dtype == _SAME[bits]
     if source.dtype.kind in "biu":
         source = _integers_as_float64(source)
     elif source.dtype.itemsize == 2 and not same:
@@ -220,12 +220,8 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
-_SAME = {
-    (np.dtype(np.float32), np.dtype(np.float32)),
-    (np.dtype(np.float16), np.dtype(np.uint16)),
-    (np.dtype(ml_dtypes.bfloat16), np.dtype(np.int16)),
-}
-"""Numbers that are in the stored format already."""
+_SAME = {bits: numbers for numbers, bits in FORMATS.values()}
+"""Of each format's bits, the numbers that need no conversion."""
 
 
 def _integers_as_float64(values: np.ndarray) -> npt.NDArray[np.float64]:

@@ -18,7 +18,7 @@ from halfspace.cpu.cells import DROP, LOOK, TAKE, test_tile, thresholds
 from halfspace.cpu.directions import Directions
 from halfspace.cpu.exact import reachable
 from halfspace.cpu.scan import test_rows
-from halfspace.cpu.verify import decide
+from halfspace.cpu.verify import decide, decide_hairline
 from halfspace.snapshot import Table
 
 __all__ = ["ADAPT", "CELLS", "CHUNK", "COUNT", "IDS", "SCAN", "SCORES", "SEGMENT", "STAGES", "WORK", "Found", "search"]
@@ -27,6 +27,9 @@ CHUNK = 1024
 """Rows that are handled together."""
 SAMPLE = 128
 """Rows of a chunk after which the adaptive filter judges whether cells pay."""
+
+GATHER = 16
+"""Verdicts that are passed over together where all of them are DROP."""
 
 SCAN, CELLS, ADAPT = 0, 1, 2
 """Filters: every vector; cells where a segment has them; cells where they pay."""
@@ -151,15 +154,27 @@ def _test_cells(
 def _gather(segment, first, row_bytes, verdicts, scores, rows_left):
     """List the rows of a chunk that are left and not excluded, and have the vectors that will be read fetched."""
     count = 0
-    for i in range(verdicts.size):
-        if verdicts[i] != DROP and not _excluded(segment, first + i):
-            rows_left[count] = i
-            count += 1
-            if scores or verdicts[i] == LOOK:
-                address = segment.vectors + (first + i) * row_bytes
-                for line in range(address, address + row_bytes, 64):
-                    prefetch(line)
+    for block in range(0, verdicts.size, GATHER):
+        end = min(block + GATHER, verdicts.size)
+        if end - block == GATHER and _all_dropped(verdicts, block):
+            continue
+        for i in range(block, end):
+            if verdicts[i] != DROP and not _excluded(segment, first + i):
+                rows_left[count] = i
+                count += 1
+                if scores or verdicts[i] == LOOK:
+                    address = segment.vectors + (first + i) * row_bytes
+                    for line in range(address, address + row_bytes, 64):
+                        prefetch(line)
     return count
+
+
+@stage
+def _all_dropped(verdicts, first):
+    seen = 0
+    for i in range(GATHER):
+        seen |= verdicts[first + i]
+    return seen == DROP
 
 
 @entry
@@ -189,7 +204,8 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
     capacity = 0 if wanted == COUNT else 256
     owners = np.empty(capacity, np.int32)
     ids = np.empty(capacity, np.int64)
-    scores = np.empty(capacity if wanted == SCORES else 0, np.float32)
+    scored = wanted == SCORES
+    scores = np.empty(capacity if scored else 0, np.float32)
     found = 0
 
     before = 0
@@ -213,6 +229,7 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
                 low = chunk * CHUNK
                 high = min(low + CHUNK, rows)
                 for k in range(space * batch, (space + 1) * batch):
+                    direction, plan, threshold = wide[k], plans[k], tau[k]
                     tested = 0
                     left = 0
                     if has_cells:
@@ -223,9 +240,9 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
                             dim,
                             row_bytes,
                             filtering == ADAPT,
-                            wanted == SCORES,
+                            scored,
                             digits[k],
-                            plans[k],
+                            plan,
                             below[k],
                             above[k],
                             products,
@@ -236,33 +253,24 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
                     rest = low + tested
                     if rest < high:
                         part = verdicts[tested : high - low]
-                        more = test_rows(vectors[rest:high], norms[rest:high], narrow[k], plans[k], tau[k], part)
+                        more = test_rows(vectors[rest:high], norms[rest:high], narrow[k], plan, threshold, part)
                         _note(work, _SCAN, part, more)
                         left += more
                     if left == 0:
                         continue
-                    for at in range(
-                        _gather(segment, low, row_bytes, verdicts[: high - low], wanted == SCORES, rows_left)
-                    ):
+                    listed = _gather(segment, low, row_bytes, verdicts[: high - low], scored, rows_left)
+                    for at in range(listed):
                         row = low + rows_left[at]
-                        verdict = verdicts[row - low]
                         score = np.float32(0.0)
-                        if verdict == LOOK or wanted == SCORES:
-                            hit, score, easy = decide(
-                                vectors[row],
-                                norms[row],
-                                segment.grain,
-                                narrow[k],
-                                wide[k],
-                                plans[k],
-                                tau[k],
-                                wanted == SCORES,
-                                scratch,
-                            )
-                            work[_VERIFY, _DROPPED] += easy and not hit
-                            work[_VERIFY, _TAKEN] += easy and hit
-                            work[_EXACT, _DROPPED] += not (easy or hit)
-                            work[_EXACT, _TAKEN] += hit and not easy
+                        if scored or verdicts[row - low] == LOOK:
+                            x, norm, by = vectors[row], norms[row], _VERIFY
+                            hit, score, certain = decide(x, norm, segment.grain, direction, plan, threshold, scored)
+                            if not certain:
+                                by = _EXACT
+                                hit, score = decide_hairline(
+                                    x, norm, segment.grain, narrow[k], direction, plan, threshold, scored, scratch
+                                )
+                            work[by, _TAKEN if hit else _DROPPED] += 1
                             if not hit:
                                 continue
                         counts[k] += 1
@@ -271,14 +279,21 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
                         if found == ids.size:
                             owners = _grow(owners)
                             ids = _grow(ids)
-                            if wanted == SCORES:
+                            if scored:
                                 scores = _grow(scores)
                         owners[found] = k
                         ids[found] = row_ids[row]
-                        if wanted == SCORES:
+                        if scored:
                             scores[found] = score
                         found += 1
 
+    _complete(work, dim, row_bytes)
+    return counts, owners[:found], ids[:found], scores[: found if scored else 0], work
+
+
+@stage
+def _complete(work, dim, row_bytes):
+    """Fill in the counters that follow from the others."""
     exact = work[_EXACT, _DROPPED] + work[_EXACT, _TAKEN]
     work[_EXACT, _TESTED] = work[_EXACT, _DOTS] = work[_VERIFY, _LEFT] = exact
     work[_VERIFY, _TESTED] = work[_VERIFY, _DROPPED] + work[_VERIFY, _TAKEN] + exact
@@ -288,7 +303,6 @@ def _search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, f
     work[_SCAN, _BYTES] = work[_SCAN, _TESTED] * (row_bytes + 4)
     work[_VERIFY, _BYTES] = work[_VERIFY, _TESTED] * (row_bytes + 4)
     work[_EXACT, _BYTES] = exact * row_bytes
-    return counts, owners[:found], ids[:found], scores[: found if wanted == SCORES else 0], work
 
 
 @stage

@@ -11,7 +11,7 @@ from halfspace.cpu.bounds import exact_below
 from halfspace.cpu.exact import compare_exactly, split_dot
 from halfspace.cpu.formats import widen
 
-__all__ = ["decide"]
+__all__ = ["decide", "decide_hairline"]
 
 
 @stage
@@ -39,10 +39,35 @@ def _two_sum(a, b):
 
 
 @stage
-def _decide_hairline(row, narrow, wide, tau, size, grain, scored, scratch):
-    """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score)."""
+def decide(row, norm, row_grain, wide, plan, tau, scored):
+    """Decide one vector in float64; returns (hit, score if `scored`, whether both are certain).
+
+    row : stored (d,); wide : the direction (d,) in float64; norm : upper bound of |x|
+    row_grain : a number of which every x_j is a multiple
+
+    Kept apart from `decide_hairline`, which is too large to be inlined.
+    """
+    total = _dot(row, wide)
+    size = plan.norm * np.float64(norm)
+    if size <= exact_below(plan.grain, row_grain) or size == 0.0:
+        error = 0.0
+    else:
+        error = plan.slope * np.float64(norm) + plan.intercept
+    gap = total - tau
+    hit = gap >= error
+    certain = gap < -error or (hit and (not scored or _rounds_once(total, error)))
+    return hit, np.float32(total + 0.0), certain
+
+
+@stage
+def decide_hairline(row, norm, row_grain, narrow, wide, plan, tau, scored, scratch):
+    """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score).
+
+    narrow : the direction (d,) in float32; scratch : float64 (2, d); the rest as for `decide`
+    """
+    size = plan.norm * np.float64(norm)
     if 0.0 < size < 2.0**500:
-        high, low, bound = split_dot(row, wide, size, grain, scratch)
+        high, low, bound = split_dot(row, wide, size, plan.grain * row_grain, scratch)
         gap, rest = _two_sum(high, -tau)
         rest, tail = _two_sum(rest, low)
         gap, rest = _two_sum(gap, rest)
@@ -57,25 +82,3 @@ def _decide_hairline(row, narrow, wide, tau, size, grain, scored, scratch):
             if _rounds_once(total, spread):
                 return True, np.float32(total + 0.0)
     return compare_exactly(row, narrow, tau)
-
-
-@stage
-def decide(row, norm, row_grain, narrow, wide, plan, tau, scored, scratch):
-    """Decide one vector; returns (hit, score if `scored`, whether float64 alone was enough).
-
-    row : stored (d,); narrow, wide : the direction (d,) in float32 and float64; norm : upper bound of |x|; row_grain :
-    a number of which every x_j is a multiple
-    """
-    total = _dot(row, wide)
-    size = plan.norm * np.float64(norm)
-    if size <= exact_below(plan.grain, row_grain) or size == 0.0:
-        error = 0.0
-    else:
-        error = plan.slope * np.float64(norm) + plan.intercept
-    gap = total - tau
-    if gap < -error:
-        return False, np.float32(0.0), True
-    if gap >= error and (not scored or _rounds_once(total, error)):
-        return True, np.float32(total + 0.0), True
-    hit, score = _decide_hairline(row, narrow, wide, tau, size, plan.grain * row_grain, scored, scratch)
-    return hit, score, False
