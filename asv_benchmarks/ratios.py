@@ -35,6 +35,7 @@ except ImportError:
 CENTRES = 2000
 ROUNDS = 9
 PAUSE = 0.1
+WARM_UP = 0.05
 
 
 def clustered(n: int, d: int, seed: int) -> np.ndarray:
@@ -72,7 +73,9 @@ def alternate(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> d
     for _ in range(rounds):
         for name, call in calls.items():
             time.sleep(PAUSE)
-            call()
+            begin = time.perf_counter()
+            while time.perf_counter() - begin < WARM_UP:
+                call()
             begin = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - begin)

@@ -13,6 +13,7 @@ from halfspace.cpu import cells, formats, scan
 from halfspace.cpu._simd import TILE, tile_dot
 from halfspace.dtypes import FORMATS, as_bits
 from halfspace.segment import Segment
+from halfspace.snapshot import Table
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -163,7 +164,7 @@ def test_spaces_are_searched_apart(threads, dtype, rng):
         norms, grain = cpu.measure(x, threads)
         segments.append(Segment(x, np.arange(n)[part], norms, grain, cpu.encode(x, threads) if sealed else None))
     rows = [list(space) for space in zip(*(segment.addresses for segment in segments), strict=True)]
-    table, tau = np.array(rows, cpu.SEGMENT), rng.normal(3, 2, spaces * m)
+    table, tau = Table(np.array(rows, cpu.SEGMENT), tuple(segments)), rng.normal(3, 2, spaces * m)
     ready = cpu.prepare(directions.reshape(-1, dim))
     found = cpu.search(table, np.empty(0, stored.dtype), ready, tau, cpu.ADAPT, cpu.SCORES, threads)
     offsets, ids, scores = cpu.collect(found)
