@@ -7,15 +7,14 @@ derives cells, ``prepare`` readies directions, ``search`` runs the query stages,
 
 from types import ModuleType
 
+from halfspace import checks
+
 __all__ = ["load"]
 
 
 def load(device: str) -> ModuleType:
     """Import the backend of a device."""
-    if not isinstance(device, str):
-        raise TypeError(f"device must be a string such as 'cpu', got {device!r}")
-    if device != "cpu":
-        raise ValueError(f"device must be 'cpu', got {device!r}")
+    checks.one_of(device, "device", ("cpu",))
     from halfspace import cpu
 
     return cpu

@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfspace.datasets import PyDocs, load_pydocs
+from halfspace.explain import Stage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from halfspace import HalfspaceIndex, Hits
 
-__all__ = ["Best", "Question", "Report", "StageTotal", "Timing", "exact_dots", "least_dot", "run", "show"]
+__all__ = ["Best", "Question", "Report", "Timing", "exact_dots", "least_dot", "run", "show"]
 
 _HALF = 2**24  # the inverse of the unit of float16
 _ROOM = 2**62  # every exact dot product is smaller than this in magnitude
@@ -55,19 +56,6 @@ class Question:
 
 
 @dataclass(frozen=True)
-class StageTotal:
-    """What one stage of the filter did, summed over the questions (vectors, dot products, bytes)."""
-
-    name: str
-    tested: int
-    dropped: int
-    taken: int
-    left: int
-    dot_products: int
-    bytes_read: int
-
-
-@dataclass(frozen=True)
 class Timing:
     """Median milliseconds of one question and of all questions at once, and how many answers are the exact set."""
 
@@ -89,7 +77,7 @@ class Report:
     proved: int
     wrong: tuple[str, ...]
     filter: str
-    stages: tuple[StageTotal, ...]
+    stages: tuple[Stage, ...]
     dot_products: int
     dot_products_dense: int
     bytes_read: int
@@ -218,9 +206,7 @@ def _race(
     )
 
 
-def _stage_totals(
-    index: HalfspaceIndex, directions: NDArray[np.float32], tau: float
-) -> tuple[str, tuple[StageTotal, ...]]:
+def _stage_totals(index: HalfspaceIndex, directions: NDArray[np.float32], tau: float) -> tuple[str, tuple[Stage, ...]]:
     """Explain every question; return the filters that answered and the sums per stage, in order of first appearance."""
     filters: dict[str, None] = {}
     totals: dict[str, list[int]] = {}
@@ -230,7 +216,7 @@ def _stage_totals(
         for s in explained.stages:
             counts = (s.tested, s.dropped, s.taken, s.left, s.dot_products, s.bytes_read)
             totals[s.name] = [a + int(b) for a, b in zip(totals.get(s.name, [0] * 6), counts, strict=True)]
-    return "/".join(filters), tuple(StageTotal(name, *counts) for name, counts in totals.items())
+    return "/".join(filters), tuple(Stage(name, *counts) for name, counts in totals.items())
 
 
 def _best(docs: PyDocs, hits: Hits, top: int) -> tuple[Best, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Cells", "Segment", "join"]
+__all__ = ["Cells", "Segment", "address", "join"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,29 +93,30 @@ class Segment:
     def addresses(self) -> list[tuple[Any, ...]]:
         """Where each space lies in memory, for kernels: see `halfspace.cpu.search.SEGMENT`."""
         cells = self.cells
-        dead = 0 if self.dead is None else _address(self.dead)
+        dead = 0 if self.dead is None else address(self.dead)
         return [
             (
                 self.rows,
-                _address(self.ids),
-                _address(self.vectors[space]),
-                _address(self.norms[space]),
+                address(self.ids),
+                address(self.vectors[space]),
+                address(self.norms[space]),
                 self.grain,
                 dead,
-                0 if cells is None else _address(cells.codes[space]),
-                0 if cells is None else _address(cells.scales[space]),
-                0 if cells is None else _address(cells.radii[space]),
-                0 if cells is None else _address(cells.centre[space]),
+                0 if cells is None else address(cells.codes[space]),
+                0 if cells is None else address(cells.scales[space]),
+                0 if cells is None else address(cells.radii[space]),
+                0 if cells is None else address(cells.centre[space]),
             )
             for space in range(self.vectors.shape[0])
         ]
 
 
-def _address(array: np.ndarray) -> int:
+def address(array: np.ndarray) -> int:
+    """Return where a contiguous array lies in memory, for kernels."""
     if not array.flags.c_contiguous:
         raise ValueError(f"kernels need contiguous arrays, got strides {array.strides} of shape {array.shape}")
-    address: int = array.__array_interface__["data"][0]
-    return address
+    place: int = array.__array_interface__["data"][0]
+    return place
 
 
 def join(segments: list[Segment]) -> Segment:

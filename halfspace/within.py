@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import checks
+from halfspace.segment import address
 from halfspace.snapshot import Snapshot, Table
 
 __all__ = ["restrict"]
@@ -20,7 +21,7 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
     masks = [np.packbits(~rows, bitorder="little") for rows in inside]
     records = snapshot.table.records.copy()
     for number, mask in enumerate(masks):
-        records[:, number]["excluded"] = mask.__array_interface__["data"][0]
+        records[:, number]["excluded"] = address(mask)
     return Table(records, (*snapshot.table.owners, *masks))
 
 

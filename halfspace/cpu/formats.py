@@ -17,6 +17,7 @@ from halfspace.cpu._jit import bit_length, bits_of, entry, float32_of, float64_o
 from halfspace.cpu._simd import half_to_float
 from halfspace.cpu.bounds import norm_bound
 from halfspace.dtypes import FORMATS
+from halfspace.segment import address
 
 __all__ = ["exact64", "leading_bit", "lowest_bit", "measure", "round_to_format", "round_up32", "store", "widen"]
 
@@ -209,15 +210,10 @@ def store(values: np.ndarray, bits: np.dtype[Any], threads: int) -> tuple[np.nda
     like = flat[:0] if same else np.empty(0, source.dtype)
     convert = _copy_into if same else _round_into
     if flat.size <= SLICE:
-        return out, convert(_address(source), like, flat, 0, flat.size)
+        return out, convert(address(source), like, flat, 0, flat.size)
     spans = _threads.spans(flat.size, -(-flat.size // SLICE))
-    bad = _threads.run(lambda span: convert(_address(source), like, flat, *span), spans, threads)
+    bad = _threads.run(lambda span: convert(address(source), like, flat, *span), spans, threads)
     return out, min((at for at in bad if at >= 0), default=-1)
-
-
-def _address(array: np.ndarray) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 _SAME = {bits: numbers for numbers, bits in FORMATS.values()}
