@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Explanation", "Stage"]
+__all__ = ["Choice", "Explanation", "Stage"]
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,9 @@ class Stage:
     Attributes
     ----------
     name : str
-        ``"cells"`` (8-bit lattice codes), ``"scan"`` (float32 dot products), ``"verify"`` (float64) or ``"exact"`` (no
-        error at all).
+        ``"chunks"`` and ``"groups"`` (balls around 1,024 and around 16 vectors), ``"sweep"`` (the sorted lists),
+        ``"gates"`` and ``"balls"`` (the bounds of one subspace, and their sums), ``"cells"`` (8-bit codes of vectors),
+        ``"scan"`` (float32 dot products), ``"verify"`` (float64) or ``"exact"`` (no error at all).
     tested : int
         Vectors that reached the stage.
     dropped : int
@@ -38,6 +39,25 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a segment was built for.
+
+    Attributes
+    ----------
+    filter : str
+        The filter of the segment.
+    vectors : int
+        Its number of vectors.
+    trial : dict of str to int, or None
+        The bytes that each filter read for a few queries on a sample of the segment, where they decided.
+    """
+
+    filter: str
+    vectors: int
+    trial: dict[str, int] | None
+
+
+@dataclass(frozen=True)
 class Explanation:
     """How a query came to its answer; ``print`` shows it as a table.
 
@@ -51,12 +71,15 @@ class Explanation:
         Number of stored vectors.
     stages : tuple of Stage
         What each stage tested and decided, in order; a stage that had nothing to do is left out.
+    choices : tuple of Choice
+        What each segment was built for, and the counts that decided.
     """
 
     filter: str
     hits: int
     vectors: int
     stages: tuple[Stage, ...]
+    choices: tuple[Choice, ...]
 
     def __str__(self) -> str:
         head = f"filter {self.filter!r}: {self.hits:,} hits among {self.vectors:,} vectors"
@@ -70,4 +93,14 @@ class Explanation:
             "  ".join([row[0].ljust(widths[0]), *(row[k].rjust(widths[k]) for k in range(1, len(columns)))])
             for row in rows
         ]
-        return "\n".join([head, *lines])
+        return "\n".join([head, *lines, *self.decisions])
+
+    @property
+    def decisions(self) -> list[str]:
+        """A line for each segment whose filter was chosen by a trial."""
+        return [
+            f"{choice.filter!r} for {choice.vectors:,} vectors, by the bytes that a trial read: "
+            + ", ".join(f"{filter} {count:,}" for filter, count in choice.trial.items())
+            for choice in self.choices
+            if choice.trial is not None
+        ]

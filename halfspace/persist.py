@@ -1,7 +1,7 @@
 """Between an index and its file: which metadata and which arrays."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -9,13 +9,15 @@ import numpy as np
 
 from halfspace import storage
 from halfspace.dtypes import FORMATS
-from halfspace.segment import Cells, Segment
+from halfspace.seal import FILTERS
+from halfspace.segment import Balls, Cells, Codes, Segment
 from halfspace.snapshot import Snapshot
 
 __all__ = ["Loaded", "check", "load", "save"]
 
 KIND = "halfspace index"
-_CELLS = ("codes", "scales", "radii", "centre")
+_LEVELS = ("cells", "groups", "chunks")
+_CODES = ("codes", "scales", "radii")
 
 
 @dataclass(frozen=True)
@@ -25,31 +27,58 @@ class Loaded:
     dim: int
     format: str
     filter: str
+    subspaces: int | None
+    group_size: int | None
     next_id: int
     sealed: tuple[Segment, ...]
     tail: Segment
     stored: storage.StoredFile | None  # where it is mapped, and not all checked yet
 
 
-def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str, filter: str) -> None:
+def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str) -> None:
     """Write a snapshot: the sealed segments in order, the tail last."""
     arrays: dict[str, np.ndarray] = {}
-    grains = []
+    segments = []
     for number, segment in enumerate((*snapshot.sealed, snapshot.tail)):
-        grains.append(segment.grain.hex())
-        parts = {"vectors": segment.vectors, "ids": segment.ids, "norms": segment.norms, "dead": segment.dead}
-        if segment.cells is not None:
-            parts |= {name: getattr(segment.cells, name) for name in _CELLS}
-        arrays |= {f"{number}/{name}": array for name, array in parts.items() if array is not None}
+        about: dict[str, Any] = {"grain": segment.grain.hex(), "filter": segment.filter, "trial": segment.trial}
+        if segment.balls is not None:
+            about["size"] = segment.balls.size
+        segments.append(about)
+        arrays |= {f"{number}/{name}": array for name, array in _sections(segment).items()}
+    sealer = snapshot.sealer
     metadata = {
         "kind": KIND,
         "dim": dim,
         "dtype": format,
-        "filter": filter,
+        "filter": sealer.filter,
+        "subspaces": sealer.subspaces,
+        "group_size": sealer.group_size,
         "next_id": snapshot.next_id,
-        "grains": grains,
+        "segments": segments,
     }
     storage.write(path, metadata, arrays)
+
+
+def _sections(segment: Segment) -> dict[str, np.ndarray]:
+    """All arrays of a segment, by name."""
+    parts: dict[str, np.ndarray | None] = {
+        "vectors": segment.vectors,
+        "ids": segment.ids,
+        "norms": segment.norms,
+        "by_id": segment.by_id,
+        "dead": segment.dead,
+    }
+    if segment.cells is not None:
+        parts["centre"] = segment.cells.centre
+        for level in _LEVELS:
+            codes = getattr(segment.cells, level)
+            parts |= {f"{level}/{name}": codes and getattr(codes, name) for name in _CODES}
+    if segment.balls is not None:
+        balls = segment.balls
+        parts |= {"centre": balls.centre, "columns": balls.columns}
+        parts |= {"members": balls.members, "holders": balls.holders}
+        parts |= {f"balls/{name}": getattr(balls.groups, name) for name in _CODES}
+    return {name: array for name, array in parts.items() if array is not None}
 
 
 def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
@@ -59,43 +88,79 @@ def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
     if metadata.get("kind") != KIND:
         raise ValueError(f"{path}: holds {metadata.get('kind')!r}, not {KIND!r}")
     try:
-        dim, name, grains = int(metadata["dim"]), metadata["dtype"], metadata["grains"]
-        segments = [
-            _segment(stored.arrays, number, dim, FORMATS[name][1], float.fromhex(grain))
-            for number, grain in enumerate(grains)
-        ]
-        *sealed, tail = segments
+        dim, name = int(metadata["dim"]), metadata["dtype"]
+        *sealed, tail = (
+            _segment(stored.arrays, number, dim, FORMATS[name][1], about)
+            for number, about in enumerate(metadata["segments"])
+        )
         return Loaded(
-            dim, name, str(metadata["filter"]), int(metadata["next_id"]), tuple(sealed), tail, stored if mmap else None
+            dim,
+            name,
+            str(metadata["filter"]),
+            metadata["subspaces"],
+            metadata["group_size"],
+            int(metadata["next_id"]),
+            tuple(sealed),
+            tail,
+            stored if mmap else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a whole index: {error}") from error
 
 
-def _segment(arrays: dict[str, np.ndarray], number: int, dim: int, bits: np.dtype[Any], grain: float) -> Segment:
+def _segment(
+    arrays: dict[str, np.ndarray], number: int, dim: int, bits: np.dtype[Any], about: dict[str, Any]
+) -> Segment:
     def part(name: str, dtype: Any, *shape: int) -> np.ndarray:
         array = arrays[f"{number}/{name}"]
         if array.dtype != dtype or array.shape != shape:
             raise ValueError(f"section {number}/{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
         return array
 
-    rows = arrays[f"{number}/ids"].size
-    cells = None
-    if f"{number}/codes" in arrays:
-        blocks = -(-rows // 64) * 4
-        cells = Cells(
-            part("codes", np.uint8, 1, blocks, -(-dim // 4), 16, 4),
-            part("scales", np.float32, 1, 16 * blocks),
-            part("radii", np.float32, 1, 16 * blocks),
+    def optional(name: str, dtype: Any, *shape: int) -> np.ndarray | None:
+        return part(name, dtype, *shape) if f"{number}/{name}" in arrays else None
+
+    def codes(name: str, spaces: int, balls: int, width: int) -> Codes:
+        blocks = -(-balls // 64) * 4
+        return Codes(
+            part(f"{name}/codes", np.uint8, spaces, blocks, -(-width // 4), 16, 4),
+            part(f"{name}/scales", np.float32, spaces, 16 * blocks),
+            part(f"{name}/radii", np.float32, spaces, 16 * blocks),
+        )
+
+    rows, filter = arrays[f"{number}/ids"].size, about["filter"]
+    if filter not in FILTERS[1:]:
+        raise ValueError(f"segment {number} has the filter {filter!r}")
+    cells = balls = None
+    if filter in ("cells", "groups"):
+        sizes = (1, 16, 1024) if filter == "groups" else (1,)
+        levels = [codes(name, 1, -(-rows // size), dim) for name, size in zip(_LEVELS, sizes, strict=False)]
+        cells = Cells(part("centre", np.float32, 1, dim), *levels)
+    elif filter in ("balls", "sweep"):
+        size, columns = int(about["size"]), arrays[f"{number}/columns"]
+        part("columns", np.int64, columns.size)
+        if size < 1 or columns[0] != 0 or columns[-1] != dim or (columns[1:] <= columns[:-1]).any():
+            raise ValueError(f"segment {number} has groups of {size} rows in the dimensions between {columns.tolist()}")
+        count, groups = columns.size - 1, -(-rows // size)
+        balls = Balls(
+            columns,
+            size,
             part("centre", np.float32, 1, dim),
+            codes("balls", count, groups, int(np.diff(columns).max())),
+            part("members", np.int32, 1, count, rows),
+            part("holders", np.int32, 1, count, rows),
         )
     return Segment(
         part("vectors", bits, 1, rows, dim),
         part("ids", np.int64, rows),
         part("norms", np.float32, 1, rows),
-        grain,
+        float.fromhex(about["grain"]),
+        filter,
+        about["trial"],
         cells,
-        part("dead", np.uint8, -(-rows // 8)) if f"{number}/dead" in arrays else None,
+        balls,
+        optional("by_id", np.int64, rows),
+        optional("dead", np.uint8, -(-rows // 8)),
     )
 
 
@@ -115,11 +180,30 @@ def _check_segment(segment: Segment, name: str, backend: ModuleType, threads: in
     norms, grain = backend.measure(segment.vectors, threads)
     if not np.array_equal(norms, segment.norms) or grain < segment.grain:
         raise ValueError(f"{name}: norms do not fit the vectors")
-    if segment.cells is None:
-        return
-    if (segment.ids[1:] <= segment.ids[:-1]).any():
-        raise ValueError(f"{name}: ids are not in order")
-    cells = backend.encode(segment.vectors, threads, segment.cells.centre)
-    for part in _CELLS:
-        if not np.array_equal(getattr(cells, part), getattr(segment.cells, part)):
+    if segment.by_id is not None:
+        _check_permutation(segment.by_id, f"{name}: by_id")
+    if segment.filter != "scan" or segment.by_id is not None:
+        ids = segment.ids if segment.by_id is None else segment.ids[segment.by_id]
+        if (ids[1:] <= ids[:-1]).any():
+            raise ValueError(f"{name}: ids are not in order")
+    derived: Segment = segment
+    if segment.cells is not None:
+        grouped = segment.cells.groups is not None
+        cells = backend.encode(segment.vectors, threads, segment.cells.centre, grouped)
+        derived = replace(segment, cells=cells)
+    if segment.balls is not None:
+        for members in segment.balls.members.reshape(-1, segment.rows):
+            _check_permutation(members, f"{name}: members")
+        balls = segment.balls
+        again = backend.enclose(segment.vectors, balls.columns, balls.size, threads, like=balls)
+        derived = replace(segment, balls=again)
+    kept = _sections(segment)
+    for part, array in _sections(derived).items():
+        if not np.array_equal(array, kept[part]):
             raise ValueError(f"{name}: {part} do not fit the vectors")
+
+
+def _check_permutation(rows: np.ndarray, name: str) -> None:
+    """Check that each row is named once."""
+    if not np.array_equal(np.sort(rows), np.arange(rows.size)):
+        raise ValueError(f"{name} does not name each row once")

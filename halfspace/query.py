@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.snapshot import Table
+from halfspace.table import Table
 
 __all__ = ["Query"]
 
@@ -21,7 +21,7 @@ class Query(NamedTuple):
     backend: ModuleType
     table: Table
     like: np.ndarray  # an empty array in the stored format
-    filter: str
+    adapt: bool  # whether to leave cells where they do not pay
     directions: npt.NDArray[np.float32]  # (m, d)
     tau: npt.NDArray[np.float64]  # (m,)
     threads: int
@@ -61,10 +61,9 @@ class Query(NamedTuple):
         return hits, [(name, *map(int, row)) for name, row in zip(self.backend.STAGES, total, strict=True)]
 
     def _found(self, wanted: int) -> Iterator[Any]:
-        filtering = {"auto": self.backend.ADAPT, "cells": self.backend.CELLS, "scan": self.backend.SCAN}[self.filter]
         count, dim = self.directions.shape
-        block = max(1, WORKSPACE // (16 * dim + 128))
+        block = max(1, WORKSPACE // (16 * dim + 2048))
         for first in range(0, max(count, 1), block):
             directions, tau = self.directions[first : first + block], self.tau[first : first + block]
             prepared = self.backend.prepare(directions)
-            yield self.backend.search(self.table, self.like, prepared, tau, filtering, wanted, self.threads)
+            yield self.backend.search(self.table, self.like, prepared, tau, self.adapt, wanted, self.threads)

@@ -34,6 +34,7 @@ __all__ = [
     "radius_factor",
     "reach",
     "residual_bound",
+    "sum_margin",
     "threshold_margin",
 ]
 
@@ -100,24 +101,26 @@ def exact_below(direction_grain: float, vector_grain: float) -> float:
     return 2.0**52 * (direction_grain * vector_grain)
 
 
-def residual_bound(norm: float, scale: float, dim: int) -> float:
-    """Radius of a cell: upper bound of |x - centre - scale * code| from the `norm_bound` of that residual as computed.
+def residual_bound(norm: float, scale: float, extent: float, dim: int) -> float:
+    """Radius of a cell: upper bound of |x - c - scale * code| from the `norm_bound` of that residual as computed.
 
-    Components are formed as (x_j - m_j) - s c_j with |x_j - m_j| <= 128 s: the first difference errs by 128 s u, the
-    product is exact (24 + 7 bits), the last difference errs by s u; altogether below 2^-45 s a component.
+    c is the centre of the ball around it, m + s_1 c_1 + s_2 c_2: its products are exact (24 + 7 bits), and each of its
+    sums errs by u times what it comes to; `extent` bounds the norms of these sums together, 0 where c = m. Then x - c
+    errs by u |x - c| <= 128 u scale a component, and the last difference by u scale: below 2^-45 scale.
     """
-    return norm + 2.0**-45 * scale * sqrt(dim)
+    return norm + 2.0**-45 * scale * sqrt(dim) + 2 * UNIT * extent
 
 
 def reach(digit_scale: float, residual: float, norm: float, dim: int) -> float:
     """Bound k with |<q, s c> - s a (A c)| <= s k: what a direction's own coding costs, per unit of a cell's scale.
 
     The direction is a * A + rest, with integers A and a = `digit_scale` a power of two; |c| <= 127 sqrt(d), so the
-    rest moves the product by |rest| 127 sqrt(d). The bound s (a (A c)) and the cell's radius term are evaluated in
-    float64, in eight operations, each with a relative error u of a quantity below 128 sqrt(d) (|q| + |rest|) s, or of
-    the radius term (which `radius_factor` pays for).
+    rest moves the product by |rest| 127 sqrt(d). The value s a (A c) is evaluated in float64 and added to a bound, or
+    taken from the threshold of the balls below, in at most twelve operations, each with a relative error u of a
+    quantity below 128 sqrt(d) (|q| + |rest|) s, or of the radius term (which `radius_factor` pays for), or of the
+    threshold (which `threshold_margin` pays for).
     """
-    return 128.0 * sqrt(dim) * (residual * (1.0 + 16 * UNIT) + 16 * UNIT * (norm + residual + digit_scale))
+    return 128.0 * sqrt(dim) * (residual * (1.0 + 32 * UNIT) + 32 * UNIT * (norm + residual + digit_scale))
 
 
 def radius_factor(norm: float) -> float:
@@ -126,5 +129,17 @@ def radius_factor(norm: float) -> float:
 
 
 def threshold_margin(tau: float, base: float, base_error: float) -> float:
-    """Slack of `tau - base`, the threshold seen from a centre, where `base` = <q, m> errs by at most `base_error`."""
-    return base_error * (1.0 + 8 * UNIT) + 8 * UNIT * (abs(tau) + abs(base))
+    """Slack of `tau - base`, the threshold seen from a centre, where `base` = <q, m> errs by at most `base_error`.
+
+    It also pays for the threshold's part in the rounding of `threshold - value` on the way down to the cells.
+    """
+    return base_error * (1.0 + 8 * UNIT) + 16 * UNIT * (abs(tau) + abs(base))
+
+
+def sum_margin(tau: float, total: float, base_error: float, terms: int) -> float:
+    """Slack of a threshold for sums of `terms` bounds whose magnitudes sum to at most `total`.
+
+    Each addition errs by at most u `total`, in any order; `base_error` is that of the values that were added to the
+    bounds before.
+    """
+    return base_error * (1.0 + 8 * UNIT) + (terms + 8) * UNIT * (abs(tau) + total)

@@ -11,22 +11,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Cells", "Segment", "address", "join"]
+__all__ = ["Balls", "Cells", "Codes", "Segment", "address", "join", "nbytes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Balls with lattice-coded centres, 16 to a block: centre = base + scale * (code - 128), around a known base."""
+
+    codes: npt.NDArray[np.uint8]  # (spaces, blocks, steps, 16, 4): blocks of 16 balls, steps of 4 dimensions
+    scales: npt.NDArray[np.float32]  # (spaces, 16 blocks), 0 beyond the last ball
+    radii: npt.NDArray[np.float32]  # (spaces, 16 blocks), the same
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """A ball for every vector: x = centre + scale * (code - 128) + rest, |rest| <= radius."""
+    """A ball for every vector and, where rows lie in groups, balls around 16 of them and around 1,024.
 
-    codes: npt.NDArray[np.uint8]  # (spaces, blocks, steps, 16, 4): blocks of 16 vectors, steps of 4 dimensions
-    scales: npt.NDArray[np.float32]  # (spaces, 16 blocks), 0 beyond the last vector
-    radii: npt.NDArray[np.float32]  # (spaces, 16 blocks), the same
+    Each level is coded around the centre of the ball above, the uppermost around `centre`.
+    """
+
     centre: npt.NDArray[np.float32]  # (spaces, d)
+    cells: Codes  # of each row
+    groups: Codes | None = None  # of each 16 rows
+    chunks: Codes | None = None  # of each 1,024 rows
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return self.codes.nbytes + self.scales.nbytes + self.radii.nbytes + self.centre.nbytes
+
+@dataclass(frozen=True, eq=False)
+class Balls:
+    """Subspaces, each with its own partition of the rows into groups of one size, and a ball around each group."""
+
+    columns: npt.NDArray[np.int64]  # (S + 1,): subspace s has the dimensions columns[s] to columns[s + 1] - 1
+    size: int  # rows in a group; the last one may have fewer
+    centre: npt.NDArray[np.float32]  # (spaces, d)
+    groups: Codes  # (spaces * S, ...), coded around that subspace's part of the centre
+    members: npt.NDArray[np.int32]  # (spaces, S, n): rows, group after group
+    holders: npt.NDArray[np.int32]  # (spaces, S, n): the group that holds each row
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +53,14 @@ class Segment:
     """Vectors with their ids, bounds and tombstones."""
 
     vectors: np.ndarray  # (spaces, n, d), the bits of the stored format
-    ids: npt.NDArray[np.int64]  # (n,), ascending where the segment is sealed
+    ids: npt.NDArray[np.int64]  # (n,), ascending where the segment is sealed and has no `by_id`
     norms: npt.NDArray[np.float32]  # (spaces, n), upper bounds of |x|
     grain: float  # a power of two of which every component is a multiple; infinite where all are zero
+    filter: str = "scan"
+    trial: dict[str, int] | None = None  # bytes by filter, counted on a sample, where they decided
     cells: Cells | None = None
+    balls: Balls | None = None
+    by_id: npt.NDArray[np.int64] | None = None  # (n,), rows in order of ids, where groups brought them in another
     dead: npt.NDArray[np.uint8] | None = None  # (ceil(n / 8),), a bit a row, lowest first
     live: int = -1  # rows that are not dead
 
@@ -67,31 +90,46 @@ class Segment:
         """Find the live row of each of the ids (k,), or -1."""
         if self.live == 0:
             return np.full(ids.size, -1)
-        keys, rows = self._lookup
-        at = np.minimum(np.searchsorted(keys, ids), keys.size - 1)
+        keys, sorter, rows = self._lookup
+        at = np.minimum(np.searchsorted(keys, ids, sorter=sorter), keys.size - 1)
+        if sorter is not None:
+            at = sorter[at]
         found = keys[at] == ids
-        row = at if rows is None else rows[at]
-        if self.dead is not None and rows is None:
-            found &= (self.dead[row >> 3] >> (row & 7)) & 1 == 0
-        return np.where(found, row, -1)
-
-    @property
-    def ordered(self) -> bool:
-        """Whether ids are in ascending order, as in every sealed segment."""
-        return self.cells is not None or bool(np.all(self.ids[1:] > self.ids[:-1]))
+        if rows is not None:
+            return np.where(found, rows[at], -1)
+        if self.dead is not None:
+            found &= (self.dead[at >> 3] >> (at & 7)) & 1 == 0
+        return np.where(found, at, -1)
 
     @cached_property
-    def _lookup(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-        """Ids in ascending order, and the live rows that they belong to (None where rows are in that order)."""
-        if self.ordered:
-            return self.ids, None
-        rows = np.flatnonzero(~self.dead_rows)
+    def ordered(self) -> bool:
+        """Whether ids are in ascending order."""
+        return bool(np.all(self.ids[1:] > self.ids[:-1]))
+
+    @property
+    def _lookup(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Ids; what sorts them, if they are not sorted; the rows that they belong to, if not all in order."""
+        if self.by_id is not None or self.ordered:
+            return self.ids, self.by_id, None
+        rows = np.flatnonzero(~self.dead_rows)  # of a tail, which is short, and may hold an id that died and came again
         rows = rows[np.argsort(self.ids[rows])]
-        return self.ids[rows], rows
+        return self.ids[rows], None, rows
+
+    def reordered(self, order: npt.NDArray[np.int64]) -> "Segment":
+        """Return the same rows in another order (n,); this segment's ids are ascending."""
+        by_id = np.empty_like(order)
+        by_id[order] = np.arange(order.size)
+        return replace(
+            self,
+            vectors=np.ascontiguousarray(self.vectors[:, order]),
+            ids=self.ids[order],
+            norms=np.ascontiguousarray(self.norms[:, order]),
+            by_id=by_id,
+        )
 
     @cached_property
     def addresses(self) -> list[tuple[Any, ...]]:
-        """Where each space lies in memory, for kernels: see `halfspace.cpu.search.SEGMENT`."""
+        """Where each space lies in memory, for kernels: see `halfspace.cpu.records.SEGMENT`."""
         cells = self.cells
         dead = 0 if self.dead is None else address(self.dead)
         return [
@@ -102,13 +140,27 @@ class Segment:
                 address(self.norms[space]),
                 self.grain,
                 dead,
-                0 if cells is None else address(cells.codes[space]),
-                0 if cells is None else address(cells.scales[space]),
-                0 if cells is None else address(cells.radii[space]),
                 0 if cells is None else address(cells.centre[space]),
+                *_places(None if cells is None else cells.cells, space),
+                *_places(None if cells is None else cells.groups, space),
+                *_places(None if cells is None else cells.chunks, space),
+                0,
             )
             for space in range(self.vectors.shape[0])
         ]
+
+
+def _places(level: Codes | None, space: int) -> tuple[int, int, int]:
+    if level is None:
+        return 0, 0, 0
+    return address(level.codes[space]), address(level.scales[space]), address(level.radii[space])
+
+
+def nbytes(part: Any) -> int:
+    """Bytes of an array, of all arrays of one of the classes above, or of nothing."""
+    if isinstance(part, np.ndarray):
+        return part.nbytes
+    return sum(nbytes(inner) for inner in vars(part).values()) if isinstance(part, (Codes, Cells, Balls)) else 0
 
 
 def address(array: np.ndarray) -> int:
@@ -120,10 +172,10 @@ def address(array: np.ndarray) -> int:
 
 
 def join(segments: list[Segment]) -> Segment:
-    """Join the live rows of some segments into one, without cells, in order of ids."""
+    """Join the live rows of some segments into one, in order of ids and without what a filter needs."""
     segments = [segment for segment in segments if segment.live] or segments[:1]
     if len(segments) == 1 and segments[0].live == segments[0].rows and segments[0].ordered:
-        return replace(segments[0], cells=None, dead=None)
+        return Segment(segments[0].vectors, segments[0].ids, segments[0].norms, segments[0].grain)
     alive = [~segment.dead_rows if segment.dead is not None else slice(None) for segment in segments]
     ids = np.concatenate([segment.ids[rows] for segment, rows in zip(segments, alive, strict=True)])
     vectors = np.concatenate([segment.vectors[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)

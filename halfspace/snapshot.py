@@ -8,16 +8,15 @@ segments.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.rounding import MAX_CELL_DIM
-from halfspace.segment import Segment, join
+from halfspace.seal import Progress, Sealer
+from halfspace.segment import Segment
+from halfspace.table import Table
 
-__all__ = ["FANOUT", "TAIL_ROWS", "Sealer", "Snapshot", "Table", "empty"]
+__all__ = ["FANOUT", "TAIL_ROWS", "Snapshot", "empty"]
 
 TAIL_ROWS = 256
 """Rows that the tail holds before it is sealed."""
@@ -28,29 +27,6 @@ FANOUT = 4
 def empty(bits: np.dtype[np.generic], dim: int, spaces: int = 1) -> Segment:
     """Return a segment without rows."""
     return Segment(np.empty((spaces, 0, dim), bits), np.empty(0, np.int64), np.empty((spaces, 0), np.float32), np.inf)
-
-
-@dataclass(frozen=True)
-class Sealer:
-    """How segments are sealed."""
-
-    backend: ModuleType
-    cells: bool
-    threads: int
-
-    def seal(self, segments: Iterable[Segment]) -> Segment:
-        """Join segments into one and derive its cells."""
-        joined = join(list(segments))
-        if self.cells and joined.rows and joined.vectors.shape[2] <= MAX_CELL_DIM:
-            return replace(joined, cells=self.backend.encode(joined.vectors, self.threads))
-        return joined
-
-
-class Table(NamedTuple):
-    """Segments as the kernels see them: addresses, and whatever keeps the memory at those addresses alive."""
-
-    records: np.ndarray  # SEGMENT (spaces, segments)
-    owners: tuple[object, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +51,7 @@ class Snapshot:
     @cached_property
     def table(self) -> Table:
         """All segments as the kernels see them."""
-        rows = [list(space) for space in zip(*(segment.addresses for segment in self.segments), strict=True)]
-        records = np.array(rows or [[]] * self.tail.vectors.shape[0], self.sealer.backend.SEGMENT)
-        return Table(records, self.segments)
+        return Table.of(self.segments or (self.tail,), self.sealer.backend)
 
     def ids(self) -> npt.NDArray[np.int64]:
         """All ids, ascending."""
@@ -95,19 +69,20 @@ class Snapshot:
             rows[here] = found[here]
         return where, rows
 
-    def sealing(self, fresh: Segment) -> "Snapshot":
+    def sealing(self, fresh: Segment, progress: Progress | None = None) -> "Snapshot":
         """Seal the tail together with fresh rows, and merge what has become of like size."""
-        segments = [*self.sealed, self.sealer.seal([self.tail, fresh])]
+        parts = [[segment] for segment in self.sealed] + [[self.tail, fresh]]
         while True:
-            levels: dict[int, list[Segment]] = {}
-            for segment in segments:
-                levels.setdefault(_level(segment), []).append(segment)
+            levels: dict[int, list[list[Segment]]] = {}
+            for part in parts:
+                levels.setdefault(_level(part), []).append(part)
             crowded = next((level for level in sorted(levels) if len(levels[level]) >= FANOUT), None)
             if crowded is None:
                 break
-            segments = [segment for segment in segments if _level(segment) != crowded]
-            segments.append(self.sealer.seal(levels[crowded]))
-        return self.holding(segments, _no_rows(self.tail))
+            parts = [part for part in parts if _level(part) != crowded]
+            parts.append([segment for part in levels[crowded] for segment in part])
+        sealed = [part[0] if len(part) == 1 else self.sealer.seal(part, progress) for part in parts]
+        return self.holding(sealed, _no_rows(self.tail))
 
     def excluding(self, where: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> "Snapshot":
         """Mark rows of segments as dead; a sealed segment more than half dead is rewritten without them."""
@@ -119,20 +94,21 @@ class Snapshot:
             [self.sealer.seal([segment]) if 2 * segment.live < segment.rows else segment for segment in segments], tail
         )
 
-    def compacted(self) -> "Snapshot":
+    def compacted(self, progress: Progress | None = None) -> "Snapshot":
         """Seal everything into one segment."""
-        return self.holding([self.sealer.seal(self.segments)] if self.segments else [], _no_rows(self.tail))
+        return self.holding([self.sealer.seal(self.segments, progress)] if self.segments else [], _no_rows(self.tail))
 
     def holding(self, sealed: Iterable[Segment], tail: Segment) -> "Snapshot":
         """Return a snapshot with other segments."""
-        kept = sorted((segment for segment in sealed if segment.live), key=lambda segment: int(segment.ids[0]))
+        kept = sorted((segment for segment in sealed if segment.live), key=lambda segment: int(segment.ids.min()))
         return replace(self, sealed=tuple(kept), tail=tail)
 
 
-def _level(segment: Segment) -> int:
-    """Size class of a segment: FANOUT^level tails."""
+def _level(part: list[Segment]) -> int:
+    """Size class of the segment that some segments make: FANOUT^level tails."""
+    rows = part[0].rows if len(part) == 1 else sum(segment.live for segment in part)
     level = 0
-    while segment.rows >= TAIL_ROWS * FANOUT ** (level + 1):
+    while rows >= TAIL_ROWS * FANOUT ** (level + 1):
         level += 1
     return level
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from halfspace.seal import Progress
 from halfspace.segment import Segment
 from halfspace.snapshot import TAIL_ROWS, Snapshot
 
@@ -16,12 +17,12 @@ class TailWriter:
     def __init__(self) -> None:
         self._buffer: Segment | None = None
 
-    def append(self, snapshot: Snapshot, fresh: Segment, next_id: int) -> Snapshot:
+    def append(self, snapshot: Snapshot, fresh: Segment, next_id: int, progress: Progress | None = None) -> Snapshot:
         """Add fresh rows to the tail of a snapshot, or seal the tail with them if they would not fit."""
         tail = snapshot.tail
         rows = tail.rows + fresh.rows
         if rows > TAIL_ROWS:
-            return replace(snapshot.sealing(fresh), next_id=next_id)
+            return replace(snapshot.sealing(fresh, progress), next_id=next_id)
         buffer = self._room(tail)
         buffer.vectors[:, tail.rows : rows] = fresh.vectors
         buffer.norms[:, tail.rows : rows] = fresh.norms

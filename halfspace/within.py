@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from halfspace import checks
 from halfspace.segment import address
-from halfspace.snapshot import Snapshot, Table
+from halfspace.snapshot import Snapshot
+from halfspace.table import Table
 
 __all__ = ["restrict"]
 
@@ -22,7 +23,7 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
     records = snapshot.table.records.copy()
     for number, mask in enumerate(masks):
         records[:, number]["excluded"] = address(mask)
-    return Table(records, (*snapshot.table.owners, *masks))
+    return Table(records, snapshot.table.segments, tuple(masks))
 
 
 def _by_ids(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.bool_]]:

@@ -18,7 +18,7 @@ settings.register_profile(
 settings.register_profile("thorough", settings.get_profile("ci"), max_examples=10_000, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-FILTERS = ["scan", "cells", "auto"]
+FILTERS = ["scan", "cells", "groups", "balls", "sweep", "auto"]
 DTYPES = ["float32", "float16", "bfloat16"]
 
 

@@ -1,26 +1,30 @@
 """The stages on the CPU, compiled by Numba."""
 
 from halfspace.cpu._threads import available
+from halfspace.cpu.balls import enclose
 from halfspace.cpu.cells import encode
+from halfspace.cpu.chunks import STAGES
 from halfspace.cpu.collect import best, collect, sort_by_score
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import measure, store
-from halfspace.cpu.search import ADAPT, CELLS, COUNT, IDS, SCAN, SCORES, SEGMENT, STAGES, search
+from halfspace.cpu.partition import partition
+from halfspace.cpu.pipeline import COUNT, IDS, SCORES
+from halfspace.cpu.records import SEGMENT
+from halfspace.cpu.search import search
 
 __all__ = [
-    "ADAPT",
-    "CELLS",
     "COUNT",
     "IDS",
-    "SCAN",
     "SCORES",
     "SEGMENT",
     "STAGES",
     "available",
     "best",
     "collect",
+    "enclose",
     "encode",
     "measure",
+    "partition",
     "prepare",
     "search",
     "sort_by_score",

@@ -14,12 +14,22 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["BLOCK", "PORTABLE", "TILE", "half_to_float", "prefetch", "tile_dot"]
+__all__ = [
+    "BLOCK",
+    "PORTABLE",
+    "TILE",
+    "block_verdicts",
+    "count_bits",
+    "half_to_float",
+    "lowest_bit_of",
+    "prefetch",
+    "tile_dot",
+]
 
 BLOCK = 16
 """Vectors in a block."""
 TILE = 64
-"""Vectors in a tile: the four blocks that `tile_dot` takes at once."""
+"""Vectors in a tile: four blocks, which `tile_dot` takes at once wherever they lie."""
 _FORM = os.environ.get("HALFSPACE_SIMD", "auto")
 if _FORM not in ("auto", "portable"):
     raise ValueError(f"the environment variable HALFSPACE_SIMD must be 'auto' or 'portable', got {_FORM!r}")
@@ -68,8 +78,12 @@ def _portable_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
     return builder.add(total, products)
 
 
-def _emit(builder: Any, step: Any, codes: Any, block_bytes: Any, digits: Any, steps: Any, out: Any) -> None:
+def _emit(builder: Any, step: Any, places: Any, digits: Any, steps: Any, out: Any) -> None:
     blocks = TILE // BLOCK
+    starts = []
+    for block in range(blocks):
+        place = builder.add(places, ir.Constant(_I64, 8 * block))
+        starts.append(builder.load(builder.inttoptr(place, _I64.as_pointer())))
     totals = [[cgutils.alloca_once(builder, _LANES) for _ in range(blocks)] for _ in range(2)]
     for row in totals:
         for total in row:
@@ -82,7 +96,7 @@ def _emit(builder: Any, step: Any, codes: Any, block_bytes: Any, digits: Any, st
             pair.append(_splat(builder, builder.load(builder.inttoptr(place, _I32.as_pointer()), align=4), BLOCK))
         column = builder.mul(loop.index, ir.Constant(_I64, 4 * BLOCK))
         for block in range(blocks):
-            place = builder.add(builder.add(codes, builder.mul(block_bytes, ir.Constant(_I64, block))), column)
+            place = builder.add(starts[block], column)
             vector = builder.load(builder.inttoptr(place, ir.VectorType(_I8, 4 * BLOCK).as_pointer()), align=1)
             for digit in range(2):
                 total = totals[digit][block]
@@ -94,14 +108,14 @@ def _emit(builder: Any, step: Any, codes: Any, block_bytes: Any, digits: Any, st
 
 
 @intrinsic
-def tile_dot(typingctx: Any, codes: Any, block_bytes: Any, digits: Any, steps: Any, out: Any, portable: Any) -> Any:
-    """Dot products of a tile of codes with both digits of a direction, exact in int32.
+def tile_dot(typingctx: Any, places: Any, digits: Any, steps: Any, out: Any, portable: Any) -> Any:
+    """Dot products of four blocks of codes with both digits of a direction, exact in int32.
 
-    codes : address of uint8 (4 blocks, steps, 16 vectors, 4 dimensions), blocks `block_bytes` apart
+    places : address of int64 (4,), the addresses of the blocks: uint8 (steps, 16 vectors, 4 dimensions)
     digits : address of int8 (steps, 2 digits, 4 dimensions)
     out : address of int32 (2 digits, 64 vectors)
     """
-    signature = types.void(*[types.intp] * 5, types.boolean)
+    signature = types.void(*[types.intp] * 4, types.boolean)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         *addresses, portable = args
@@ -116,6 +130,71 @@ def tile_dot(typingctx: Any, codes: Any, block_bytes: Any, digits: Any, steps: A
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def block_verdicts(
+    typingctx: Any,
+    products: Any,
+    scales: Any,
+    radii: Any,
+    unit: Any,
+    bias: Any,
+    slack: Any,
+    factor: Any,
+    below: Any,
+    above: Any,
+) -> Any:
+    """Test the 16 balls of a block; returns bits 0 to 15 where a ball is not dropped, bits 16 to 31 where it is taken.
+
+    products : address of what `tile_dot` wrote for the block; scales, radii : addresses of float32 (16,)
+
+    With value = scale * (unit * (256 * high + low - bias)) and width = scale * slack + factor * radius, all in float64,
+    a ball is dropped where value + width < below, and taken where value - width >= above; neither where one is NaN.
+    """
+    signature = types.int64(*[types.intp] * 3, *[types.float64] * 6)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.VectorType(ir.DoubleType(), BLOCK)
+
+        def load(address: Any, element: Any) -> Any:
+            return builder.load(builder.inttoptr(address, ir.VectorType(element, BLOCK).as_pointer()), align=4)
+
+        products, scales, radii, *numbers = args
+        unit, bias, slack, factor, below, above = (_splat(builder, number, BLOCK) for number in numbers)
+        high = builder.sitofp(load(products, _I32), wide)
+        low = builder.sitofp(load(builder.add(products, ir.Constant(_I64, 4 * TILE)), _I32), wide)
+        product = builder.fadd(builder.fmul(high, ir.Constant(wide, [256.0] * BLOCK)), low)
+        scale = builder.fpext(load(scales, ir.FloatType()), wide)
+        radius = builder.fpext(load(radii, ir.FloatType()), wide)
+        value = builder.fmul(scale, builder.fmul(unit, builder.fsub(product, bias)))
+        width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
+        kept = builder.not_(builder.fcmp_ordered("<", builder.fadd(value, width), below))
+        taken = builder.fcmp_ordered(">=", builder.fsub(value, width), above)
+        kept, taken = (builder.zext(builder.bitcast(bits, ir.IntType(BLOCK)), _I64) for bits in (kept, taken))
+        return builder.or_(kept, builder.shl(taken, ir.Constant(_I64, BLOCK)))
+
+    return signature, codegen
+
+
+@intrinsic
+def lowest_bit_of(typingctx: Any, mask: Any) -> Any:
+    """Place of the lowest set bit of a nonzero int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], context.get_constant(types.boolean, True))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def count_bits(typingctx: Any, mask: Any) -> Any:
+    """Count the set bits of an int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), codegen
 
 
 @intrinsic

@@ -5,8 +5,10 @@ once, its OpenMP layer aborts a child after `fork`, and which layer is installed
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -46,29 +48,36 @@ def spans(size: int, parts: int, step: int = 1) -> list[tuple[int, int]]:
 def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Result]:
     """Apply `function` to every task on at most `threads` threads, this one included; results keep the tasks' order.
 
-    When it returns or raises, no thread is at work for it any more. `function` must nevertheless own all memory that it
-    reads: a second exception may come while the first one waits for the others.
+    A thread takes the next task when it has done one. When this returns or raises, no thread is at work for it any
+    more. `function` must nevertheless own all memory that it reads: a second exception may come while the first one
+    waits for the others.
     """
-    if len(tasks) == 1:
-        return [function(tasks[0])]
+    if len(tasks) == 1 or threads == 1:
+        return [function(task) for task in tasks]
+    todo = deque(range(len(tasks)))
+    results: dict[int, Result] = {}
 
-    def work(group: tuple[int, int]) -> list[Result]:
-        return [function(task) for task in tasks[group[0] : group[1]]]
+    def work() -> None:
+        while True:
+            try:
+                at = todo.popleft()
+            except IndexError:
+                return
+            try:
+                results[at] = function(tasks[at])
+            except BaseException:
+                todo.clear()
+                raise
 
-    def submit(group: tuple[int, int]) -> "Future[list[Result]] | None":
-        try:
-            return _pool().submit(work, group)
-        except RuntimeError:  # the interpreter is about to exit, and starts no more threads
-            return None
-
-    first, *others = spans(len(tasks), threads)
-    futures = [submit(group) for group in others]
+    futures: list[Future[None]] = []
     try:
-        results = work(first)
-        for future, group in zip(futures, others, strict=True):  # what no other thread has begun by now is done here
-            results += work(group) if future is None or future.cancel() else future.result()
-    except BaseException:
-        begun = [future for future in futures if future is not None and not future.cancel()]
-        wait(begun)
-        raise
-    return results
+        with suppress(RuntimeError):  # the interpreter is about to exit, and starts no more threads
+            for _ in range(min(threads, len(tasks)) - 1):
+                futures.append(_pool().submit(work))
+        work()
+    finally:
+        wait([future for future in futures if not future.cancel()])
+    for future in futures:
+        if not future.cancelled():
+            future.result()
+    return [results[at] for at in range(len(tasks))]

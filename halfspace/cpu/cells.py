@@ -1,4 +1,4 @@
-"""Cells: every vector is a ball of its own, centred on a point of an integer lattice.
+"""Cells: every vector is a ball of its own, centred on a point of an integer lattice; groups of them are balls too.
 
     x = m + s c + rest,   |rest| <= r,   c in {-127..127}^d
 
@@ -9,49 +9,80 @@ coding costs) the lemma <q, x> <= <q, ball's centre> + |q| r becomes an integer 
 
 with k from `halfspace.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau)
 or *look*.
+
+Where rows lie in groups, the same is said of 1,024 rows, of 16 and of one: each ball is coded around the centre of the
+ball above it, so that codes get finer as balls get smaller. On the way down a direction's threshold is moved from
+centre to centre, by s a (A c) and, for safety, by s k.
 """
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray
 
 from halfspace.cpu import _jit, _threads
 from halfspace.cpu._jit import entry, pointer, stage
-from halfspace.cpu._simd import BLOCK, TILE, tile_dot
+from halfspace.cpu._simd import BLOCK, TILE, block_verdicts, tile_dot
 from halfspace.cpu.bounds import norm_bound, radius_factor, residual_bound, threshold_margin
 from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
-from halfspace.segment import Cells
+from halfspace.segment import Cells, Codes
 
-__all__ = ["DROP", "LOOK", "TAKE", "encode", "test_tile", "thresholds"]
+__all__ = [
+    "CHUNK",
+    "DROP",
+    "LOOK",
+    "TAKE",
+    "blank",
+    "encode",
+    "mean",
+    "put_ball",
+    "test_tile",
+    "thresholds",
+    "value_in_tile",
+]
 
 DROP, LOOK, TAKE = 0, 1, 2
 """Verdicts on a ball."""
 
+CHUNK = TILE * BLOCK
+"""Rows in a chunk: a tile of groups, a block of rows each."""
 
-def encode(vectors: np.ndarray, threads: int, centre: npt.NDArray[np.float32] | None = None) -> Cells:
+
+def encode(
+    vectors: np.ndarray, threads: int, centre: npt.NDArray[np.float32] | None = None, grouped: bool = False
+) -> Cells:
     """Give every stored vector (spaces, n, d) its cell, around `centre` (spaces, d) or the mean of its space.
 
-    Time O(n d); the result does not depend on the number of threads.
+    Where `grouped`, rows that follow one another belong together, and each 16 of them and each 1,024 get a ball as
+    well. Time O(n d); the result does not depend on the number of threads.
     """
     spaces, rows, dim = vectors.shape
-    spans = _threads.spans(rows, -(-rows * dim // SLICE), TILE)
-    tiles = -(-rows // TILE)
-    cells = Cells(
+    spans = _threads.spans(rows, -(-rows * dim // SLICE), CHUNK)
+    middle = mean(vectors, threads) if centre is None else centre
+    levels = [blank(spaces, -(-rows // size), dim) for size in ((1, BLOCK, CHUNK) if grouped else (1,))]
+    for space in range(spaces):
+        x, base = vectors[space], middle[space]
+        places = [part[space] for level in levels for part in (level.codes, level.scales, level.radii)]
+        kernel = _encode_grouped if grouped else _encode
+        _threads.run(lambda span: kernel(x, base, *places, *span), spans, threads)  # noqa: B023
+    return Cells(middle, *levels)
+
+
+def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
+    """Mean of each space of stored vectors (spaces, n, d), in a fixed order of summation."""
+    spaces, rows, dim = vectors.shape
+    spans = _threads.spans(rows, -(-rows * dim // SLICE))
+    sums = [_threads.run(lambda span: _sum(x, *span), spans, threads) for x in vectors]  # noqa: B023
+    means: npt.NDArray[np.float32] = (np.sum(sums, axis=1) / rows).astype(np.float32)
+    return means
+
+
+def blank(spaces: int, balls: int, dim: int) -> Codes:
+    """Make room for the codes of some balls: whole tiles, all zero."""
+    tiles = -(-balls // TILE)
+    return Codes(
         codes=_jit.aligned_zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
         scales=np.zeros((spaces, tiles * TILE), np.float32),
         radii=np.zeros((spaces, tiles * TILE), np.float32),
-        centre=np.empty((spaces, dim), np.float32),
     )
-    for space in range(spaces):
-        x, middle = vectors[space], cells.centre[space]
-        codes, scales, radii = cells.codes[space], cells.scales[space], cells.radii[space]
-        if centre is None:
-            sums = _threads.run(lambda span: _sum(x, *span), spans, threads)  # noqa: B023
-            middle[:] = np.sum(sums, axis=0) / rows
-        else:
-            middle[:] = centre[space]
-        _threads.run(lambda span: _encode(x, middle, codes, scales, radii, *span), spans, threads)  # noqa: B023
-    return cells
 
 
 @entry
@@ -63,6 +94,86 @@ def _sum(vectors, first, last):
     return total
 
 
+@stage
+def put(point, base, codes, scales, ball):
+    """Code a point (d,) around `base` (d,), as ball number `ball`, and replace it by what the code stands for.
+
+    Returns the norm of the point's offset from that.
+    """
+    dim = point.size
+    largest = 0.0
+    for j in range(dim):
+        largest = max(largest, abs(point[j] - base[j]))
+    scale = round_up32(largest / 127.0)
+    wide = np.float64(scale)
+    inverse = 1.0 / wide if scale > 0.0 else 0.0
+    block = codes[ball // BLOCK]
+    lane = ball % BLOCK
+    total = 0.0
+    for j in range(dim):
+        offset = point[j] - base[j]
+        code = min(max(np.rint(offset * inverse), -127.0), 127.0)
+        rest = offset - wide * code
+        total += rest * rest
+        block[j // 4, lane, j % 4] = np.uint8(np.int64(code) + 128)
+        point[j] = base[j] + wide * code
+    scales[ball] = scale
+    return norm_bound(total, dim)
+
+
+@stage
+def _put_rows(vectors, base, extent, codes, scales, radii, first, last, row):
+    """Code rows [first, last) around `base` (d,), a centre of that `extent`; `row` is scratch (d,)."""
+    dim = base.size
+    for i in range(first, last):
+        for j in range(dim):
+            row[j] = exact64(widen(vectors[i, j]))
+        norm = put(row, base, codes, scales, i)
+        radii[i] = round_up32(residual_bound(norm, np.float64(scales[i]), extent, dim))
+
+
+@stage
+def put_ball(vectors, members, low, base, extent, codes, scales, radii, ball, first, last, middle):
+    """Code the mean of rows [first, last) around `base` (d,), and bound how far they lie from it.
+
+    members : None, or int32 (n,), and rows are members[first:last]; low : the first of the d dimensions
+    middle : gets the centre (d,) that the code stands for
+
+    Returns that centre's extent, the sum of its norm and those of the computed centres that it was coded around.
+    """
+    dim = base.size
+    middle[:] = 0.0
+    for i in range(first, last):
+        row = i if members is None else members[i]
+        for j in range(dim):
+            middle[j] += exact64(widen(vectors[row, low + j]))
+    for j in range(dim):
+        middle[j] /= last - first
+    put(middle, base, codes, scales, ball)
+    total = 0.0
+    for j in range(dim):
+        total += middle[j] * middle[j]
+    extent += norm_bound(total, dim)
+    farthest = 0.0
+    for i in range(first, last):
+        total = 0.0
+        row = i if members is None else members[i]
+        for j in range(dim):
+            rest = exact64(widen(vectors[row, low + j])) - middle[j]
+            total += rest * rest
+        farthest = max(farthest, total)
+    radii[ball] = round_up32(residual_bound(norm_bound(farthest, dim), 0.0, extent, dim))
+    return extent
+
+
+@stage
+def _wide(centre):
+    base = np.empty(centre.size)
+    for j in range(centre.size):
+        base[j] = exact64(centre[j])
+    return base
+
+
 @entry
 def _encode(vectors, centre, codes, scales, radii, first, last):
     """Encode rows [first, last) of (n, d) vectors into cells around `centre` (d,).
@@ -70,25 +181,32 @@ def _encode(vectors, centre, codes, scales, radii, first, last):
     codes : uint8 (blocks, steps, 16 vectors, 4 dimensions), c + 128; scales, radii : float32 (16 blocks,), both
     rounded up
     """
-    dim = vectors.shape[1]
-    offset = np.empty(dim)
-    for i in range(first, last):
-        largest = 0.0
-        for j in range(dim):
-            offset[j] = exact64(widen(vectors[i, j])) - exact64(centre[j])
-            largest = max(largest, abs(offset[j]))
-        scale = round_up32(largest / 127.0)
-        inverse = 1.0 / np.float64(scale) if scale > 0.0 else 0.0
-        block = codes[i // BLOCK]
-        lane = i % BLOCK
-        total = 0.0
-        for j in range(dim):
-            code = min(max(np.rint(offset[j] * inverse), -127.0), 127.0)
-            rest = offset[j] - np.float64(scale) * code
-            total += rest * rest
-            block[j // 4, lane, j % 4] = np.uint8(np.int64(code) + 128)
-        scales[i] = scale
-        radii[i] = round_up32(residual_bound(norm_bound(total, dim), np.float64(scale), dim))
+    _put_rows(vectors, _wide(centre), 0.0, codes, scales, radii, first, last, np.empty(centre.size))
+
+
+@entry
+def _encode_grouped(
+    vectors, centre, codes, scales, radii, group_codes, group_scales, group_radii, chunk_codes, chunk_scales,
+    chunk_radii, first, last,
+):  # fmt: skip
+    """Encode rows [first, last), whole chunks but for the last, into balls around balls around balls."""
+    base = _wide(centre)
+    of_chunk = np.empty(base.size)
+    of_group = np.empty(base.size)
+    row = np.empty(base.size)
+    for chunk in range(first, last, CHUNK):
+        end = min(chunk + CHUNK, last)
+        number = chunk // CHUNK
+        wide = put_ball(
+            vectors, None, 0, base, 0.0, chunk_codes, chunk_scales, chunk_radii, number, chunk, end, of_chunk
+        )
+        for group in range(chunk, end, BLOCK):
+            stop = min(group + BLOCK, end)
+            number = group // BLOCK
+            extent = put_ball(
+                vectors, None, 0, of_chunk, wide, group_codes, group_scales, group_radii, number, group, stop, of_group
+            )
+            _put_rows(vectors, of_group, extent, codes, scales, radii, group, stop, row)
 
 
 @stage
@@ -110,29 +228,40 @@ def thresholds(direction, plan, tau, centre):
 
 
 @stage
-def test_tile(segment, first, steps, digits, plan, below, above, products, verdicts, portable):
-    """Test the cells of rows `first` to `first` + 63 of a segment and write their verdicts; returns how many are left.
+def test_tile(codes, scales, radii, at, steps, digits, plan, scratch, portable):
+    """Test the balls of four blocks, scratch.blocks[at:at + 4]; returns a bit for each that is left, and one if taken.
 
-    products : int32 (2, 64) scratch; verdicts : int32 (64,), DROP for rows beyond the segment's last
+    codes, scales, radii : addresses of the level's arrays; digits : address of the direction's
+    Thresholds of the blocks are those in scratch.below and scratch.above, from `at` on; scratch.products gets the
+    products (2, 64).
     """
-    bytes_per_row = 4 * steps
-    codes = segment.codes + first * bytes_per_row
-    tile_dot(codes, BLOCK * bytes_per_row, digits.ctypes.data, steps, products.ctypes.data, portable)
-    scales = carray(pointer(segment.scales + 4 * first, np.float32), TILE)
-    radii = carray(pointer(segment.radii + 4 * first, np.float32), TILE)
-    unit = plan.digit_scale
-    bias = np.float64(plan.bias)
-    slack = plan.reach
+    for b in range(4):
+        scratch.places[b] = codes + scratch.blocks[at + b] * (4 * BLOCK * steps)
+    products = scratch.products.ctypes.data
+    tile_dot(scratch.places.ctypes.data, digits, steps, products, portable)
     factor = radius_factor(plan.norm)
-    for i in range(TILE):  # a constant trip count, without which this loop would cost as much as the product
-        product = np.float64(products[0, i]) * 256.0 + np.float64(products[1, i])
-        scale = np.float64(scales[i])
-        value = scale * (unit * (product - bias))
-        width = scale * slack + factor * np.float64(radii[i])
-        verdicts[i] = np.int32(DROP if value + width < below else LOOK) + np.int32(value - width >= above)
-    for i in range(segment.rows - first, TILE):
-        verdicts[i] = DROP
-    left = 0
-    for i in range(TILE):
-        left += verdicts[i] != DROP
-    return left
+    left, taken = np.int64(0), np.int64(0)
+    for b in range(4):
+        block = 4 * BLOCK * scratch.blocks[at + b]
+        bits = block_verdicts(
+            products + 4 * BLOCK * b,
+            scales + block,
+            radii + block,
+            plan.digit_scale,
+            np.float64(plan.bias),
+            plan.reach,
+            factor,
+            scratch.below[at + b],
+            scratch.above[at + b],
+        )
+        left |= (bits & 0xFFFF) << (BLOCK * b)
+        taken |= (bits >> BLOCK) << (BLOCK * b)
+    return left, taken
+
+
+@stage
+def value_in_tile(scales, i, plan, scratch):
+    """Value s a (A c) of ball `i` of the tile just tested, and its slack s k; `scales` : address of its first scale."""
+    scale = np.float64(pointer(scales, np.float32)[i])
+    product = np.float64(scratch.products[i]) * 256.0 + np.float64(scratch.products[TILE + i])
+    return scale * (plan.digit_scale * (product - np.float64(plan.bias))), scale * plan.reach

@@ -8,6 +8,11 @@ from halfspace.cpu.search import Found
 
 __all__ = ["best", "collect", "sort_by_score"]
 
+RADIX_BITS = 11
+RADIX = 1 << RADIX_BITS
+SHORT = 256
+"""Hits below which a comparison sort orders them sooner."""
+
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
 """Offsets (m + 1,), ids and scores (hits,); no scores are an empty array."""
 
@@ -48,10 +53,41 @@ def _order_by_id(offsets, ids, scores):
                 ordered = False
                 break
         if not ordered:
-            order = np.argsort(ids[first:last])
+            order = _ascending(ids[first:last])
             ids[first:last] = ids[first:last][order]
             if scores.size:
                 scores[first:last] = scores[first:last][order]
+
+
+@stage
+def _ascending(ids):
+    """Order distinct ids: long rows by radix, with the place of each in the low half of its key."""
+    lowest = ids.min()
+    spread = ids.max() - lowest
+    if ids.size < SHORT or not 0 < spread < 2**31:  # a negative spread has overflowed
+        return np.argsort(ids)
+    keys = np.empty(ids.size, np.int64)
+    sorted_keys = np.empty(ids.size, np.int64)
+    for k in range(ids.size):
+        keys[k] = ((ids[k] - lowest) << 32) | k
+    counts = np.empty(RADIX, np.int64)
+    shift = 32
+    while spread >> (shift - 32) > 0:
+        counts[:] = 0
+        for key in keys:
+            counts[(key >> shift) & (RADIX - 1)] += 1
+        total = 0
+        for digit in range(RADIX):
+            count = counts[digit]
+            counts[digit] = total
+            total += count
+        for key in keys:
+            digit = (key >> shift) & (RADIX - 1)
+            sorted_keys[counts[digit]] = key
+            counts[digit] += 1
+        keys, sorted_keys = sorted_keys, keys
+        shift += RADIX_BITS
+    return keys & 0xFFFFFFFF
 
 
 @stage

@@ -38,6 +38,15 @@ class Directions(NamedTuple):
     digits: npt.NDArray[np.int8]  # (m, steps, 2, 4): of four dimensions the high digits, then the low ones
     plans: np.ndarray  # PLAN (m,)
 
+    def every(self, step: int, first: int) -> "Directions":
+        """Copy the direction `first`, and every `step`-th after it."""
+        return Directions(
+            self.narrow[first::step].copy(),
+            self.wide[first::step].copy(),
+            self.digits[first::step].copy(),
+            self.plans[first::step].copy(),
+        )
+
 
 def prepare(directions: npt.NDArray[np.float32]) -> Directions:
     """Prepare directions (m, d) of finite float32."""

@@ -14,10 +14,9 @@ __all__ = ["test_rows"]
 
 
 @stage
-def test_rows(vectors, norms, direction, plan, tau, verdicts):
-    """Test rows (n, d) against a float32 direction (d,) and write verdicts int32 (n,); returns how many are left."""
-    left = 0
-    for i in range(vectors.shape[0]):
+def test_rows(vectors, norms, low, high, direction, plan, tau, verdicts):
+    """Test rows [low, high) of vectors (n, d) against a float32 direction (d,); verdicts : int32, from row `low` on."""
+    for i in range(low, high):
         total = np.float32(0.0)
         for j in range(vectors.shape[1]):
             total = multiply_add(total, direction[j], widen(vectors[i, j]))
@@ -27,7 +26,4 @@ def test_rows(vectors, norms, direction, plan, tau, verdicts):
         if not plan.norm * norm < 2.0**126:  # the float32 sum might have overflowed
             width = np.inf
             value = 0.0
-        verdict = np.int32(DROP if value + width < tau else LOOK) + np.int32(value - width >= tau)
-        verdicts[i] = verdict
-        left += verdict != DROP
-    return left
+        verdicts[i - low] = np.int32(DROP if value + width < tau else LOOK) + np.int32(value - width >= tau)

@@ -1,0 +1,265 @@
+"""Balls: each subspace has its own partition of the rows into small groups, and a ball around each group.
+
+Write U_s(i) for the upper bound <q_s, c> + |q_s| r of the ball that holds row i in subspace s, and L_s(i) for the lower
+one. By the lemma, applied to each subspace,
+
+    sum_s L_s(i)   <=   <q, x_i>   <=   sum_s U_s(i)
+
+so row i is dropped if the right side is below tau, and taken if the left side reaches it. In series, the subspace that
+rules out most first: after the k-th, a row is dropped as soon as what it has, and the most that any row has in the rest,
+are below tau. A ball fails its *gate* if even with the most that there is in all other subspaces it stays below tau,
+
+    U_s < tau_s := tau - sum_{t != s} max_i U_t(i);
+
+its bound is then minus infinity, and with it that of every row it holds. All of it follows from tau alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.cpu import _threads
+from halfspace.cpu._jit import bits_of, entry, float32_of, pointer, stage
+from halfspace.cpu._simd import BLOCK, PORTABLE, TILE, tile_dot
+from halfspace.cpu.bounds import norm_bound, radius_factor, sum_margin
+from halfspace.cpu.cells import DROP, LOOK, TAKE, blank, mean, put_ball
+from halfspace.cpu.directions import prepare
+from halfspace.cpu.formats import exact64
+from halfspace.cpu.partition import Advance, partition
+from halfspace.rounding import UNIT
+from halfspace.segment import Balls, address
+
+__all__ = ["Bounds", "bound", "enclose", "test_balls"]
+
+SPAN = 1 << 14
+"""Groups that are enclosed or bounded as one task."""
+
+
+def enclose(
+    vectors: np.ndarray,
+    columns: npt.NDArray[np.int64],
+    size: int,
+    threads: int,
+    advance: Advance | None = None,
+    like: Balls | None = None,
+) -> Balls:
+    """Partition stored vectors (spaces, n, d) into groups of `size` in each subspace, and put balls around them.
+
+    columns : (S + 1,), where subspaces begin and end; advance : told of progress, see `partition`
+    like : balls whose partition and centre are taken over
+    """
+    spaces, rows, dim = vectors.shape
+    subspaces, groups = columns.size - 1, -(-rows // size)
+    if like is None:
+        members = np.stack([partition(x, columns, size, threads, advance) for x in vectors])
+        centre = mean(vectors, threads)
+    else:
+        members, centre = like.members, like.centre
+    holders = np.empty_like(members)
+    codes = blank(spaces * subspaces, groups, int(np.diff(columns).max()))
+    tasks = [
+        (space, part, span)
+        for space in range(spaces)
+        for part in range(subspaces)
+        for span in _threads.spans(groups, -(-groups // SPAN))
+    ]
+
+    def fill(task: tuple[int, int, tuple[int, int]]) -> None:
+        space, part, span = task
+        low, high = columns[part], columns[part + 1]
+        at = space * subspaces + part
+        places = codes.codes[at], codes.scales[at], codes.radii[at]
+        lists = members[space, part], holders[space, part]
+        _enclose(vectors[space], *lists, low, centre[space, low:high], *places, size, *span)
+
+    _threads.run(fill, tasks, threads)
+    return Balls(columns, size, centre, codes, members, holders)
+
+
+@entry
+def _enclose(vectors, members, holders, low, centre, codes, scales, radii, size, first, last):
+    """Put balls around groups [first, last) of one subspace, whose dimensions begin at `low`."""
+    base = np.empty(centre.size)
+    for j in range(centre.size):
+        base[j] = exact64(centre[j])
+    middle = np.empty(centre.size)
+    for group in range(first, last):
+        start = group * size
+        stop = min(start + size, members.size)
+        put_ball(vectors, members, low, base, 0.0, codes, scales, radii, group, start, stop, middle)
+        for at in range(start, stop):
+            holders[members[at]] = group
+
+
+class Bounds(NamedTuple):
+    """The balls of one space of one segment, seen from one direction; fields of `halfspace.cpu.records.BALLS`."""
+
+    bounds: npt.NDArray[np.float32]  # (S, groups, 2), lower and upper
+    order: npt.NDArray[np.int64]  # (S,), the subspace that rules out most first
+    rest: npt.NDArray[np.float64]  # (S + 1,), sum of the largest upper bounds of the k-th in that order and all after
+    below: float
+    above: float
+    bytes_read: int
+
+
+def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: float, threads: int) -> Bounds:
+    """Bound every ball of a segment for one direction (d,), and let the gates rule out what they can."""
+    subspaces, groups = balls.columns.size - 1, -(-balls.members.shape[2] // balls.size)
+    width = int(np.diff(balls.columns).max())
+    parts = np.zeros((2, subspaces, width), np.float32)
+    for part, (low, high) in enumerate(zip(balls.columns[:-1], balls.columns[1:], strict=True)):
+        parts[0, part, : high - low] = direction[low:high]
+        parts[1, part, : high - low] = balls.centre[space, low:high]
+    ready = prepare(parts[0])
+    bounds = np.empty((subspaces, groups, 2), np.float32)
+    tasks = [(part, span) for part in range(subspaces) for span in _threads.spans(groups, -(-groups // SPAN))]
+
+    def fill(task: tuple[int, tuple[int, int]]) -> float:
+        part, span = task
+        at = space * subspaces + part
+        places = balls.groups.codes[at], balls.groups.scales[at], balls.groups.radii[at]
+        total: float = _bound(ready.wide[part], ready.digits[part], ready.plans, part, parts[1, part], *places,
+                              bounds[part], *span, PORTABLE)  # fmt: skip
+        return total
+
+    largest = np.zeros(subspaces)
+    for (part, _), size in zip(tasks, _threads.run(fill, tasks, threads), strict=True):
+        largest[part] = max(largest[part], size)
+    margin = sum_margin(tau, float(largest.sum()), 0.0, subspaces) if np.isfinite(tau) else 0.0
+    order, rest = _gates(bounds, tau - margin)
+    read = subspaces * groups * (4 * ready.digits.shape[1] + 8)
+    return Bounds(bounds, order, rest, tau - margin, tau + margin, read)
+
+
+@entry
+def _bound(direction, digits, plans, part, centre, codes, scales, radii, bounds, first, last, portable):
+    """Bound balls [first, last) of one subspace; returns the largest magnitude of a finite bound."""
+    plan = plans[part]
+    steps = digits.shape[0]
+    base = 0.0
+    total = 0.0
+    for j in range(direction.size):
+        value = exact64(centre[j])
+        base += direction[j] * value
+        total += value * value
+    error = plan.slope * norm_bound(total, direction.size) + plan.intercept + 8 * UNIT * abs(base)
+    factor = radius_factor(plan.norm)
+    places = np.empty(4, np.int64)
+    products = np.empty((2, TILE), np.int32)
+    largest = 0.0
+    for tile in range(first, last, TILE):
+        for b in range(4):
+            places[b] = codes.ctypes.data + (tile // BLOCK + b) * (4 * BLOCK * steps)
+        tile_dot(places.ctypes.data, digits.ctypes.data, steps, products.ctypes.data, portable)
+        for i in range(min(TILE, last - tile)):
+            product = np.float64(products[0, i]) * 256.0 + np.float64(products[1, i])
+            scale = np.float64(scales[tile + i])
+            value = base + scale * (plan.digit_scale * (product - np.float64(plan.bias)))
+            slack = scale * plan.reach + factor * np.float64(radii[tile + i]) + error
+            lower, upper = _outward(value - slack, value + slack)
+            bounds[tile + i, 0], bounds[tile + i, 1] = lower, upper
+            if upper - lower < np.inf:
+                largest = max(largest, np.float64(max(abs(lower), abs(upper))))
+    return largest
+
+
+@stage
+def _outward(lower, upper):
+    """Round a lower bound down to float32, and an upper bound up; where either is NaN, they bound nothing."""
+    if not lower <= upper:
+        return -np.float32(np.inf), np.float32(np.inf)
+    return -_up(-lower), _up(upper)
+
+
+@stage
+def _up(value):
+    """Smallest normal float32, zero or infinity that is at least the float64 `value`."""
+    if abs(value) <= 2.0**-126:
+        return np.float32(2.0**-126) if value > 0.0 else np.float32(0.0)
+    rounded = np.float32(value)
+    if np.float64(rounded) < value:
+        rounded = float32_of(bits_of(rounded) + (1 if value > 0.0 else -1))
+    return rounded
+
+
+@entry
+def _gates(bounds, below):
+    """Give balls that fail their gates the upper bound minus infinity; returns the order of subspaces and their rest."""
+    subspaces, groups, _ = bounds.shape
+    most = np.empty(subspaces)
+    for s in range(subspaces):
+        most[s] = -np.inf
+        for g in range(groups):
+            most[s] = max(most[s], np.float64(bounds[s, g, 1]))
+    failing = np.zeros(subspaces, np.int64)
+    for s in range(subspaces):
+        others = 0.0
+        for t in range(subspaces):
+            if t != s:
+                others += most[t]
+        gate = below - others
+        for g in range(groups):
+            if np.float64(bounds[s, g, 1]) < gate:
+                bounds[s, g, 1] = -np.inf
+                failing[s] += 1
+    order = np.argsort(-failing, kind="mergesort")
+    rest = np.zeros(subspaces + 1)
+    for k in range(subspaces - 1, -1, -1):
+        rest[k] = rest[k + 1] + most[order[k]]
+    return order, rest
+
+
+@stage
+def test_balls(balls, rows, low, high, sums, alive, verdicts):
+    """Test rows [low, high) of a segment that are candidates; returns how many came to the gates, failed them, the sum.
+
+    balls : a BALLS record; sums : float64 scratch; alive : int32 scratch; verdicts : int32, from that of row `low` on
+
+    The fourth number counts the bounds that were looked up.
+    """
+    count = 0
+    for row in range(low, high):
+        verdicts[row - low] = DROP
+        if balls.candidates == 0 or (pointer(balls.candidates, np.uint8)[row >> 3] >> (row & 7)) & 1 == 1:
+            sums[count] = 0.0
+            alive[count] = row - low
+            count += 1
+    came, gated, looked = count, 0, 0
+    order = pointer(balls.order, np.int64)
+    rest = pointer(balls.rest, np.float64)
+    for k in range(balls.subspaces):
+        holders = pointer(balls.holders + 4 * (order[k] * rows + low), np.int32)
+        bounds = pointer(balls.bounds + 8 * order[k] * balls.groups, np.float32)
+        looked += count
+        kept = 0
+        for at in range(count):
+            total = sums[at] + np.float64(bounds[2 * holders[alive[at]] + 1])
+            gated += total == -np.inf
+            if not total + rest[k + 1] < balls.below:
+                sums[kept] = total
+                alive[kept] = alive[at]
+                kept += 1
+        count = kept
+    for at in range(count):
+        lower = 0.0
+        for k in range(balls.subspaces):
+            holders = pointer(balls.holders + 4 * (k * rows + low), np.int32)
+            bounds = pointer(balls.bounds + 8 * k * balls.groups, np.float32)
+            lower += np.float64(bounds[2 * holders[alive[at]]])
+        verdicts[alive[at]] = TAKE if lower >= balls.above else LOOK
+    return came, gated, came - gated - count, looked + balls.subspaces * count
+
+
+def record(balls: Balls, space: int, bounds: Bounds, candidates: npt.NDArray[np.uint8] | None) -> tuple[object, ...]:
+    """Fields of a `halfspace.cpu.records.BALLS`."""
+    return (
+        *bounds.bounds.shape[:2],
+        address(bounds.bounds),
+        address(balls.holders[space]),
+        address(bounds.order),
+        address(bounds.rest),
+        0 if candidates is None else address(candidates),
+        bounds.below,
+        bounds.above,
+    )

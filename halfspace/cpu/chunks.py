@@ -1,0 +1,302 @@
+"""Which rows of a chunk are left: each filter, applied to 1,024 rows and one direction.
+
+A filter lists the rows that it cannot rule out, with their verdicts (look or take), and counts what it did. Rows that
+are excluded, because they are dead or not asked for, are never listed.
+"""
+
+import numpy as np
+
+from halfspace.cpu._jit import pointer, stage
+from halfspace.cpu._simd import BLOCK, TILE, count_bits, lowest_bit_of, prefetch
+from halfspace.cpu.balls import test_balls
+from halfspace.cpu.cells import CHUNK, DROP, LOOK, TAKE, test_tile, value_in_tile
+from halfspace.cpu.scan import test_rows
+
+__all__ = [
+    "SCRATCH",
+    "STAGES",
+    "WORK",
+    "by_balls",
+    "by_cells",
+    "by_groups",
+    "by_scan",
+    "complete",
+    "list_blocks",
+    "take",
+    "test_chunks",
+]
+
+STAGES = ("chunks", "groups", "sweep", "gates", "balls", "cells", "scan", "verify", "exact")
+WORK = ("tested", "dropped", "taken", "left", "dot_products", "bytes_read")
+"""Rows and columns of the counters."""
+
+CHUNKS, GROUPS, SWEEP, GATES, BALLS, CELLS, SCAN, VERIFY, EXACT = range(9)
+TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES = range(6)
+
+BLOCKS = CHUNK // BLOCK
+"""Blocks in a chunk: as many as balls in a tile."""
+SAMPLE = 8
+"""Blocks of a chunk after which the adaptive filter judges whether cells pay."""
+
+
+SCRATCH = np.dtype(
+    [
+        ("rows", np.int64, (CHUNK,)),  # the rows left, ascending within a block
+        ("kinds", np.int32, (CHUNK,)),  # their verdicts
+        ("blocks", np.int64, (BLOCKS + 4,)),  # blocks of rows that are still to be tested
+        ("below", np.float64, (BLOCKS + 4,)),  # their thresholds
+        ("above", np.float64, (BLOCKS + 4,)),
+        ("products", np.int32, (2 * TILE,)),
+        ("places", np.int64, (4,)),
+        ("verdicts", np.int32, (CHUNK,)),
+        ("sums", np.float64, (CHUNK,)),
+        ("alive", np.int32, (CHUNK,)),
+        ("work", np.int64, (len(STAGES), len(WORK))),
+    ]
+)
+"""Room to work in, and the counters, of one thread: a record, since that is passed as one address."""
+
+
+@stage
+def _excluded(segment, row):
+    if segment.excluded == 0:
+        return False
+    return (pointer(segment.excluded, np.uint8)[row >> 3] >> (row & 7)) & 1 == 1
+
+
+@stage
+def _keep(segment, row, verdict, row_bytes, scored, scratch, left):
+    """List a row, and have its vector fetched if it will be read; returns how many are listed."""
+    if _excluded(segment, row):
+        return left
+    scratch.rows[left] = row
+    scratch.kinds[left] = verdict
+    if scored or verdict == LOOK:
+        address = segment.vectors + row * row_bytes
+        for line in range(address, address + row_bytes, 64):
+            prefetch(line)
+    return left + 1
+
+
+@stage
+def take(segment, low, high, row_bytes, scored, scratch, left):
+    """List rows [low, high), all of them hits."""
+    for row in range(low, high):
+        left = _keep(segment, row, TAKE, row_bytes, scored, scratch, left)
+    return left
+
+
+@stage
+def bits_between(first, last):
+    """Set bits `first` to `last` - 1 of an int64."""
+    ones = np.int64(-1)
+    return (ones << first) & (ones if last >= TILE else ~(ones << last))
+
+
+@stage
+def list_blocks(low, high, below, above, scratch):
+    """List all blocks of a chunk, at one pair of thresholds; returns how many there are."""
+    count = (high - low + BLOCK - 1) // BLOCK
+    for b in range(count):
+        scratch.blocks[b] = low // BLOCK + b
+        scratch.below[b] = below
+        scratch.above[b] = above
+    return count
+
+
+@stage
+def test_chunks(
+    segment, chunk, stop, steps, digits, plan, below, above, verdicts, lows, highs, dropped, scratch, portable
+):
+    """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64.
+
+    verdicts, lows, highs : (64,), get verdicts and the thresholds seen from the chunks' centres
+    dropped : bool (64,), set to False where a chunk is not dropped
+    """
+    first = chunk % TILE
+    tile = chunk - first
+    last = min(TILE, stop - tile)
+    for b in range(4):
+        scratch.blocks[b] = tile // BLOCK + b
+        scratch.below[b] = below
+        scratch.above[b] = above
+    left, hits = test_tile(
+        segment.chunk_codes, segment.chunk_scales, segment.chunk_radii, 0, steps, digits, plan, scratch, portable
+    )
+    scales = segment.chunk_scales + 4 * tile
+    tested, taken, looks = min((tile + last) * CHUNK, segment.rows) - chunk * CHUNK, 0, 0
+    verdicts[:] = DROP
+    left &= bits_between(first, last)
+    while left:
+        i = lowest_bit_of(left)
+        left &= left - 1
+        rows = min(CHUNK, segment.rows - (tile + i) * CHUNK)
+        dropped[i] = False
+        if (hits >> i) & 1:
+            verdicts[i] = TAKE
+            taken += rows
+        else:
+            verdicts[i] = LOOK
+            looks += rows
+            value, slack = value_in_tile(scales, i, plan, scratch)
+            lows[i] = below - value - slack
+            highs[i] = above - value + slack
+    work = scratch.work
+    work[CHUNKS, TESTED] += tested
+    work[CHUNKS, DROPPED] += tested - taken - looks
+    work[CHUNKS, TAKEN] += taken
+    work[CHUNKS, LEFT] += looks
+    work[CHUNKS, BYTES] += (last - first) * (4 * steps + 8)
+
+
+@stage
+def by_groups(segment, low, high, below, above, row_bytes, steps, digits, plan, counting, scored, scratch, portable):
+    """Test the groups of a chunk, whose thresholds from the chunk's centre are `below` and `above`.
+
+    Lists the blocks that are still to be tested; returns how many, how many rows are listed as hits, and, where
+    `counting`, how many hits were counted instead.
+    """
+    for b in range(4):
+        scratch.blocks[b] = low // CHUNK * 4 + b
+        scratch.below[b] = below
+        scratch.above[b] = above
+    remaining, hits = test_tile(
+        segment.group_codes, segment.group_scales, segment.group_radii, 0, steps, digits, plan, scratch, portable
+    )
+    balls = (high - low + BLOCK - 1) // BLOCK
+    short = BLOCK * balls - (high - low)  # rows that the last group lacks
+    hits &= bits_between(0, balls)
+    looks = remaining & bits_between(0, balls) & ~hits
+    taken = BLOCK * count_bits(hits) - short * ((hits >> (balls - 1)) & 1)
+    tested = BLOCK * count_bits(looks) - short * ((looks >> (balls - 1)) & 1)
+    left, listed = 0, 0
+    while hits and not counting:
+        first = low + BLOCK * lowest_bit_of(hits)
+        hits &= hits - 1
+        left = take(segment, first, min(first + BLOCK, high), row_bytes, scored, scratch, left)
+    scales = segment.group_scales + 4 * (low // BLOCK)
+    while looks:
+        i = lowest_bit_of(looks)
+        looks &= looks - 1
+        value, slack = value_in_tile(scales, i, plan, scratch)
+        scratch.blocks[listed] = low // BLOCK + i
+        scratch.below[listed] = below - value - slack
+        scratch.above[listed] = above - value + slack
+        listed += 1
+    work = scratch.work
+    work[GROUPS, TESTED] += high - low
+    work[GROUPS, DROPPED] += high - low - taken - tested
+    work[GROUPS, TAKEN] += taken
+    work[GROUPS, LEFT] += tested
+    work[GROUPS, BYTES] += balls * (4 * steps + 8)
+    return listed, left, taken if counting else 0
+
+
+@stage
+def by_cells(segment, listed, row_bytes, steps, digits, plan, adapt, counting, scored, scratch, left, portable):
+    """Test the cells of the listed blocks, a tile at a time.
+
+    Returns how many blocks were tested, how many rows are left, and, where `counting`, how many hits were counted.
+
+    Where `adapt`, stop after a sample if codes and the vectors still to read come to as many bytes as all its vectors.
+    """
+    reads, counted = 0, 0
+    work = scratch.work
+    for at in range(0, listed, 4):
+        if adapt and at == SAMPLE:
+            rows = SAMPLE * BLOCK
+            if rows * (4 * steps + 8) + reads * (row_bytes + 4) >= rows * (row_bytes + 4):
+                return at, left, counted
+        for b in range(listed, at + 4):  # a tile is always whole
+            scratch.blocks[b] = scratch.blocks[at]
+            scratch.below[b] = np.inf
+            scratch.above[b] = np.inf
+        remaining, hits = test_tile(
+            segment.codes, segment.scales, segment.radii, at, steps, digits, plan, scratch, portable
+        )
+        tested = 0
+        inside = np.int64(0)
+        for b in range(min(4, listed - at)):
+            rows = min(BLOCK, segment.rows - BLOCK * scratch.blocks[at + b])
+            tested += rows
+            inside |= ((np.int64(1) << rows) - 1) << (BLOCK * b)
+        remaining &= inside
+        hits &= inside
+        taken = count_bits(hits)
+        looks = count_bits(remaining) - taken
+        if counting:
+            counted += taken
+            remaining &= ~hits
+        while remaining:
+            i = lowest_bit_of(remaining)
+            remaining &= remaining - 1
+            row = BLOCK * scratch.blocks[at + i // BLOCK] + i % BLOCK
+            verdict = TAKE if (hits >> i) & 1 else LOOK
+            left = _keep(segment, row, verdict, row_bytes, scored, scratch, left)
+        reads += looks + taken if scored else looks
+        work[CELLS, TESTED] += tested
+        work[CELLS, DROPPED] += tested - taken - looks
+        work[CELLS, TAKEN] += taken
+        work[CELLS, LEFT] += looks
+        work[CELLS, BYTES] += tested * (4 * steps + 8)
+    return listed, left, counted
+
+
+@stage
+def by_scan(segment, vectors, norms, first, listed, row_bytes, direction, plan, tau, scored, scratch, left):
+    """Scan listed blocks [first, listed) of stored vectors (n, d); returns how many rows are left."""
+    tested, taken, looks = 0, 0, 0
+    for b in range(first, listed):
+        low = BLOCK * scratch.blocks[b]
+        high = min(low + BLOCK, segment.rows)
+        test_rows(vectors, norms, low, high, direction, plan, tau, scratch.verdicts)
+        tested += high - low
+        for i in range(high - low):
+            verdict = scratch.verdicts[i]
+            if verdict != DROP:
+                taken += verdict == TAKE
+                looks += verdict == LOOK
+                left = _keep(segment, low + i, verdict, row_bytes, scored, scratch, left)
+    work = scratch.work
+    work[SCAN, TESTED] += tested
+    work[SCAN, DROPPED] += tested - taken - looks
+    work[SCAN, TAKEN] += taken
+    work[SCAN, LEFT] += looks
+    work[SCAN, DOTS] += tested
+    work[SCAN, BYTES] += tested * (row_bytes + 4)
+    return left
+
+
+@stage
+def by_balls(segment, balls, low, high, row_bytes, scored, scratch):
+    """Test the rows of a chunk by the balls that hold them; returns how many are left."""
+    came, gated, dropped, looked = test_balls(
+        balls, segment.rows, low, high, scratch.sums, scratch.alive, scratch.verdicts
+    )
+    left, taken = 0, 0
+    if came > gated + dropped:
+        for i in range(high - low):
+            if scratch.verdicts[i] != DROP:
+                taken += scratch.verdicts[i] == TAKE
+                left = _keep(segment, low + i, scratch.verdicts[i], row_bytes, scored, scratch, left)
+    work = scratch.work
+    work[GATES, TESTED] += came
+    work[GATES, DROPPED] += gated
+    work[GATES, LEFT] += came - gated
+    work[BALLS, TESTED] += came - gated
+    work[BALLS, DROPPED] += dropped
+    work[BALLS, TAKEN] += taken
+    work[BALLS, LEFT] += came - gated - dropped - taken
+    work[BALLS, BYTES] += 8 * looked + (high - low + 7) // 8 * (balls.candidates != 0)
+    return left
+
+
+@stage
+def complete(work, row_bytes):
+    """Fill in the counters of verification that follow from its verdicts."""
+    exact = work[EXACT, DROPPED] + work[EXACT, TAKEN]
+    work[EXACT, TESTED] = work[EXACT, DOTS] = work[VERIFY, LEFT] = exact
+    work[VERIFY, TESTED] = work[VERIFY, DROPPED] + work[VERIFY, TAKEN] + exact
+    work[VERIFY, DOTS] = work[VERIFY, TESTED]
+    work[VERIFY, BYTES] = work[VERIFY, TESTED] * (row_bytes + 4)
+    work[EXACT, BYTES] = exact * row_bytes

@@ -1,0 +1,91 @@
+"""Sealing: join rows into one segment and derive what its filter needs; "auto" takes the one that reads least."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from threading import Lock
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.rounding import MAX_CELL_DIM
+from halfspace.segment import Segment, join
+from halfspace.trial import TRIAL_ROWS, cheapest, trial
+
+__all__ = ["FILTERS", "Progress", "Sealer"]
+
+FILTERS = ("auto", "scan", "cells", "groups", "balls", "sweep")
+"""Filters that an index may have; a segment has one of them that is not "auto"."""
+
+WIDTH = 8
+"""Dimensions in a subspace, if nothing else is asked for."""
+GROUP_SIZE = 4
+"""Rows in a group of a subspace, if nothing else is asked for."""
+ROW_GROUP = 16
+"""Rows in a group above cells: a block of codes."""
+MAX_ROWS = 2**31 - 1
+"""Rows that groups can number."""
+
+Progress = Callable[[int, int], object]
+"""Told how much is done, and of how much, one call at a time but from any thread."""
+
+
+@dataclass(frozen=True)
+class Sealer:
+    """How segments are sealed."""
+
+    backend: ModuleType
+    filter: str
+    subspaces: int | None
+    group_size: int | None
+    threads: int
+
+    def seal(self, segments: Iterable[Segment], progress: Progress | None = None) -> Segment:
+        """Join segments into one and derive what its filter needs."""
+        joined = join(list(segments))
+        dim = joined.vectors.shape[2]
+        if joined.rows == 0 or dim > MAX_CELL_DIM:
+            return joined
+        if self.filter != "auto":
+            return self.derive(joined, self.filter, progress)
+        if joined.rows < TRIAL_ROWS:
+            return self.derive(joined, "cells")
+        counted = trial(joined, self.derive, self.backend)
+        return replace(self.derive(joined, cheapest(counted), progress), trial=counted)
+
+    def derive(self, segment: Segment, filter: str, progress: Progress | None = None) -> Segment:
+        """Derive what a filter needs from a segment in order of ids."""
+        vectors = segment.vectors
+        if filter in ("groups", "balls", "sweep") and segment.rows > MAX_ROWS:
+            filter = "cells"
+        advance = progress and _Counter(progress, vectors.size)
+        if filter == "cells":
+            return replace(segment, filter=filter, cells=self.backend.encode(vectors, self.threads))
+        if filter == "groups":
+            whole = np.array([0, vectors.shape[2]])
+            order = self.backend.partition(vectors[0], whole, ROW_GROUP, self.threads, advance)[0]
+            segment = segment.reordered(order.astype(np.int64))
+            cells = self.backend.encode(segment.vectors, self.threads, grouped=True)
+            return replace(segment, filter=filter, cells=cells)
+        if filter in ("balls", "sweep"):
+            size = self.group_size or GROUP_SIZE
+            balls = self.backend.enclose(vectors, self.columns(vectors.shape[2]), size, self.threads, advance)
+            return replace(segment, filter=filter, balls=balls)
+        return segment
+
+    def columns(self, dim: int) -> npt.NDArray[np.int64]:
+        """Where subspaces begin and end: runs of dimensions whose lengths differ by one at most."""
+        count = max(1, round(dim / WIDTH)) if self.subspaces is None else self.subspaces
+        return dim * np.arange(count + 1) // count
+
+
+class _Counter:
+    """Adds up what is done."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done, self._lock = progress, total, 0, Lock()
+
+    def __call__(self, more: int) -> None:
+        with self._lock:
+            self._done += more
+            self._progress(self._done, self._total)
