@@ -25,7 +25,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from halfspace import HalfspaceIndex
-from halfspace.datasets import load_keys
+from halfspace.datasets import load_keys, load_pydocs
 
 try:
     import faiss
@@ -94,11 +94,7 @@ class Report:
         for name in ("halfspace", "numpy", "faiss"):
             cells.append(f"{statistics.median(times[name]) / queries * 1e3:.3f} ms" if name in times else "-")
         for name in ("numpy", "faiss"):
-            if name in times:
-                ratios = [theirs / ours for theirs, ours in zip(times[name], times["halfspace"], strict=True)]
-                cells.append(f"{statistics.median(ratios):.2f}")
-            else:
-                cells.append("-")
+            cells.append(f"{median_ratio(times, name, 'halfspace'):.2f}" if name in times else "-")
         self.table.add_row(*cells)
 
 
@@ -127,6 +123,50 @@ def queries(
         )
 
 
+def low_dimensions(report: Report, console: Console, threads: int) -> None:
+    """Compare where groups prune: single queries, counts, the growth with n."""
+    rng = np.random.default_rng(0)
+    for n, d, share in ((2_000_000, 3, 1e-3), (1_000_000, 8, 1e-4)):
+        x, q = rng.standard_normal((n, d), dtype=np.float32), rng.standard_normal((4, d), dtype=np.float32)
+        queries(report, "Gaussian", x, q, [share], threads)
+        if d == 3:
+            index = HalfspaceIndex(d, threads=threads)
+            index.insert(x)
+            pairs = [(direction, midpoint(x, direction, 0.1)) for direction in q]
+            calls: dict[str, Callable[[], object]] = {
+                "halfspace": lambda p=pairs, i=index: [i.count(q, tau) for q, tau in p],
+                "numpy": lambda p=pairs, x=x: [np.count_nonzero(x @ q >= tau) for q, tau in p],
+                "query": lambda p=pairs, i=index: [i.query(q, tau) for q, tau in p],
+            }
+            times = alternate(calls)
+            report.add(f"count, Gaussian, n = {n:,}, d = {d}, f = 10%", times, len(pairs))
+            console.print(f"query with scores / count, the same: {median_ratio(times, 'query', 'halfspace'):.1f}")
+    calls = {}
+    for n in (250_000, 4_000_000):
+        x, q = rng.standard_normal((n, 3), dtype=np.float32), rng.standard_normal((8, 3), dtype=np.float32)
+        index = HalfspaceIndex(3, threads=threads)
+        index.insert(x)
+        pairs = [(direction, midpoint(x, direction, 1000 / n)) for direction in q]
+        calls[f"{n}"] = lambda p=pairs, i=index: [i.query(q, tau) for q, tau in p]
+    ratio = median_ratio(alternate(calls), "4000000", "250000")
+    console.print(f"one query with 1,000 hits, d = 3: n = 4,000,000 takes {ratio:.2f} times as long as n = 250,000")
+    docs = load_pydocs()
+    calls = {}
+    for filter in ("cells", "groups", "auto"):
+        index = HalfspaceIndex(384, filter=filter, threads=threads)
+        index.insert(docs.vectors)
+        calls[filter] = lambda i=index: [i.query(q, 0.5) for q in docs.query_vectors]
+    times = alternate(calls)
+    for filter in ("groups", "auto"):
+        ratio = median_ratio(times, filter, "cells")
+        console.print(f"sentence embeddings, tau = 0.5: filter {filter!r} takes {ratio:.2f} times as long as 'cells'")
+
+
+def median_ratio(times: dict[str, list[float]], above: str, below: str) -> float:
+    """Median over rounds of one call's time over another's."""
+    return statistics.median([a / b for a, b in zip(times[above], times[below], strict=True)])
+
+
 def inserts(console: Console, threads: int) -> None:
     """Time a bulk insert, and count the memory beyond the vectors."""
     x = clustered(500_000, 384, 1)
@@ -135,6 +175,15 @@ def inserts(console: Console, threads: int) -> None:
     begin = time.perf_counter()
     index.insert(x)
     console.print(f"insert in bulk, n = 500,000, d = 384: {time.perf_counter() - begin:.2f} s")
+    for rows in (100_000, 1_000_000):
+        x = np.random.default_rng(0).standard_normal((rows, 128), dtype=np.float32)
+        for filter in ("balls", "groups"):
+            index = HalfspaceIndex(128, filter=filter, threads=threads)
+            begin = time.perf_counter()
+            index.insert(x)
+            console.print(
+                f"the same with filter {filter!r}, n = {rows:,}, d = 128: {time.perf_counter() - begin:.2f} s"
+            )
     for d in (128, 384):
         index = HalfspaceIndex(d, threads=threads)
         index.insert(clustered(100_000, d, 1))
@@ -166,8 +215,7 @@ def ties(console: Console, threads: int) -> None:
         hits = tied.count(direction, tau)
         free_tau = midpoint(plain, q, hits / n) if 0 < hits < n else (-np.inf if hits else np.inf)
         calls = {"free": lambda: free.query(q, free_tau), "tied": lambda: tied.query(direction, tau)}  # noqa: B023
-        times = alternate(calls)
-        ratio = statistics.median([a / b for a, b in zip(times["tied"], times["free"], strict=True)])
+        ratio = median_ratio(alternate(calls), "tied", "free")
         console.print(f"{name} ({hits:,} hits): {ratio:.2f} times the time without ties")
 
 
@@ -191,7 +239,7 @@ def stream(console: Console, threads: int) -> None:
     for share in (1e-4, 1e-2):
         tau = midpoint(x, q, share)
         times = alternate({"fresh": lambda t=tau: fresh.query(q, t), "living": lambda t=tau: living.query(q, t)})
-        ratio = statistics.median([a / b for a, b in zip(times["living"], times["fresh"], strict=True)])
+        ratio = median_ratio(times, "living", "fresh")
         console.print(
             f"query after it, f = {share:.2%}, {living.stats()['segments']} segments: {ratio:.2f} times a fresh index"
         )
@@ -214,7 +262,7 @@ def opening(console: Console) -> None:
 
 def main() -> None:
     """Run what was asked for."""
-    work = ("clustered", "keys", "small", "inserts", "ties", "stream", "opening")
+    work = ("clustered", "keys", "small", "low", "inserts", "ties", "stream", "opening")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keys", type=Path)
@@ -239,6 +287,8 @@ def main() -> None:
                     rng.standard_normal((50, d), dtype=np.float32),
                 )
                 queries(report, "Gaussian", x, directions, [1e-2], options.threads)
+        if "low" in options.only:
+            low_dimensions(report, console, options.threads)
         if report.table.rows:
             console.print(report.table)
         for name, measure in (("inserts", inserts), ("ties", ties), ("stream", stream)):

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from rich.console import Console
+
+    from halfspace.explain import Explanation
 
 __all__ = [
     "console",
@@ -49,15 +52,15 @@ def spinner(text: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr while work goes on, if stderr is a terminal; yield the function that advances it."""
+def progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr while work goes on, if stderr is a terminal; yield what is told of it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = console(err=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda done: bar.advance(task, done)
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _plain(value: Any) -> Any:
@@ -145,15 +148,17 @@ def show_hits(output: Path | None, found: dict[str, NDArray[Any]], taus: NDArray
         typer.echo(f"... and {rest:,} more rows (-o FILE.npz or --json for all)")
 
 
-def show_explanation(direction: int, explanation: dict[str, Any]) -> None:
-    """Print the stages of one query as a table."""
+def show_explanation(direction: int, explanation: Explanation) -> None:
+    """Print the stages of one query as a table, and what chose the filter."""
     from rich.table import Table
 
-    typer.echo(f"\ndirection {direction}: filter {explanation['filter']}, {explanation['hits']:,} hits")
+    typer.echo(f"\ndirection {direction}: filter {explanation.filter}, {explanation.hits:,} hits")
     table = Table(box=None, pad_edge=False)
-    for stage in explanation["stages"]:
+    for stage in map(asdict, explanation.stages):
         if not table.columns:
             for name in stage:
                 table.add_column(name.replace("_", " "), justify="left" if name == "name" else "right")
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in stage.values()))
     console().print(table)
+    for decision in explanation.decisions:
+        typer.echo(decision)

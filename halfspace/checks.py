@@ -57,8 +57,8 @@ def as_matrix(values: Any, dim: int, name: str) -> tuple[np.ndarray, bool]:
 
 def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
     """Return the thresholds (count,) in float64."""
-    if type(tau) is float and tau == tau:
-        return np.array([tau]) if single else np.full(count, tau)
+    if isinstance(tau, float) and tau == tau:
+        return np.array([tau], np.float64) if single else np.full(count, tau)
     array = _native(float(tau) if type(tau) is int and abs(tau) < 2**1023 else tau)
     if not (array.dtype in _FLOATS or array.dtype.kind in "iu"):
         raise TypeError(f"tau must be a real number or an array of them, got {tau!r}")

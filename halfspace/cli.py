@@ -46,7 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_CHUNK_BYTES = 1 << 26  # of vectors per insert
 _CHUNK_ROWS = 1024  # directions per query
 _EXPLAINED = 3  # directions
 
@@ -81,7 +80,7 @@ def demo(
     tau: Annotated[float, typer.Option(help="Threshold on the score, here a cosine.")] = 0.5,
     show: Annotated[int, typer.Option(min=0, help="How many of the 32 questions to print.")] = 8,
     top: Annotated[int, typer.Option(min=0, help="How many of the best hits of each to print.")] = 3,
-    filter: Annotated[str, typer.Option(help="Filter of the index.")] = "auto",
+    filter: Annotated[str, typer.Option(help="auto, scan, cells, groups, balls or sweep.")] = "auto",
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(min=0, help="How often to time each question; 0 for no timing.")] = 10,
     as_json: Json = False,
@@ -105,10 +104,17 @@ def build(
     vectors: Annotated[str, typer.Argument(help=".npy, .npz, .npz:NAME, .fvecs or .bvecs", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write.", show_default=False)],
     dtype: Annotated[str, typer.Option(help="Type to store: float32, float16 or bfloat16.")] = "float32",
-    filter: Annotated[str, typer.Option(help="Filter of the index.")] = "auto",
+    filter: Annotated[str, typer.Option(help="auto, scan, cells, groups, balls or sweep.")] = "auto",
     ids: Annotated[
         Path | None,
         typer.Option(help=".npy file of one integer id per vector.  [default: 0, 1, ...]", show_default=False),
+    ] = None,
+    subspaces: Annotated[
+        int | None,
+        typer.Option(help="Subspaces of balls and sweep.  [default: one for 8 dimensions]", show_default=False),
+    ] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="Vectors in a ball of balls and sweep.  [default: 4]", show_default=False)
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -125,14 +131,11 @@ def build(
         data = read_vectors(vectors)
         n, dim = data.shape
         own = None if ids is None else _read_column(ids, n, "id", "iu").astype(np.int64)
-        index = HalfspaceIndex(dim, filter=filter, dtype=dtype, threads=threads)
-        rows = max(1, _CHUNK_BYTES // max(1, dim * data.dtype.itemsize))
-        with progress("inserting", n) as advance:
-            for low in range(0, n, rows):
-                chunk = np.ascontiguousarray(data[low : low + rows])
-                with _located(vectors, chunk, low, dtype):
-                    index.insert(chunk, None if own is None else own[low : low + rows])
-                advance(len(chunk))
+        index = HalfspaceIndex(
+            dim, filter=filter, dtype=dtype, threads=threads, subspaces=subspaces, group_size=group_size
+        )
+        with progress("inserting") as report, _located(vectors, data, 0, dtype):
+            index.insert(data, own, progress=report)
         with spinner("compacting and saving"):
             index.compact()
             index.save(output)
@@ -189,7 +192,7 @@ def query(
         taus = _read_tau(tau, m)
         opened = _open(index, threads=threads)
         parts: list[dict[str, NDArray[Any]]] = []
-        with progress("asking", m) as advance:
+        with progress("asking") as report:
             for low in range(0, max(m, 1), _CHUNK_ROWS):
                 chunk, at = np.ascontiguousarray(asked[low : low + _CHUNK_ROWS]), taus[low : low + _CHUNK_ROWS]
                 with _located(directions, chunk, low, "float32"):
@@ -199,15 +202,16 @@ def query(
                         hits = opened.query(chunk, at, scores=scores, sort=sort, limit=limit)
                         part = {"ids": hits.ids, "sizes": np.diff(hits.offsets), "totals": hits.totals}
                         parts.append(part | ({} if hits.scores is None else {"scores": hits.scores}))
-                advance(len(chunk))
+                report(low + len(chunk), m)
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not count:
             found["offsets"] = np.concatenate([[0], np.cumsum(found.pop("sizes"))]).astype(np.int64)
-        explained = [asdict(opened.explain(asked[j], taus[j])) for j in range(min(m, _EXPLAINED) if explain else 0)]
+        explained = [opened.explain(asked[j], taus[j]) for j in range(min(m, _EXPLAINED) if explain else 0)]
         if output is not None:
             write_npz(output, found)
         if as_json:
-            print_json(query_document(index, output, found, taus) | ({"explain": explained} if explain else {}))
+            own = {"explain": [asdict(explanation) for explanation in explained]} if explain else {}
+            print_json(query_document(index, output, found, taus) | own)
         else:
             show_hits(output, found, taus)
             for j, explanation in enumerate(explained):

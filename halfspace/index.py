@@ -177,7 +177,7 @@ class HalfspaceIndex:
         """
         snapshot = self._snapshot
         wanted = checks.as_ids(ids)
-        where, rows = _known(snapshot, wanted)
+        where, rows = snapshot.known(wanted)
         out = np.empty((wanted.size, self._dim), self._bits)
         for number, segment in enumerate(snapshot.segments):
             here = where == number
@@ -191,9 +191,9 @@ class HalfspaceIndex:
         -------
         dict
             ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail``
-            (rows not sealed yet); ``dim``, ``dtype``, ``filter``, ``device``, ``threads``; ``bytes_vectors``,
-            ``bytes_cells`` (codes of balls of any kind, and who is in them), ``bytes_ids`` and ``bytes_bounds``
-            (norms and tombstones).
+            (rows not sealed yet); ``filters`` (rows by the filter that they have); ``dim``, ``dtype``, ``filter``,
+            ``device``, ``threads``; ``bytes_vectors``, ``bytes_cells`` (codes of balls of any kind, and who is in
+            them), ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
         """
         snapshot = self._snapshot
         segments = snapshot.segments
@@ -202,6 +202,10 @@ class HalfspaceIndex:
             "deleted": sum(segment.rows - segment.live for segment in segments),
             "segments": len(snapshot.sealed),
             "tail": snapshot.tail.rows,
+            "filters": {
+                name: sum(segment.rows for segment in segments if segment.filter == name)
+                for name in sorted({segment.filter for segment in segments})
+            },
             "dim": self._dim,
             "dtype": self._format,
             "filter": self._filter,
@@ -287,14 +291,15 @@ class HalfspaceIndex:
         gone = checks.as_ids(np.atleast_1d(np.asarray(ids)) if np.ndim(ids) == 0 else ids)
         _refuse_repeated(gone)
         with self._writing:
-            where, rows = _known(self._snapshot, gone)
+            where, rows = self._snapshot.known(gone)
             if gone.size:
                 self._snapshot = self._snapshot.excluding(where, rows)
 
     def compact(self, *, progress: Progress | None = None) -> None:
         """Bring all vectors into one segment and reclaim the space of deleted ones.
 
-        Time O(n d), or O(n d log n) where vectors are grouped; `progress` as for `insert`.
+        With the filter ``"auto"``, that segment gets the filter that suits the last questions best. Time O(n d), or
+        O(n d log n) where vectors are grouped; `progress` as for `insert`.
         """
         with self._writing:
             self._snapshot = self._snapshot.compacted(progress)
@@ -411,6 +416,8 @@ class HalfspaceIndex:
         workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
         table = restrict(snapshot, within)
         narrow = self._rounded(numbers, _FLOAT32, "directions")
+        if self._filter == "auto" and len(narrow):
+            snapshot.sealer.lately.append((narrow[0] if single else narrow[0].copy(), float(thresholds[0])))
         return Query(self._backend, table, self._like, self._filter == "auto", narrow, thresholds, workers), single
 
     # -- keeping it ---------------------------------------------------------------------------------------------------
@@ -495,14 +502,6 @@ class HalfspaceIndex:
             how = "" if not isfinite(value) else f", which is infinite in {as_numbers(stored).dtype.name}"
             raise ValueError(f"{name}[{row}, {column}] is {value}{how}")
         return stored
-
-
-def _known(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Locate ids; an unknown one is a KeyError."""
-    where, rows = snapshot.locate(ids)
-    if (where < 0).any():
-        raise KeyError(f"id {ids[where < 0][0]} is not in the index")
-    return where, rows
 
 
 def _refuse_repeated(ids: npt.NDArray[np.int64]) -> None:

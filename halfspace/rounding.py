@@ -136,10 +136,9 @@ def threshold_margin(tau: float, base: float, base_error: float) -> float:
     return base_error * (1.0 + 8 * UNIT) + 16 * UNIT * (abs(tau) + abs(base))
 
 
-def sum_margin(tau: float, total: float, base_error: float, terms: int) -> float:
-    """Slack of a threshold for sums of `terms` bounds whose magnitudes sum to at most `total`.
+def sum_margin(tau: float, total: float, terms: int) -> float:
+    """Slack of a threshold for sums of at most `terms` bounds whose magnitudes sum to at most `total`.
 
-    Each addition errs by at most u `total`, in any order; `base_error` is that of the values that were added to the
-    bounds before.
+    Each of the additions errs by at most u `total`, in any order, and so does moving the threshold by the margin.
     """
-    return base_error * (1.0 + 8 * UNIT) + (terms + 8) * UNIT * (abs(tau) + total)
+    return (terms + 8) * UNIT * (abs(tau) + total)

@@ -1,7 +1,8 @@
 """Sealing: join rows into one segment and derive what its filter needs; "auto" takes the one that reads least."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from types import ModuleType
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from halfspace.rounding import MAX_CELL_DIM
 from halfspace.segment import Segment, join
-from halfspace.trial import TRIAL_ROWS, cheapest, trial
+from halfspace.trial import QUESTIONS, TRIAL_ROWS, Lately, cheapest, trial
 
 __all__ = ["FILTERS", "Progress", "Sealer"]
 
@@ -39,6 +40,7 @@ class Sealer:
     subspaces: int | None
     group_size: int | None
     threads: int
+    lately: Lately = field(default_factory=lambda: deque(maxlen=QUESTIONS))
 
     def seal(self, segments: Iterable[Segment], progress: Progress | None = None) -> Segment:
         """Join segments into one and derive what its filter needs."""
@@ -50,8 +52,14 @@ class Sealer:
             return self.derive(joined, self.filter, progress)
         if joined.rows < TRIAL_ROWS:
             return self.derive(joined, "cells")
-        counted = trial(joined, self.derive, self.backend)
+        counted = trial(joined, self.derive, self.backend, self.lately)
         return replace(self.derive(joined, cheapest(counted), progress), trial=counted)
+
+    def suits(self, segment: Segment) -> bool:
+        """Whether a segment has the filter that a trial would choose now, by what was asked lately."""
+        if self.filter != "auto" or segment.rows < TRIAL_ROWS:
+            return True
+        return cheapest(trial(segment, self.derive, self.backend, self.lately)) == segment.filter
 
     def derive(self, segment: Segment, filter: str, progress: Progress | None = None) -> Segment:
         """Derive what a filter needs from a segment in order of ids."""

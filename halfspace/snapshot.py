@@ -69,6 +69,13 @@ class Snapshot:
             rows[here] = found[here]
         return where, rows
 
+    def known(self, ids: npt.NDArray[np.int64], name: str = "") -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Like `locate`, but an id that is not there, of the argument `name`, is a KeyError."""
+        where, rows = self.locate(ids)
+        if (where < 0).any():
+            raise KeyError(f"id {ids[where < 0][0]}{name and ' in ' + name} is not in the index")
+        return where, rows
+
     def sealing(self, fresh: Segment, progress: Progress | None = None) -> "Snapshot":
         """Seal the tail together with fresh rows, and merge what has become of like size."""
         parts = [[segment] for segment in self.sealed] + [[self.tail, fresh]]
@@ -95,7 +102,10 @@ class Snapshot:
         )
 
     def compacted(self, progress: Progress | None = None) -> "Snapshot":
-        """Seal everything into one segment."""
+        """Seal everything into one segment, unless it is in one already that suits."""
+        whole = len(self.segments) == 1 == len(self.sealed) and self.live == self.sealed[0].rows
+        if whole and self.sealer.suits(self.sealed[0]):
+            return self
         return self.holding([self.sealer.seal(self.segments, progress)] if self.segments else [], _no_rows(self.tail))
 
     def holding(self, sealed: Iterable[Segment], tail: Segment) -> "Snapshot":

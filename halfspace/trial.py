@@ -1,60 +1,76 @@
-"""Which filter reads least: each is tried on a sample of the rows, and the bytes it touches are counted."""
+"""Which filter reads least: each is tried on a sample of the rows, and the bytes it touches are counted.
 
+Half of the trial's questions are those that were asked lately, if any were; the other half have stored vectors as
+directions, and a hundredth of the sample as hits.
+"""
+
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
+import numpy.typing as npt
 
 from halfspace.dtypes import as_numbers
 from halfspace.segment import Segment
 from halfspace.table import Table
 
-__all__ = ["TRIAL_ROWS", "cheapest", "trial"]
+__all__ = ["QUESTIONS", "TRIAL_ROWS", "Lately", "cheapest", "trial"]
 
 TRIAL_ROWS = 1 << 14
 """Rows from which on it is worth a trial."""
 SAMPLE = 1 << 11
 """Rows in the sample, if they are short."""
-COMPONENTS = 1 << 22
+COMPONENTS = 1 << 18
 """Components in the sample at most."""
-DIRECTIONS = 8
+QUESTIONS = 4
+"""Stored vectors that are asked for, and questions of users that are remembered."""
 SHARE = 0.01
-"""Share of the sample that reaches the threshold."""
+"""Share of the sample that reaches the threshold where a stored vector is the direction."""
 GAIN = 0.75
-"""A filter that takes more to build must read at most this share of what the ones before it read."""
+"""A filter that takes more to build than cells must read at most this share of what the ones before it read."""
 TRIED = ("scan", "cells", "groups", "balls", "sweep")
 """Filters, cheapest to build first."""
 
+Lately = deque[tuple[npt.NDArray[np.float32], float]]
+"""Directions (d,) and thresholds of the last questions."""
 
-def trial(segment: Segment, derive: Callable[[Segment, str], Segment], backend: ModuleType) -> dict[str, int]:
-    """Count the bytes that each filter reads for a few queries on a sample of a segment.
 
-    Directions are stored vectors, and a hundredth of the sample are hits. The same rows give the same counts.
+def trial(
+    segment: Segment, derive: Callable[[Segment, str], Segment], backend: ModuleType, lately: Lately
+) -> dict[str, int]:
+    """Count the bytes that each filter reads for a few questions on a sample of a segment.
+
+    The same rows and questions give the same counts.
     """
     dim = segment.vectors.shape[2]
-    size = min(segment.rows, SAMPLE, max(DIRECTIONS, COMPONENTS // dim))
+    size = min(segment.rows, SAMPLE, max(QUESTIONS, COMPONENTS // dim))
     rows = np.linspace(0, segment.rows - 1, size).astype(np.int64)
     vectors, norms = (np.ascontiguousarray(part[:1, rows]) for part in (segment.vectors, segment.norms))
     sample = Segment(vectors, segment.ids[rows], norms, segment.grain)
-    numbers = as_numbers(sample.vectors[0]).astype(np.float32)
-    directions = np.ascontiguousarray(numbers[:: size // DIRECTIONS][:DIRECTIONS])
+    numbers = as_numbers(vectors[0]).astype(np.float32)
+    own = numbers[:: size // QUESTIONS][:QUESTIONS]
     with np.errstate(all="ignore"):
-        scores = np.nan_to_num(numbers @ directions.T).astype(np.float64)
-    tau = np.partition(scores, -max(1, round(SHARE * size)), axis=0)[-max(1, round(SHARE * size))]
+        scores = np.nan_to_num(numbers @ own.T).astype(np.float64)
+    hits = max(1, round(SHARE * size))
+    asked = list(lately)
+    directions = np.stack([*own, *(direction for direction, _ in asked)])
+    tau = np.array([*np.partition(scores, -hits, axis=0)[-hits], *(threshold for _, threshold in asked)])
     counted = {}
+    derived = sample
     for filter in TRIED:
-        table = Table.of([derive(sample, filter)], backend)
-        found = backend.search(
-            table, sample.vectors[0, :0, 0], backend.prepare(directions), tau, True, backend.SCORES, 1
-        )
+        derived = replace(derived, filter=filter) if filter == "sweep" else derive(sample, filter)
+        table, prepared = Table.of([derived], backend), backend.prepare(directions)
+        found = backend.search(table, vectors[0, :0, 0], prepared, tau, True, backend.SCORES, 1)
         counted[filter] = int(found.work[:, -1].sum())
     return counted
 
 
 def cheapest(counted: dict[str, int]) -> str:
     """Choose the filter to build."""
-    best = TRIED[0]
-    for filter in TRIED[1:]:
+    best = "cells" if counted["cells"] < counted["scan"] else "scan"
+    for filter in TRIED[2:]:
         if counted[filter] < GAIN * counted[best]:
             best = filter
     return best

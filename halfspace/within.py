@@ -28,9 +28,7 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
 
 def _by_ids(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.bool_]]:
     """Tell of each segment's rows whether they are live and among the ids."""
-    where, rows = snapshot.locate(ids)
-    if (where < 0).any():
-        raise KeyError(f"id {ids[where < 0][0]} in within is not in the index")
+    where, rows = snapshot.known(ids, "within")
     inside = [np.zeros(segment.rows, np.bool_) for segment in snapshot.segments]
     for number, segment in enumerate(inside):
         segment[rows[where == number]] = True

@@ -85,7 +85,7 @@ def test_filters_threads_and_batches_agree(data, filter, dtype):
     expected = flat(expected)
     for threads in (1, 2, 3, 8):
         for size in (1, 2, 7, 64, 300):
-            if size < 7 and threads > 2:
+            if (size < 7 and threads > 2) or (filter in ("balls", "sweep") and size not in (1, 300)):
                 continue
             assert flat(in_batches(index, directions, taus, size, threads)) == expected
 

@@ -73,7 +73,7 @@ def test_counting_a_halfspace_that_holds_everything_reads_codes_alone(rng):
     (found,) = query._found(cpu.COUNT)
     work = dict(zip(cpu.STAGES, found.work[:, 0].tolist(), strict=True))
     assert found.counts.tolist() == [5000]
-    assert work == {"cells": 5000, "scan": 0, "verify": 0, "exact": 0}
+    assert {name: tested for name, tested in work.items() if tested} == {"cells": 5000}
 
 
 def test_a_batch_cut_into_blocks(rng, monkeypatch):

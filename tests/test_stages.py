@@ -1,5 +1,6 @@
 """The stages by themselves: conversions, bounds that hold, verdicts that are true, spaces that do not mix."""
 
+import importlib
 from fractions import Fraction
 
 import numpy as np
@@ -10,11 +11,13 @@ from numba import njit
 
 from halfspace import cpu
 from halfspace.cpu import cells, formats, scan
-from halfspace.cpu._simd import TILE, tile_dot
+from halfspace.cpu._simd import TILE, count_bits, lowest_bit_of, tile_dot
+from halfspace.cpu.chunks import SCRATCH, list_blocks
 from halfspace.dtypes import FORMATS, as_bits
 from halfspace.segment import Segment
-from halfspace.snapshot import Table
+from halfspace.table import Table
 
+search = importlib.import_module("halfspace.cpu.search")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -26,27 +29,37 @@ def _each(function, values, out):
 
 
 @njit
-def _tile_dot(codes, digits, out, portable):
-    tile_dot(codes.ctypes.data, codes.shape[1] * 64, digits.ctypes.data, codes.shape[1], out.ctypes.data, portable)
+def _tile_dot(places, digits, out, portable):
+    tile_dot(places.ctypes.data, digits.ctypes.data, digits.shape[0], out.ctypes.data, portable)
 
 
 @njit
-def _verdicts_of_cells(segment, centre, wide, digits, plans, tau, portable):
-    verdicts = np.empty(-(-segment.rows // 64) * 64, np.int32)
+def _verdicts_of_cells(segment, centre, wide, digits, plans, tau, scratch, portable):
+    verdicts = np.empty(segment.rows, np.int32)
     below, above = cells.thresholds(wide[0], plans[0], tau, centre)
-    products = np.empty((2, 64), np.int32)
-    steps = digits.shape[1]
+    for b in range(list_blocks(0, segment.rows, below, above, scratch), len(scratch.blocks)):
+        scratch.blocks[b] = 0  # a tile is always whole
     for row in range(0, segment.rows, 64):
-        tile = verdicts[row : row + 64]
-        cells.test_tile(segment, row, steps, digits[0], plans[0], below, above, products, tile, portable)
-    return verdicts[: segment.rows]
+        left, taken = cells.test_tile(
+            segment.codes, segment.scales, segment.radii, row // 16, digits[0], plans[0], scratch, portable
+        )
+        for i in range(min(64, segment.rows - row)):
+            verdicts[row + i] = 2 * (taken >> i & 1) + (left >> i & 1)
+    return verdicts
 
 
 @njit
-def _verdicts_of_scan(vectors, norms, narrow, plans, tau):
-    verdicts = np.empty(norms.size, np.int32)
-    scan.test_rows(vectors, norms, narrow[0], plans[0], tau, verdicts)
+def _verdicts_of_scan(vectors, norms, low, high, narrow, plans, tau):
+    verdicts = np.empty(high - low, np.int32)
+    scan.test_rows(vectors, norms, low, high, narrow[0], plans[0], tau, verdicts)
     return verdicts
+
+
+@njit
+def _each_bit(masks, counts, lowest):
+    for i in range(masks.size):
+        counts[i] = count_bits(masks[i])
+        lowest[i] = lowest_bit_of(masks[i])
 
 
 def test_float16_widens_alike_with_and_without_an_instruction():
@@ -90,13 +103,24 @@ def test_store_rounds_once(source, dtype, rng):
 @pytest.mark.parametrize("portable", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 31, 1024])
 def test_tile_dot(steps, portable, rng):
-    codes = rng.integers(0, 256, (4, steps, 16, 4)).astype(np.uint8)
+    codes = rng.integers(0, 256, (9, steps, 16, 4)).astype(np.uint8)
     digits = rng.integers(-128, 128, (steps, 2, 4)).astype(np.int8)
     codes[0, :, 0], digits[:, 0] = 255, -128
-    out = np.zeros((2, TILE), np.int32)
-    _tile_dot(codes, digits, out, portable)
-    rows = codes.transpose(0, 2, 1, 3).reshape(TILE, -1).astype(np.int64)
-    np.testing.assert_array_equal(out, digits.transpose(1, 0, 2).reshape(2, -1).astype(np.int64) @ rows.T)
+    for blocks in ([0, 1, 2, 3], [8, 0, 5, 2], [7, 7, 7, 7]):
+        out = np.zeros((2, TILE), np.int32)
+        _tile_dot(codes.ctypes.data + np.array(blocks) * (64 * steps), digits, out, portable)
+        rows = codes[blocks].transpose(0, 2, 1, 3).reshape(TILE, -1).astype(np.int64)
+        np.testing.assert_array_equal(out, digits.transpose(1, 0, 2).reshape(2, -1).astype(np.int64) @ rows.T)
+
+
+def test_bits_of_a_tile(rng):
+    masks = rng.integers(-(2**63), 2**63, 1000) << rng.integers(0, 64, 1000)
+    masks = np.concatenate([masks[masks != 0], [1, -1, -(2**63), 2**63 - 1]])
+    counts, lowest = np.empty((2, masks.size), np.int64)
+    _each_bit(masks, counts, lowest)
+    for mask, count, bit in zip(masks.tolist(), counts, lowest, strict=True):
+        assert count == (mask % 2**64).bit_count()
+        assert mask % 2 ** (int(bit) + 1) == 2 ** int(bit)
 
 
 @every_family
@@ -117,9 +141,11 @@ def test_norms_and_grains_bound(family, dtype, rng):
 def test_cells_hold_their_vectors(family, dtype, rng):
     vectors, _ = family(rng, 70, 9, 1, dtype)
     made = cpu.encode(as_bits(vectors)[None], 1)
-    codes = made.codes[0].transpose(0, 2, 1, 3).reshape(-1, 12)[:, :9].astype(int) - 128
+    assert made.groups is None
+    assert made.chunks is None
+    codes = made.cells.codes[0].transpose(0, 2, 1, 3).reshape(-1, 12)[:, :9].astype(int) - 128
     for i, vector in enumerate(vectors):
-        scale, radius = Fraction(float(made.scales[0, i])), made.radii[0, i]
+        scale, radius = Fraction(float(made.cells.scales[0, i])), made.cells.radii[0, i]
         rest = [
             Fraction(float(x)) - Fraction(float(m)) - scale * int(c)
             for x, m, c in zip(vector, made.centre[0], codes[i], strict=True)
@@ -135,25 +161,39 @@ def test_verdicts_are_true(family, dtype, portable, rng):
     stored = as_bits(np.ascontiguousarray(vectors))
     made = cpu.encode(stored[None], 1)
     norms, grain = cpu.measure(stored[None], 1)
-    segment = Segment(stored[None], np.arange(100), norms, grain, made)
-    table = np.array(segment.addresses, cpu.SEGMENT)
+    segment = Segment(stored[None], np.arange(100), norms, grain, cells=made)
+    table, scratch = np.array(segment.addresses, cpu.SEGMENT), np.zeros(1, SCRATCH)
     for q in directions:
         ready = cpu.prepare(q[None])
         for tau in [*boundary_taus(rng, vectors, q, 3), 0.0, -np.inf, np.inf]:
             hit = np.isin(np.arange(100), reference.hits(vectors, q, tau))
             args = table[0], made.centre[0], ready.wide, ready.digits, ready.plans
-            for verdicts in (
-                _verdicts_of_cells(*args, float(tau), portable),
-                _verdicts_of_scan(stored, norms[0], ready.narrow, ready.plans, float(tau)),
-            ):
+            by_cells = _verdicts_of_cells(*args, float(tau), scratch[0], portable)
+            assert set(by_cells.tolist()) <= {0, 1, 3}  # dropped, left, left and taken
+            by_cells = np.array([cells.DROP, cells.LOOK, -1, cells.TAKE])[by_cells]
+            args = stored, norms[0], 0, 100, ready.narrow, ready.plans, float(tau)
+            by_scan = _verdicts_of_scan(*args)
+            np.testing.assert_array_equal(_verdicts_of_scan(*args[:2], 37, 91, *args[4:]), by_scan[37:91])
+            for verdicts in (by_cells, by_scan):
                 assert not hit[verdicts == cells.DROP].any()
                 assert hit[verdicts == cells.TAKE].all()
                 assert set(verdicts.tolist()) <= {cells.DROP, cells.LOOK, cells.TAKE}
 
 
+SEALED = {
+    "scan": lambda x, threads: {},
+    "cells": lambda x, threads: {"cells": cpu.encode(x, threads)},
+    "groups": lambda x, threads: {"cells": cpu.encode(x, threads, grouped=True)},
+    "balls": lambda x, threads: {"balls": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
+    "sweep": lambda x, threads: {"balls": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
+}
+
+
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("filter", SEALED)
 @every_dtype
-def test_spaces_are_searched_apart(threads, dtype, rng):
+def test_spaces_are_searched_apart(threads, filter, dtype, rng, monkeypatch):
+    monkeypatch.setattr(search, "MIN_BYTES", 1)
     spaces, n, dim, m = 3, 300, 24, 4
     vectors = rng.standard_normal((spaces, n, dim)).astype(np.float32).astype(reference.DTYPES[dtype])
     directions = rng.standard_normal((spaces, m, dim)).astype(np.float32)
@@ -162,11 +202,11 @@ def test_spaces_are_searched_apart(threads, dtype, rng):
     for part, sealed in ((slice(0, 257), True), (slice(257, n), False)):
         x = np.ascontiguousarray(stored[:, part])
         norms, grain = cpu.measure(x, threads)
-        segments.append(Segment(x, np.arange(n)[part], norms, grain, cpu.encode(x, threads) if sealed else None))
-    rows = [list(space) for space in zip(*(segment.addresses for segment in segments), strict=True)]
-    table, tau = Table(np.array(rows, cpu.SEGMENT), tuple(segments)), rng.normal(3, 2, spaces * m)
+        derived = {"filter": filter} | SEALED[filter](x, threads) if sealed else {}
+        segments.append(Segment(x, np.arange(n)[part], norms, grain, **derived))
+    table, tau = Table.of(segments, cpu), rng.normal(3, 2, spaces * m)
     ready = cpu.prepare(directions.reshape(-1, dim))
-    found = cpu.search(table, np.empty(0, stored.dtype), ready, tau, cpu.ADAPT, cpu.SCORES, threads)
+    found = cpu.search(table, np.empty(0, stored.dtype), ready, tau, False, cpu.SCORES, threads)
     offsets, ids, scores = cpu.collect(found)
     for k in range(spaces * m):
         expected, rounded = reference.one(vectors[k // m], directions[k // m, k % m], tau[k])

@@ -6,7 +6,7 @@ one. By the lemma, applied to each subspace,
     sum_s L_s(i)   <=   <q, x_i>   <=   sum_s U_s(i)
 
 so row i is dropped if the right side is below tau, and taken if the left side reaches it. In series, the subspace that
-rules out most first: after the k-th, a row is dropped as soon as what it has, and the most that any row has in the rest,
+rules out most first: after the k-th, a row is dropped as soon as what it has, and the most that there is in the rest,
 are below tau. A ball fails its *gate* if even with the most that there is in all other subspaces it stays below tau,
 
     U_s < tau_s := tau - sum_{t != s} max_i U_t(i);
@@ -49,7 +49,7 @@ def enclose(
     columns : (S + 1,), where subspaces begin and end; advance : told of progress, see `partition`
     like : balls whose partition and centre are taken over
     """
-    spaces, rows, dim = vectors.shape
+    spaces, rows, _ = vectors.shape
     subspaces, groups = columns.size - 1, -(-rows // size)
     if like is None:
         members = np.stack([partition(x, columns, size, threads, advance) for x in vectors])
@@ -93,18 +93,18 @@ def _enclose(vectors, members, holders, low, centre, codes, scales, radii, size,
 
 
 class Bounds(NamedTuple):
-    """The balls of one space of one segment, seen from one direction; fields of `halfspace.cpu.records.BALLS`."""
+    """The balls of one space of one segment, seen from one direction."""
 
     bounds: npt.NDArray[np.float32]  # (S, groups, 2), lower and upper
     order: npt.NDArray[np.int64]  # (S,), the subspace that rules out most first
     rest: npt.NDArray[np.float64]  # (S + 1,), sum of the largest upper bounds of the k-th in that order and all after
-    below: float
-    above: float
+    below: float  # rows whose upper bounds sum to less are dropped
+    above: float  # rows whose lower bounds sum to as much are taken
     bytes_read: int
 
 
 def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: float, threads: int) -> Bounds:
-    """Bound every ball of a segment for one direction (d,), and let the gates rule out what they can."""
+    """Bound every ball of one space of a segment for one direction (d,), and let the gates rule out what they can."""
     subspaces, groups = balls.columns.size - 1, -(-balls.members.shape[2] // balls.size)
     width = int(np.diff(balls.columns).max())
     parts = np.zeros((2, subspaces, width), np.float32)
@@ -118,24 +118,24 @@ def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: flo
     def fill(task: tuple[int, tuple[int, int]]) -> float:
         part, span = task
         at = space * subspaces + part
+        seen = ready.wide[part], ready.digits[part], ready.plans[part : part + 1], parts[1, part]
         places = balls.groups.codes[at], balls.groups.scales[at], balls.groups.radii[at]
-        total: float = _bound(ready.wide[part], ready.digits[part], ready.plans, part, parts[1, part], *places,
-                              bounds[part], *span, PORTABLE)  # fmt: skip
+        total: float = _bound(*seen, *places, bounds[part], *span, PORTABLE)
         return total
 
     largest = np.zeros(subspaces)
     for (part, _), size in zip(tasks, _threads.run(fill, tasks, threads), strict=True):
         largest[part] = max(largest[part], size)
-    margin = sum_margin(tau, float(largest.sum()), 0.0, subspaces) if np.isfinite(tau) else 0.0
+    margin = sum_margin(tau, float(largest.sum()), subspaces) if np.isfinite(tau) else 0.0
     order, rest = _gates(bounds, tau - margin)
     read = subspaces * groups * (4 * ready.digits.shape[1] + 8)
     return Bounds(bounds, order, rest, tau - margin, tau + margin, read)
 
 
 @entry
-def _bound(direction, digits, plans, part, centre, codes, scales, radii, bounds, first, last, portable):
+def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first, last, portable):
     """Bound balls [first, last) of one subspace; returns the largest magnitude of a finite bound."""
-    plan = plans[part]
+    plan = plans[0]
     steps = digits.shape[0]
     base = 0.0
     total = 0.0
@@ -159,8 +159,9 @@ def _bound(direction, digits, plans, part, centre, codes, scales, radii, bounds,
             slack = scale * plan.reach + factor * np.float64(radii[tile + i]) + error
             lower, upper = _outward(value - slack, value + slack)
             bounds[tile + i, 0], bounds[tile + i, 1] = lower, upper
-            if upper - lower < np.inf:
-                largest = max(largest, np.float64(max(abs(lower), abs(upper))))
+            for one in (lower, upper):
+                if abs(one) < np.inf:
+                    largest = max(largest, np.float64(abs(one)))
     return largest
 
 
@@ -185,7 +186,7 @@ def _up(value):
 
 @entry
 def _gates(bounds, below):
-    """Give balls that fail their gates the upper bound minus infinity; returns the order of subspaces and their rest."""
+    """Give balls that fail their gates the upper bound minus infinity; returns the order of subspaces and the rest."""
     subspaces, groups, _ = bounds.shape
     most = np.empty(subspaces)
     for s in range(subspaces):

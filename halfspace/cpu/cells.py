@@ -68,7 +68,7 @@ def encode(
 
 def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
     """Mean of each space of stored vectors (spaces, n, d), in a fixed order of summation."""
-    spaces, rows, dim = vectors.shape
+    _, rows, dim = vectors.shape
     spans = _threads.spans(rows, -(-rows * dim // SLICE))
     sums = [_threads.run(lambda span: _sum(x, *span), spans, threads) for x in vectors]  # noqa: B023
     means: npt.NDArray[np.float32] = (np.sum(sums, axis=1) / rows).astype(np.float32)
@@ -228,17 +228,18 @@ def thresholds(direction, plan, tau, centre):
 
 
 @stage
-def test_tile(codes, scales, radii, at, steps, digits, plan, scratch, portable):
+def test_tile(codes, scales, radii, at, digits, plan, scratch, portable):
     """Test the balls of four blocks, scratch.blocks[at:at + 4]; returns a bit for each that is left, and one if taken.
 
-    codes, scales, radii : addresses of the level's arrays; digits : address of the direction's
+    codes, scales, radii : addresses of the level's arrays; digits : int8 (steps, 2, 4), the direction's
     Thresholds of the blocks are those in scratch.below and scratch.above, from `at` on; scratch.products gets the
     products (2, 64).
     """
+    steps = digits.shape[0]
     for b in range(4):
         scratch.places[b] = codes + scratch.blocks[at + b] * (4 * BLOCK * steps)
     products = scratch.products.ctypes.data
-    tile_dot(scratch.places.ctypes.data, digits, steps, products, portable)
+    tile_dot(scratch.places.ctypes.data, digits.ctypes.data, steps, products, portable)
     factor = radius_factor(plan.norm)
     left, taken = np.int64(0), np.int64(0)
     for b in range(4):

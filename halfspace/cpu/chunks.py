@@ -65,6 +65,12 @@ def _excluded(segment, row):
 
 
 @stage
+def _ball_bytes(digits):
+    """Bytes of a ball: its code, scale and radius."""
+    return 4 * digits.shape[0] + 8
+
+
+@stage
 def _keep(segment, row, verdict, row_bytes, scored, scratch, left):
     """List a row, and have its vector fetched if it will be read; returns how many are listed."""
     if _excluded(segment, row):
@@ -105,9 +111,7 @@ def list_blocks(low, high, below, above, scratch):
 
 
 @stage
-def test_chunks(
-    segment, chunk, stop, steps, digits, plan, below, above, verdicts, lows, highs, dropped, scratch, portable
-):
+def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows, highs, dropped, scratch, portable):
     """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64.
 
     verdicts, lows, highs : (64,), get verdicts and the thresholds seen from the chunks' centres
@@ -121,7 +125,7 @@ def test_chunks(
         scratch.below[b] = below
         scratch.above[b] = above
     left, hits = test_tile(
-        segment.chunk_codes, segment.chunk_scales, segment.chunk_radii, 0, steps, digits, plan, scratch, portable
+        segment.chunk_codes, segment.chunk_scales, segment.chunk_radii, 0, digits, plan, scratch, portable
     )
     scales = segment.chunk_scales + 4 * tile
     tested, taken, looks = min((tile + last) * CHUNK, segment.rows) - chunk * CHUNK, 0, 0
@@ -146,11 +150,11 @@ def test_chunks(
     work[CHUNKS, DROPPED] += tested - taken - looks
     work[CHUNKS, TAKEN] += taken
     work[CHUNKS, LEFT] += looks
-    work[CHUNKS, BYTES] += (last - first) * (4 * steps + 8)
+    work[CHUNKS, BYTES] += (last - first) * _ball_bytes(digits)
 
 
 @stage
-def by_groups(segment, low, high, below, above, row_bytes, steps, digits, plan, counting, scored, scratch, portable):
+def by_groups(segment, low, high, below, above, row_bytes, digits, plan, counting, scored, scratch, portable):
     """Test the groups of a chunk, whose thresholds from the chunk's centre are `below` and `above`.
 
     Lists the blocks that are still to be tested; returns how many, how many rows are listed as hits, and, where
@@ -161,7 +165,7 @@ def by_groups(segment, low, high, below, above, row_bytes, steps, digits, plan, 
         scratch.below[b] = below
         scratch.above[b] = above
     remaining, hits = test_tile(
-        segment.group_codes, segment.group_scales, segment.group_radii, 0, steps, digits, plan, scratch, portable
+        segment.group_codes, segment.group_scales, segment.group_radii, 0, digits, plan, scratch, portable
     )
     balls = (high - low + BLOCK - 1) // BLOCK
     short = BLOCK * balls - (high - low)  # rows that the last group lacks
@@ -188,12 +192,12 @@ def by_groups(segment, low, high, below, above, row_bytes, steps, digits, plan, 
     work[GROUPS, DROPPED] += high - low - taken - tested
     work[GROUPS, TAKEN] += taken
     work[GROUPS, LEFT] += tested
-    work[GROUPS, BYTES] += balls * (4 * steps + 8)
+    work[GROUPS, BYTES] += balls * _ball_bytes(digits)
     return listed, left, taken if counting else 0
 
 
 @stage
-def by_cells(segment, listed, row_bytes, steps, digits, plan, adapt, counting, scored, scratch, left, portable):
+def by_cells(segment, listed, row_bytes, digits, plan, adapt, counting, scored, scratch, left, portable):
     """Test the cells of the listed blocks, a tile at a time.
 
     Returns how many blocks were tested, how many rows are left, and, where `counting`, how many hits were counted.
@@ -205,15 +209,13 @@ def by_cells(segment, listed, row_bytes, steps, digits, plan, adapt, counting, s
     for at in range(0, listed, 4):
         if adapt and at == SAMPLE:
             rows = SAMPLE * BLOCK
-            if rows * (4 * steps + 8) + reads * (row_bytes + 4) >= rows * (row_bytes + 4):
+            if rows * _ball_bytes(digits) + reads * (row_bytes + 4) >= rows * (row_bytes + 4):
                 return at, left, counted
         for b in range(listed, at + 4):  # a tile is always whole
             scratch.blocks[b] = scratch.blocks[at]
             scratch.below[b] = np.inf
             scratch.above[b] = np.inf
-        remaining, hits = test_tile(
-            segment.codes, segment.scales, segment.radii, at, steps, digits, plan, scratch, portable
-        )
+        remaining, hits = test_tile(segment.codes, segment.scales, segment.radii, at, digits, plan, scratch, portable)
         tested = 0
         inside = np.int64(0)
         for b in range(min(4, listed - at)):
@@ -238,7 +240,7 @@ def by_cells(segment, listed, row_bytes, steps, digits, plan, adapt, counting, s
         work[CELLS, DROPPED] += tested - taken - looks
         work[CELLS, TAKEN] += taken
         work[CELLS, LEFT] += looks
-        work[CELLS, BYTES] += tested * (4 * steps + 8)
+        work[CELLS, BYTES] += tested * _ball_bytes(digits)
     return listed, left, counted
 
 

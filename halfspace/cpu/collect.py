@@ -53,10 +53,20 @@ def _order_by_id(offsets, ids, scores):
                 ordered = False
                 break
         if not ordered:
-            order = _ascending(ids[first:last])
-            ids[first:last] = ids[first:last][order]
-            if scores.size:
-                scores[first:last] = scores[first:last][order]
+            _sort_by_id(ids[first:last], scores[first:last])
+
+
+@stage
+def _sort_by_id(ids, scores):
+    """Sort distinct ids, and their scores if there are any, in place."""
+    places = _ascending(ids)
+    old = ids.copy()
+    for k in range(ids.size):
+        ids[k] = old[places[k]]
+    if scores.size:
+        own = scores.copy()
+        for k in range(ids.size):
+            scores[k] = own[places[k]]
 
 
 @stage

@@ -15,7 +15,7 @@ from halfspace.cpu.cells import CHUNK, DROP, LOOK, TAKE, thresholds
 from halfspace.cpu.chunks import SCRATCH, by_balls, by_cells, by_groups, by_scan, list_blocks, take, test_chunks
 from halfspace.cpu.exact import reachable
 from halfspace.cpu.records import BALLS
-from halfspace.cpu.verify import decide, decide_hairline
+from halfspace.cpu.verify import decide, decide_hairline, precision
 
 __all__ = ["COUNT", "IDS", "SCORES", "search_chunks"]
 
@@ -40,8 +40,6 @@ def search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, ad
     narrow, wide, digits, plans = _borrowed(narrow), _borrowed(wide), _borrowed(digits), _borrowed(plans)
     tau = np.array([reachable(value) for value in tau])
     batch = total // spaces
-    row_bytes = dim * like.itemsize
-    steps = digits.shape[1]
     scored = wanted == SCORES
     counts = np.zeros(total, np.int64)
     room = np.zeros(1, SCRATCH)
@@ -69,61 +67,36 @@ def search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, ad
             vectors = carray(pointer(segment.vectors, like), (rows, dim))
             norms = carray(pointer(segment.norms, np.float32), rows)
             balls = carray(pointer(segment.balls, BALLS), 1)
-            counting = wanted == COUNT and segment.excluded == 0
+            grouped = segment.chunk_codes != 0
             if segment.codes != 0:
                 centre = carray(pointer(segment.centre, np.float32), dim)
                 for k in range(space * batch, (space + 1) * batch):
                     below[k], above[k] = thresholds(wide[k], plans[k], tau[k], centre)
             dropped[:] = False
             for chunk in range(start, stop):
-                if segment.chunk_codes != 0 and (chunk == start or chunk % TILE == 0):
+                if grouped and (chunk == start or chunk % TILE == 0):
                     dropped[:] = True
                     for k in range(space * batch, (space + 1) * batch):
                         test_chunks(
-                            segment, chunk, stop, steps, digits[k].ctypes.data, plans[k], below[k], above[k],
+                            segment, chunk, stop, digits[k], plans[k], below[k], above[k],
                             chunk_verdicts[k], chunk_below[k], chunk_above[k], dropped, scratch, portable,
                         )  # fmt: skip
                 if dropped[chunk % TILE]:
                     continue
                 low = chunk * CHUNK
                 high = min(low + CHUNK, rows)
+                at = chunk % TILE
                 for k in range(space * batch, (space + 1) * batch):
-                    verdict = LOOK if segment.chunk_codes == 0 else chunk_verdicts[k, chunk % TILE]
-                    if verdict == DROP:
-                        continue
-                    plan = plans[k]
-                    code = digits[k].ctypes.data
-                    left = 0
-                    if segment.balls != 0:
-                        left = by_balls(segment, balls[0], low, high, row_bytes, scored, scratch)
-                    else:
-                        listed, tested = 0, 0
-                        if segment.chunk_codes == 0:
-                            listed = list_blocks(low, high, below[k], above[k], scratch)
-                        else:
-                            if verdict == TAKE and counting:
-                                counts[k] += high - low
-                            elif verdict == TAKE:
-                                left = take(segment, low, high, row_bytes, scored, scratch, left)
-                            else:
-                                at = chunk % TILE
-                                listed, left, counted = by_groups(
-                                    segment, low, high, chunk_below[k, at], chunk_above[k, at], row_bytes, steps, code,
-                                    plan, counting, scored, scratch, portable,
-                                )  # fmt: skip
-                                counts[k] += counted
-                        if segment.codes != 0:
-                            tested, left, counted = by_cells(
-                                segment, listed, row_bytes, steps, code, plan, adapt, counting, scored, scratch, left,
-                                portable,
-                            )  # fmt: skip
-                            counts[k] += counted
-                        if tested < listed:
-                            left = by_scan(
-                                segment, vectors, norms, tested, listed, row_bytes, narrow[k], plan, tau[k], scored,
-                                scratch, left,
-                            )  # fmt: skip
-
+                    verdict, lower, upper = LOOK, below[k], above[k]
+                    if grouped:
+                        verdict, lower, upper = chunk_verdicts[k, at], chunk_below[k, at], chunk_above[k, at]
+                        if verdict == DROP:
+                            continue
+                    left, counted = _filter(
+                        segment, balls[0], vectors, norms, low, high, verdict, lower, upper, narrow[k], digits[k],
+                        plans[k], tau[k], adapt, wanted, scratch, portable,
+                    )  # fmt: skip
+                    counts[k] += counted
                     if left == 0:
                         continue
                     while wanted != COUNT and found + left > ids.size:
@@ -139,8 +112,42 @@ def search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, ad
                     if wanted != COUNT:
                         found += hits
 
-    stages.complete(room[0].work, row_bytes)
+    stages.complete(room[0].work, dim * like.itemsize)
     return counts, owners[:found], ids[:found], scores[: found if scored else 0], room[0].work.copy()
+
+
+@stage
+def _filter(
+    segment, balls, vectors, norms, low, high, verdict, below, above, direction, digits, plan, tau, adapt, wanted,
+    scratch, portable,
+):  # fmt: skip
+    """List which rows [low, high) of a chunk are left; returns how many, and how many hits were counted instead.
+
+    verdict, below, above : the verdict on the chunk, if it is a ball itself, and the thresholds seen from its centre
+    """
+    row_bytes = vectors.shape[1] * vectors.itemsize
+    counting = wanted == COUNT and segment.excluded == 0
+    scored = wanted == SCORES
+    if segment.balls != 0:
+        return by_balls(segment, balls, low, high, row_bytes, scored, scratch), 0
+    if verdict == TAKE:
+        if counting:
+            return 0, high - low
+        return take(segment, low, high, row_bytes, scored, scratch, 0), 0
+    left, counted, tested, more = 0, 0, 0, 0
+    if segment.chunk_codes != 0:
+        listed, left, counted = by_groups(
+            segment, low, high, below, above, row_bytes, digits, plan, counting, scored, scratch, portable
+        )
+    else:
+        listed = list_blocks(low, high, below, above, scratch)
+    if segment.codes != 0:
+        tested, left, more = by_cells(
+            segment, listed, row_bytes, digits, plan, adapt, counting, scored, scratch, left, portable
+        )
+    if tested < listed:
+        left = by_scan(segment, vectors, norms, tested, listed, row_bytes, direction, plan, tau, scored, scratch, left)
+    return left, counted + more
 
 
 @stage
@@ -152,13 +159,14 @@ def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wante
     scored = wanted == SCORES
     out_owners, out_ids, out_scores = pointer(owners, np.int32), pointer(ids, np.int64), pointer(scores, np.float32)
     row_ids = pointer(segment.ids, np.int64)
+    trust = precision(plan, segment.grain)
     hits = 0
     for at in range(left):
         row = scratch.rows[at]
         score = np.float32(0.0)
         if scored or scratch.kinds[at] == LOOK:
             x, norm, by = vectors[row], norms[row], stages.VERIFY
-            hit, score, certain = decide(x, norm, segment.grain, wide, plan, tau, scored)
+            hit, score, certain = decide(x, norm, wide, trust, tau, scored)
             if not certain:
                 by = stages.EXACT
                 hit, score = decide_hairline(x, norm, segment.grain, narrow, wide, plan, tau, scored, parts)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu import _threads
-from halfspace.cpu._jit import entry
+from halfspace.cpu._jit import entry, stage
 from halfspace.cpu.balls import Bounds
 from halfspace.segment import Balls
 
@@ -58,57 +58,91 @@ def _descending(upper: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 def cut(lists: list[npt.NDArray[np.float32]], below: float) -> npt.NDArray[np.int64]:
     """Find how deep to go into each list of descending bounds, so that the bounds at the cuts sum to less than `below`.
 
-    Returns the depths (S,) of the cheapest of three safe cuts: in step; one list whole; at one price for all.
+    Returns the depths (S,) of the cheapest of three safe cuts: one list whole; in step; at one price for all.
     """
     sizes = np.array([bounds.size for bounds in lists])
-    whole = np.zeros_like(sizes)
-    whole[np.argmin(sizes)] = sizes.min()
-    choices = [whole, np.full_like(sizes, _stop(lists, below))]
-    if sizes.min() > 0:
-        choices += _priced(lists, below)
-    return min(choices, key=lambda depths: int(depths.sum()))
+    padded = np.full((sizes.size, sizes.max()), -np.inf, np.float32)
+    for row, bounds in zip(padded, lists, strict=True):
+        row[: bounds.size] = bounds
+    depths: npt.NDArray[np.int64] = _cut(padded, sizes, below)
+    return depths
 
 
-def _stop(lists: list[npt.NDArray[np.float32]], below: float) -> int:
-    """First row at which the sweep in step may stop: the sums descend, so it is found by bisection."""
-    low, high = 0, min(bounds.size for bounds in lists)
+@entry
+def _cut(bounds, sizes, below):
+    """Like `cut`, of lists (S, k) that are padded with minus infinity."""
+    shortest = np.argmin(sizes)
+    depths = np.zeros_like(sizes)
+    depths[shortest] = sizes[shortest]
+    step = _stop(bounds, sizes[shortest], below)
+    if step * sizes.size < depths.sum():
+        depths[:] = step
+    if sizes[shortest] > 0:
+        priced = np.empty_like(sizes)
+        if _priced(bounds, sizes, below, priced) and priced.sum() < depths.sum():
+            depths[:] = priced
+    return depths
+
+
+@stage
+def _stop(bounds, last, below):
+    """First row at which the sweep in step may stop, at most `last`: sums descend, so it is found by bisection."""
+    low, high = 0, last
     while low < high:
         row = (low + high) // 2
-        if sum(float(bounds[row]) for bounds in lists) < below:
+        total = 0.0
+        for s in range(bounds.shape[0]):
+            total += np.float64(bounds[s, row])
+        if total < below:
             high = row
         else:
             low = row + 1
     return low
 
 
-def _priced(lists: list[npt.NDArray[np.float32]], below: float) -> list[npt.NDArray[np.int64]]:
-    """Find the cuts that minimise depth + price * bound in each list, at the lowest price that makes the sum safe."""
-    depths = [_depths(bounds.size) for bounds in lists]
-    values = [bounds[depth].astype(np.float64) for bounds, depth in zip(lists, depths, strict=True)]
-    if not all(np.isfinite(value).all() for value in values) or sum(float(value[-1]) for value in values) >= below:
-        return []
-    spread = max(float(value[0] - value[-1]) for value in values) or 1.0
+@stage
+def _priced(bounds, sizes, below, depths):
+    """Find the cuts that minimise depth + price * bound in each list, at the lowest price that makes the sum safe.
 
-    def at(price: float) -> tuple[npt.NDArray[np.int64], float]:
-        best = [int(np.argmin(depth + price * (value / spread))) for depth, value in zip(depths, values, strict=True)]
-        chosen = np.array([depth[k] for depth, k in zip(depths, best, strict=True)])
-        return chosen, sum(float(value[k]) for value, k in zip(values, best, strict=True))
-
+    depths : gets the cuts (S,), short of the lists' ends; returns whether they are safe
+    """
+    spread = 0.0
+    for s in range(sizes.size):
+        most, least = np.float64(bounds[s, 0]), np.float64(bounds[s, sizes[s] - 1])
+        if not most - least < np.inf:
+            return False
+        spread = max(spread, most - least)
+    unit = 1.0 / spread if spread > 0.0 else 0.0
     low, high = 0.0, 1.0
-    while at(high)[1] >= below:
+    while not _at_price(bounds, sizes, high * unit, depths) < below:
         low, high = high, 16.0 * high
         if high > 2.0**80:
-            return []
+            return False
     for _ in range(30):
         price = (low + high) / 2
-        low, high = (low, price) if at(price)[1] < below else (price, high)
-    return [at(high)[0]]
+        if _at_price(bounds, sizes, price * unit, depths) < below:
+            high = price
+        else:
+            low = price
+    return _at_price(bounds, sizes, high * unit, depths) < below
 
 
-def _depths(size: int) -> npt.NDArray[np.int64]:
-    """Depths that are considered in a list: every one of the first few, then eight to an octave, and the last."""
-    grid = np.unique(np.floor(2.0 ** np.arange(0, np.log2(size) + 1, 1 / 8)).astype(np.int64))
-    return np.concatenate([[0], grid[grid < size - 1], [size - 1]]) if size > 1 else np.zeros(1, np.int64)
+@stage
+def _at_price(bounds, sizes, price, depths):
+    """Find each list's best cut at a price, among eight depths to an octave; returns the sum of the bounds there."""
+    total = 0.0
+    for s in range(sizes.size):
+        best, depth = np.inf, 0
+        while True:
+            cost = depth + price * np.float64(bounds[s, depth])
+            if cost < best:
+                best = cost
+                depths[s] = depth
+            if depth == sizes[s] - 1:
+                break
+            depth = min(depth + max(1, depth >> 3), sizes[s] - 1)
+        total += np.float64(bounds[s, depths[s]])
+    return total
 
 
 @entry

@@ -4,6 +4,8 @@ A float64 dot product with its proven error bound decides nearly every vector; w
 `halfspace.cpu.exact`: first an error-free split, then, if even that leaves a doubt, integers.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from halfspace.cpu._jit import bits_of, multiply_add, stage
@@ -11,7 +13,7 @@ from halfspace.cpu.bounds import exact_below
 from halfspace.cpu.exact import compare_exactly, split_dot
 from halfspace.cpu.formats import widen
 
-__all__ = ["decide", "decide_hairline"]
+__all__ = ["Precision", "decide", "decide_hairline", "precision"]
 
 
 @stage
@@ -38,21 +40,32 @@ def _two_sum(a, b):
     return total, (a - (total - shadow)) + (b - shadow)
 
 
+class Precision(NamedTuple):
+    """How far to trust a float64 dot product with one direction: it errs by at most slope * |x| + intercept."""
+
+    norm: float  # upper bound of |q|
+    exact: float  # where |q| |x| is at most this, it has no error
+    slope: float
+    intercept: float
+
+
 @stage
-def decide(row, norm, row_grain, wide, plan, tau, scored):
+def precision(plan, row_grain):
+    """Tell the precision for a direction and vectors whose components are multiples of `row_grain`."""
+    return Precision(plan.norm, exact_below(plan.grain, row_grain), plan.slope, plan.intercept)
+
+
+@stage
+def decide(row, norm, wide, trust, tau, scored):
     """Decide one vector in float64; returns (hit, score if `scored`, whether both are certain).
 
-    row : stored (d,); wide : the direction (d,) in float64; norm : upper bound of |x|
-    row_grain : a number of which every x_j is a multiple
+    row : stored (d,); norm : upper bound of |x|; wide : the direction (d,) in float64; trust : its `Precision`
 
     Kept apart from `decide_hairline`, which is too large to be inlined.
     """
     total = _dot(row, wide)
-    size = plan.norm * np.float64(norm)
-    if size <= exact_below(plan.grain, row_grain) or size == 0.0:
-        error = 0.0
-    else:
-        error = plan.slope * np.float64(norm) + plan.intercept
+    size = trust.norm * np.float64(norm)
+    error = 0.0 if size <= trust.exact or size == 0.0 else trust.slope * np.float64(norm) + trust.intercept
     gap = total - tau
     hit = gap >= error
     certain = gap < -error or (hit and (not scored or _rounds_once(total, error)))
