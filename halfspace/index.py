@@ -49,7 +49,7 @@ class HalfspaceIndex:
         8-bit code of each vector; ``"groups"`` first tests balls around 1,024 and around 16 vectors that lie close
         together; ``"balls"`` sums the bounds of small balls in each subspace, and ``"sweep"`` collects vectors from
         their sorted lists before; ``"scan"`` reads every vector. ``"auto"`` builds the one that reads the fewest bytes
-        on a sample, in batches of at least 16,384 vectors, and leaves codes where they do not pay.
+        on a sample, in batches of at least 32,768 vectors, and leaves codes where they do not pay.
     dtype : {"float32", "float16", "bfloat16"}
         What is stored. Inserted numbers are rounded to it (to nearest, ties to even), and the promise is about the
         rounded ones.

@@ -18,18 +18,18 @@ from halfspace.table import Table
 
 __all__ = ["QUESTIONS", "TRIAL_ROWS", "Lately", "cheapest", "trial"]
 
-TRIAL_ROWS = 1 << 14
+TRIAL_ROWS = 1 << 15
 """Rows from which on it is worth a trial."""
-SAMPLE = 1 << 11
+SAMPLE = 1 << 14
 """Rows in the sample, if they are short."""
-COMPONENTS = 1 << 18
+COMPONENTS = 1 << 20
 """Components in the sample at most."""
 QUESTIONS = 4
 """Stored vectors that are asked for, and questions of users that are remembered."""
 SHARE = 0.01
 """Share of the sample that reaches the threshold where a stored vector is the direction."""
-GAIN = 0.75
-"""A filter that takes more to build than cells must read at most this share of what the ones before it read."""
+GAIN = 0.9
+"""A filter that takes more to build than cells must read less than this share of what the best before it reads."""
 TRIED = ("scan", "cells", "groups", "balls", "sweep")
 """Filters, cheapest to build first."""
 

@@ -228,32 +228,27 @@ def thresholds(direction, plan, tau, centre):
 
 
 @stage
-def test_tile(codes, scales, radii, at, digits, plan, scratch, portable):
-    """Test the balls of four blocks, scratch.blocks[at:at + 4]; returns a bit for each that is left, and one if taken.
+def test_tile(codes, scales, radii, at, count, digits, plan, scratch, portable):
+    """Test the balls of one to four blocks, scratch.blocks[at:at + count].
 
     codes, scales, radii : addresses of the level's arrays; digits : int8 (steps, 2, 4), the direction's
     Thresholds of the blocks are those in scratch.below and scratch.above, from `at` on; scratch.products gets the
     products (2, 64).
+
+    Returns a bit for each ball that is left, and a bit for each that is taken.
     """
     steps = digits.shape[0]
-    for b in range(4):
-        scratch.places[b] = codes + scratch.blocks[at + b] * (4 * BLOCK * steps)
+    for b in range(4):  # of fewer blocks, the first one again
+        scratch.places[b] = codes + scratch.blocks[at + (b if b < count else 0)] * (4 * BLOCK * steps)
     products = scratch.products.ctypes.data
     tile_dot(scratch.places.ctypes.data, digits.ctypes.data, steps, products, portable)
-    factor = radius_factor(plan.norm)
+    unit, bias, slack, factor = plan.digit_scale, np.float64(plan.bias), plan.reach, radius_factor(plan.norm)
     left, taken = np.int64(0), np.int64(0)
-    for b in range(4):
+    for b in range(count):
         block = 4 * BLOCK * scratch.blocks[at + b]
+        below, above = scratch.below[at + b], scratch.above[at + b]
         bits = block_verdicts(
-            products + 4 * BLOCK * b,
-            scales + block,
-            radii + block,
-            plan.digit_scale,
-            np.float64(plan.bias),
-            plan.reach,
-            factor,
-            scratch.below[at + b],
-            scratch.above[at + b],
+            products + 4 * BLOCK * b, scales + block, radii + block, unit, bias, slack, factor, below, above
         )
         left |= (bits & 0xFFFF) << (BLOCK * b)
         taken |= (bits >> BLOCK) << (BLOCK * b)

@@ -43,9 +43,9 @@ SCRATCH = np.dtype(
     [
         ("rows", np.int64, (CHUNK,)),  # the rows left, ascending within a block
         ("kinds", np.int32, (CHUNK,)),  # their verdicts
-        ("blocks", np.int64, (BLOCKS + 4,)),  # blocks of rows that are still to be tested
-        ("below", np.float64, (BLOCKS + 4,)),  # their thresholds
-        ("above", np.float64, (BLOCKS + 4,)),
+        ("blocks", np.int64, (BLOCKS,)),  # blocks of rows that are still to be tested
+        ("below", np.float64, (BLOCKS,)),  # their thresholds
+        ("above", np.float64, (BLOCKS,)),
         ("products", np.int32, (2 * TILE,)),
         ("places", np.int64, (4,)),
         ("verdicts", np.int32, (CHUNK,)),
@@ -71,6 +71,21 @@ def _ball_bytes(digits):
 
 
 @stage
+def _fetch(address, size):
+    """Have memory fetched that will be read soon."""
+    for line in range(address, address + size, 64):
+        prefetch(line)
+
+
+@stage
+def _fetch_balls(codes, scales, radii, first, count, digits):
+    """Have the balls of whole blocks fetched that will be tested soon; long codes fetch themselves once begun."""
+    _fetch(codes + first * 4 * digits.shape[0], min(count * 4 * digits.shape[0], 512))
+    _fetch(scales + 4 * first, 4 * count)
+    _fetch(radii + 4 * first, 4 * count)
+
+
+@stage
 def _keep(segment, row, verdict, row_bytes, scored, scratch, left):
     """List a row, and have its vector fetched if it will be read; returns how many are listed."""
     if _excluded(segment, row):
@@ -78,9 +93,7 @@ def _keep(segment, row, verdict, row_bytes, scored, scratch, left):
     scratch.rows[left] = row
     scratch.kinds[left] = verdict
     if scored or verdict == LOOK:
-        address = segment.vectors + row * row_bytes
-        for line in range(address, address + row_bytes, 64):
-            prefetch(line)
+        _fetch(segment.vectors + row * row_bytes, row_bytes)
     return left + 1
 
 
@@ -125,7 +138,7 @@ def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows
         scratch.below[b] = below
         scratch.above[b] = above
     left, hits = test_tile(
-        segment.chunk_codes, segment.chunk_scales, segment.chunk_radii, 0, digits, plan, scratch, portable
+        segment.chunk_codes, segment.chunk_scales, segment.chunk_radii, 0, 4, digits, plan, scratch, portable
     )
     scales = segment.chunk_scales + 4 * tile
     tested, taken, looks = min((tile + last) * CHUNK, segment.rows) - chunk * CHUNK, 0, 0
@@ -142,6 +155,9 @@ def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows
         else:
             verdicts[i] = LOOK
             looks += rows
+            _fetch_balls(
+                segment.group_codes, segment.group_scales, segment.group_radii, (tile + i) * TILE, TILE, digits
+            )
             value, slack = value_in_tile(scales, i, plan, scratch)
             lows[i] = below - value - slack
             highs[i] = above - value + slack
@@ -165,7 +181,7 @@ def by_groups(segment, low, high, below, above, row_bytes, digits, plan, countin
         scratch.below[b] = below
         scratch.above[b] = above
     remaining, hits = test_tile(
-        segment.group_codes, segment.group_scales, segment.group_radii, 0, digits, plan, scratch, portable
+        segment.group_codes, segment.group_scales, segment.group_radii, 0, 4, digits, plan, scratch, portable
     )
     balls = (high - low + BLOCK - 1) // BLOCK
     short = BLOCK * balls - (high - low)  # rows that the last group lacks
@@ -183,6 +199,7 @@ def by_groups(segment, low, high, below, above, row_bytes, digits, plan, countin
         i = lowest_bit_of(looks)
         looks &= looks - 1
         value, slack = value_in_tile(scales, i, plan, scratch)
+        _fetch_balls(segment.codes, segment.scales, segment.radii, low + BLOCK * i, BLOCK, digits)
         scratch.blocks[listed] = low // BLOCK + i
         scratch.below[listed] = below - value - slack
         scratch.above[listed] = above - value + slack
@@ -204,30 +221,27 @@ def by_cells(segment, listed, row_bytes, digits, plan, adapt, counting, scored, 
 
     Where `adapt`, stop after a sample if codes and the vectors still to read come to as many bytes as all its vectors.
     """
-    reads, counted = 0, 0
-    work = scratch.work
+    ball_bytes, vector_bytes = _ball_bytes(digits), row_bytes + 4
+    whole = segment.rows // BLOCK  # blocks; the next one, if any, is short
+    done, tested, taken, looks = listed, 0, 0, 0
     for at in range(0, listed, 4):
-        if adapt and at == SAMPLE:
-            rows = SAMPLE * BLOCK
-            if rows * _ball_bytes(digits) + reads * (row_bytes + 4) >= rows * (row_bytes + 4):
-                return at, left, counted
-        for b in range(listed, at + 4):  # a tile is always whole
-            scratch.blocks[b] = scratch.blocks[at]
-            scratch.below[b] = np.inf
-            scratch.above[b] = np.inf
-        remaining, hits = test_tile(segment.codes, segment.scales, segment.radii, at, digits, plan, scratch, portable)
-        tested = 0
-        inside = np.int64(0)
-        for b in range(min(4, listed - at)):
-            rows = min(BLOCK, segment.rows - BLOCK * scratch.blocks[at + b])
-            tested += rows
-            inside |= ((np.int64(1) << rows) - 1) << (BLOCK * b)
-        remaining &= inside
-        hits &= inside
-        taken = count_bits(hits)
-        looks = count_bits(remaining) - taken
+        reads = looks + taken if scored else looks
+        if adapt and at == SAMPLE and tested * ball_bytes + reads * vector_bytes >= tested * vector_bytes:
+            done = at
+            break
+        count = min(4, listed - at)
+        rows = BLOCK * count
+        if scratch.blocks[at + count - 1] == whole:
+            rows -= BLOCK - segment.rows % BLOCK
+        remaining, hits = test_tile(
+            segment.codes, segment.scales, segment.radii, at, count, digits, plan, scratch, portable
+        )
+        remaining &= bits_between(0, rows)
+        hits &= bits_between(0, rows)
+        tested += rows
+        taken += count_bits(hits)
+        looks += count_bits(remaining) - count_bits(hits)
         if counting:
-            counted += taken
             remaining &= ~hits
         while remaining:
             i = lowest_bit_of(remaining)
@@ -235,13 +249,13 @@ def by_cells(segment, listed, row_bytes, digits, plan, adapt, counting, scored, 
             row = BLOCK * scratch.blocks[at + i // BLOCK] + i % BLOCK
             verdict = TAKE if (hits >> i) & 1 else LOOK
             left = _keep(segment, row, verdict, row_bytes, scored, scratch, left)
-        reads += looks + taken if scored else looks
-        work[CELLS, TESTED] += tested
-        work[CELLS, DROPPED] += tested - taken - looks
-        work[CELLS, TAKEN] += taken
-        work[CELLS, LEFT] += looks
-        work[CELLS, BYTES] += tested * _ball_bytes(digits)
-    return listed, left, counted
+    work = scratch.work
+    work[CELLS, TESTED] += tested
+    work[CELLS, DROPPED] += tested - taken - looks
+    work[CELLS, TAKEN] += taken
+    work[CELLS, LEFT] += looks
+    work[CELLS, BYTES] += tested * ball_bytes
+    return done, left, taken if counting else 0
 
 
 @stage
