@@ -76,7 +76,7 @@ class Sealer:
             cells = self.backend.encode(segment.vectors, self.threads, grouped=True)
             return replace(segment, filter=filter, cells=cells)
         if filter in ("balls", "sweep"):
-            size = self.group_size or GROUP_SIZE
+            size = min(self.group_size or GROUP_SIZE, segment.rows)
             balls = self.backend.enclose(vectors, self.columns(vectors.shape[2]), size, self.threads, advance)
             return replace(segment, filter=filter, balls=balls)
         return segment

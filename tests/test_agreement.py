@@ -143,3 +143,18 @@ def test_within_is_an_intersection(filter):
         top = index.query(directions, taus, within=allowed, limit=3, sort=True)
         assert flat((one.ids, one.scores) for one in top) == flat(best)
         assert top.totals.tolist() == [len(found) for found, _ in inside]
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_more_groups_than_one_task_bounds(filter):
+    rng = np.random.default_rng(7)
+    vectors = rng.integers(-99, 100, (70_000, 3)).astype(np.float32)
+    index = HalfspaceIndex(3, filter=filter)
+    index.insert(vectors)
+    for q in rng.integers(-9, 10, (4, 3)):
+        products = vectors.astype(np.int64) @ q
+        for tau in np.quantile(products, [0.2, 0.99, 0.9999], method="higher"):
+            assert (
+                index.query(q.astype(np.float32), float(tau)).ids.tolist() == np.flatnonzero(products >= tau).tolist()
+            )
+            assert index.count(q.astype(np.float32), float(tau)) == np.count_nonzero(products >= tau)

@@ -1,5 +1,6 @@
 """Balls of every kind: partitions are partitions, balls hold their vectors, bounds are true, in rational arithmetic."""
 
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -30,11 +31,18 @@ def units(array):
     return integers << (exponent + 149)
 
 
+def subnormal(numbers):
+    """Which numbers a processor may take for zero."""
+    return (reference.bits(numbers) << 1 != 0) & (reference.bits(numbers) & 0x7F800000 == 0)
+
+
 def centres(codes, at, count, base):
     """Centres (count, d) of the first balls of ``codes``, in units; ``base`` is what they are coded around."""
     lanes = codes.codes[at].transpose(0, 2, 1, 3).reshape(codes.scales.shape[1], -1)
     assert not codes.scales[at, count:].any()
     assert not codes.radii[at, count:].any()
+    assert not subnormal(codes.scales[at]).any()
+    assert not subnormal(codes.radii[at]).any()
     lattice = lanes[:count, : base.shape[-1]].astype(object) - 128
     assert (abs(lattice) <= 127).all()
     return base + units(codes.scales[at, :count])[:, None] * lattice
@@ -249,6 +257,7 @@ def test_bounds_of_balls_are_true(portable, family, dtype, rng, monkeypatch):
     for q in directions:
         bounds = balls.bound(made, 0, q, -np.inf, 1).bounds
         assert not np.isnan(bounds).any()
+        assert not subnormal(bounds).any()
         for part, (low, high) in enumerate(pairwise(COLUMNS[1])):
             products = x[:, low:high] @ units(q)[low:high]
             lower, upper = bounds[part, made.holders[0, part]].T
@@ -256,6 +265,19 @@ def test_bounds_of_balls_are_true(portable, family, dtype, rng, monkeypatch):
                 finite = np.isfinite(bound)
                 assert (sign * (units(bound[finite]) << 149) <= sign * products[finite]).all()
                 assert (bound[~finite] == -sign * np.inf).all()
+
+
+def test_bounds_pay_for_what_float64_loses():
+    """Added one by one, the small parts of this product are lost, and float32 has a neighbour in between."""
+    small = np.full(2000, 0.9 * 2.0**-54, np.float32)
+    vectors = np.concatenate([[1 - 2.0**-24, 2.0**-24 - 2.0**-44], small]).astype(np.float32)[None]
+    q = np.ones(2002, np.float32)
+    product = reference.dot(q, vectors[0])
+    assert vectors[0].astype(np.float64).cumsum()[-1] < 1 < product
+    for sign in (1, -1):
+        made = cpu.enclose(sign * vectors[None], np.array([0, 2002]), 4, 1)
+        lower, upper = balls.bound(made, 0, q, -np.inf, 1).bounds[0, 0]
+        assert Fraction(float(lower)) <= sign * product <= Fraction(float(upper))
 
 
 def test_bounds_of_many_groups_are_true(rng):

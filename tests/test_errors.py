@@ -295,12 +295,42 @@ def test_options_of_a_query(index, options, error, said):
         ({"threads": 0}, ValueError, "0"),
         ({"threads": -1}, ValueError, "-1"),
         ({"threads": 2.5}, TypeError, "2.5|float"),
+        ({"dim": 2**26 + 1}, ValueError, str(2**26 + 1)),
+        ({"dim": 65_537, "filter": "cells"}, ValueError, "'cells'.*65537"),
+        ({"dim": 65_537, "filter": "groups"}, ValueError, "'groups'.*65537"),
+        ({"dim": 65_537, "filter": "balls"}, ValueError, "'balls'.*65537"),
+        ({"dim": 65_537, "filter": "sweep"}, ValueError, "'sweep'.*65537"),
+        ({"filter": "scan", "subspaces": 2}, ValueError, "subspaces.*'scan'"),
+        ({"filter": "cells", "subspaces": 2}, ValueError, "subspaces.*'cells'"),
+        ({"filter": "groups", "group_size": 2}, ValueError, "group_size.*'groups'"),
+        ({"group_size": 2}, ValueError, "group_size.*'auto'"),
+        ({"filter": "balls", "subspaces": 0}, ValueError, "subspaces.*0"),
+        ({"filter": "balls", "subspaces": -2}, ValueError, "subspaces.*-2"),
+        ({"filter": "balls", "subspaces": 4}, ValueError, "subspaces.*3.*4"),
+        ({"filter": "sweep", "subspaces": 1.5}, TypeError, r"subspaces.*1\.5"),
+        ({"filter": "sweep", "subspaces": "2"}, TypeError, "subspaces.*'2'"),
+        ({"filter": "sweep", "subspaces": True}, TypeError, "subspaces.*True"),
+        ({"filter": "balls", "group_size": 0}, ValueError, "group_size.*0"),
+        ({"filter": "balls", "group_size": -1}, ValueError, "group_size.*-1"),
+        ({"filter": "balls", "group_size": 2**63}, ValueError, f"group_size.*{2**63}"),
+        ({"filter": "sweep", "group_size": 4.0}, TypeError, r"group_size.*4\.0"),
+        ({"filter": "sweep", "group_size": [4]}, TypeError, r"group_size.*\[4\]"),
     ],
 )
 def test_arguments_of_the_index(arguments, error, said):
     with pytest.raises((ValueError, TypeError, KeyError), match=said) as caught:
         HalfspaceIndex(**({"dim": 3} | arguments))
     assert type(caught.value) in (error if isinstance(error, tuple) else (error,))
+
+
+@pytest.mark.parametrize("count", [np.int64(2), np.uint8(2), np.array(2)])
+def test_counts_may_be_numbers_of_numpy(count, tmp_path, rng):
+    vectors = rng.standard_normal((50, 3))
+    index = HalfspaceIndex(3, filter="balls", subspaces=count, group_size=count, threads=count)
+    index.insert(vectors)
+    index.compact()
+    index.save(tmp_path / "index")
+    assert HalfspaceIndex.load(tmp_path / "index").count(np.ones(3), 0.0) == index.count(np.ones(3), 0.0)
 
 
 @pytest.mark.parametrize("key", ["3", 3.5, None, (3,), 99, -1, 20, 2**70])

@@ -55,7 +55,8 @@ def test_sizes_around_blocks(n, compact, rng):
         vectors, directions = family(rng, n, 6, 1, dtype)
         indexes = build_each(vectors, dtype=dtype, compact=compact)
         taus = np.concatenate([boundary_taus(rng, vectors, directions[0], 2), [0.0, -np.inf]])
-        assert check(indexes, vectors, np.repeat(directions, len(taus), axis=0), taus, faster=True) == 8 * len(FILTERS) * n
+        compared = check(indexes, vectors, np.repeat(directions, len(taus), axis=0), taus, faster=True)
+        assert compared == 8 * len(FILTERS) * n
 
 
 @every_dtype

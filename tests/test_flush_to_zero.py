@@ -90,6 +90,23 @@ def answers(filter):
     assert compared > 10_000
 
 
+def zeros():
+    """Nothing but zeros, or all but one: a subnormal threshold is not reached by what is only not below zero."""
+    for filter in FILTERS:
+        for dtype in DTYPES:
+            for d in (1, 3, 17):
+                vectors = reference.from_bits(np.zeros((70, d), int), dtype)
+                for last in (0, 1, 3):
+                    vectors[-1] = last
+                    index = build(vectors, filter=filter, dtype=dtype)
+                    for q in (np.zeros(d, np.float32), np.ones(d, np.float32)):
+                        thresholds = reference.from_bits(EXTREME, "float64")
+                        directions = np.repeat(q[None], len(thresholds), axis=0)
+                        assert check([index], vectors, directions, thresholds) > 0
+                        plain = index.query(directions, thresholds, scores=False)
+                        assert plain.totals.tolist() == index.count(directions, thresholds).tolist()
+
+
 def conversions():
     """Rounding on insert, of directions, and the way through a file keep every subnormal."""
     from halfspace import HalfspaceIndex
@@ -154,7 +171,7 @@ def equal_bits(ours, theirs):
 
 
 PARTS = {f"answers-{filter}": lambda filter=filter: answers(filter) for filter in FILTERS}
-PARTS |= {"conversions": conversions, "refusals": refusals, "order": order}
+PARTS |= {"zeros": zeros, "conversions": conversions, "refusals": refusals, "order": order}
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="MXCSR is a register of x86")

@@ -37,11 +37,12 @@ def _tile_dot(places, digits, out, portable):
 def _verdicts_of_cells(segment, centre, wide, digits, plans, tau, scratch, portable):
     verdicts = np.empty(segment.rows, np.int32)
     below, above = cells.thresholds(wide[0], plans[0], tau, centre)
-    for b in range(list_blocks(0, segment.rows, below, above, scratch), len(scratch.blocks)):
-        scratch.blocks[b] = 0  # a tile is always whole
+    listed = list_blocks(0, segment.rows, below, above, scratch)
     for row in range(0, segment.rows, 64):
+        at = row // 16
+        count = min(4, listed - at)
         left, taken = cells.test_tile(
-            segment.codes, segment.scales, segment.radii, row // 16, digits[0], plans[0], scratch, portable
+            segment.codes, segment.scales, segment.radii, at, count, digits[0], plans[0], scratch, portable
         )
         for i in range(min(64, segment.rows - row)):
             verdicts[row + i] = 2 * (taken >> i & 1) + (left >> i & 1)

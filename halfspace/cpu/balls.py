@@ -113,7 +113,7 @@ def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: flo
         parts[1, part, : high - low] = balls.centre[space, low:high]
     ready = prepare(parts[0])
     bounds = np.empty((subspaces, groups, 2), np.float32)
-    tasks = [(part, span) for part in range(subspaces) for span in _threads.spans(groups, -(-groups // SPAN))]
+    tasks = [(part, span) for part in range(subspaces) for span in _threads.spans(groups, -(-groups // SPAN), TILE)]
 
     def fill(task: tuple[int, tuple[int, int]]) -> float:
         part, span = task
@@ -134,7 +134,7 @@ def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: flo
 
 @entry
 def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first, last, portable):
-    """Bound balls [first, last) of one subspace; returns the largest magnitude of a finite bound."""
+    """Bound balls [first, last) of one subspace, from whole tiles; returns the largest magnitude of a finite bound."""
     plan = plans[0]
     steps = digits.shape[0]
     base = 0.0

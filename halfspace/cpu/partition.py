@@ -47,7 +47,7 @@ def partition(
         """Split a large set once, a small one down to its groups; returns the sets that are still to split."""
         space, first, last = task
         low, high = columns[space], columns[space + 1]
-        if last - first > LARGE:
+        if last - first > max(LARGE, size):
             middle = _split_once(vectors, low, high, order[space], first, last, size)
             return [(space, first, middle), (space, middle, last)]
         _split_down(vectors, low, high, order[space], first, last, size)
