@@ -149,8 +149,18 @@ def test_build(files, tmp_path, dtype):
     }
 
 
-def test_build_in_chunks_with_ids(files, tmp_path, data, monkeypatch):
-    monkeypatch.setattr(halfspace.cli, "_CHUNK_BYTES", 100 * D * 4)
+def test_build_with_subspaces(files, tmp_path):
+    options = ["--filter", "sweep", "--subspaces", 3, "--group-size", 5]
+    succeed("build", files / "x.npy", "-o", tmp_path / "y.hs", *options)
+    index = halfspace.HalfspaceIndex.load(tmp_path / "y.hs")
+    assert index._snapshot.sealed[0].balls.members.shape == (1, 3, N)
+    assert index._snapshot.sealed[0].balls.size == 5
+    text = succeed("query", tmp_path / "y.hs", files / "q.npy", "--tau", 9, "--explain")
+    assert all(name in text for name in ("sweep", "gates", "balls", "bytes read"))
+    assert "subspaces" in fail(2, "build", files / "x.npy", "-o", tmp_path / "z.hs", "--subspaces", 3)
+
+
+def test_build_with_ids(files, tmp_path, data):
     ids = np.random.default_rng(1).permutation(10 * N)[:N]
     np.save(tmp_path / "ids.npy", ids)
     text = succeed(
@@ -171,7 +181,7 @@ def test_build_from_bvecs(tmp_path):
     assert [answer["ids"] for answer in document["answers"]] == [np.flatnonzero(row >= 60000).tolist() for row in dots]
 
 
-def test_build_bad_input(files, tmp_path, data, monkeypatch):
+def test_build_bad_input(files, tmp_path, data):
     output = tmp_path / "y.hs"
     assert "missing.npy" in fail(2, "build", tmp_path / "missing.npy", "-o", output)
     assert ".csv" in fail(2, "build", tmp_path / "x.csv", "-o", output)
@@ -186,7 +196,6 @@ def test_build_bad_input(files, tmp_path, data, monkeypatch):
     np.save(tmp_path / "twice.npy", np.zeros(N, np.int64))
     assert "x.npy" in fail(2, "build", files / "x.npy", "-o", output, "--ids", tmp_path / "twice.npy")
 
-    monkeypatch.setattr(halfspace.cli, "_CHUNK_BYTES", 100 * D * 4)
     bad = data[0].copy()
     bad[650, 3] = np.nan
     np.save(tmp_path / "bad.npy", bad)
