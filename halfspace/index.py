@@ -108,7 +108,8 @@ class HalfspaceIndex:
         self._like = np.empty(0, self._bits)
         self._writing = WriterLock()
         self._stored: Any = None
-        sealer = Sealer(self._backend, self._filter, subspaces, group_size, self._threads)
+        cut, size = (None if given is None else int(given) for given in (subspaces, group_size))
+        sealer = Sealer(self._backend, self._filter, cut, size, self._threads)
         self._snapshot = Snapshot((), empty(self._bits, self._dim), 0, sealer)
         self._tail = TailWriter()
 
@@ -233,7 +234,7 @@ class HalfspaceIndex:
             be used again.
         progress : callable, optional
             Called with how much of the grouping of vectors is done, and of how much, where a filter needs it; one call
-            at a time, from any thread.
+            at a time, from any thread, and anew for each segment that is made.
 
         Returns
         -------
@@ -404,7 +405,7 @@ class HalfspaceIndex:
             hits,
             snapshot.live,
             tuple(Stage(*stage) for stage in stages if any(stage[1:])),
-            tuple(Choice(segment.filter, segment.rows, segment.trial) for segment in snapshot.segments),
+            tuple(Choice(segment.filter, segment.live, segment.trial) for segment in snapshot.segments),
         )
 
     def _asked(

@@ -57,7 +57,7 @@ class Sealer:
 
     def suits(self, segment: Segment) -> bool:
         """Whether a segment has the filter that a trial would choose now, by what was asked lately."""
-        if self.filter != "auto" or segment.rows < TRIAL_ROWS:
+        if self.filter != "auto" or segment.trial is None:
             return True
         return cheapest(trial(segment, self.derive, self.backend, self.lately)) == segment.filter
 

@@ -8,10 +8,10 @@ accumulator), and is always right.
 
 import numpy as np
 
-from halfspace.cpu._jit import bits_of, float32_of, multiply_add, stage
+from halfspace.cpu._jit import bits_of, entry, float32_of, multiply_add, stage
 from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
 
-__all__ = ["compare_exactly", "reachable", "split_dot"]
+__all__ = ["compare_exactly", "each_reachable", "split_dot"]
 
 LOWEST = 298
 """The register counts in units of 2^-298, the smallest product of two float32."""
@@ -29,6 +29,12 @@ def reachable(tau):
     if magnitude == 0 or magnitude >= bits_of(2.0**-LOWEST):
         return tau
     return 2.0**-LOWEST if bits_of(tau) > 0 else 0.0
+
+
+@entry
+def each_reachable(tau):
+    """Raise every tau (m,) to one that is `reachable`."""
+    return np.array([reachable(value) for value in tau])
 
 
 @stage

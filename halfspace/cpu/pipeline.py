@@ -13,7 +13,7 @@ from halfspace.cpu._jit import entry, pointer, stage
 from halfspace.cpu._simd import TILE
 from halfspace.cpu.cells import CHUNK, DROP, LOOK, TAKE, thresholds
 from halfspace.cpu.chunks import SCRATCH, by_balls, by_cells, by_groups, by_scan, list_blocks, take, test_chunks
-from halfspace.cpu.exact import reachable
+from halfspace.cpu.exact import each_reachable
 from halfspace.cpu.records import BALLS
 from halfspace.cpu.verify import decide, decide_hairline, precision
 
@@ -38,7 +38,7 @@ def search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, ad
     spaces, segments = table.shape
     total, dim = narrow.shape
     narrow, wide, digits, plans = _borrowed(narrow), _borrowed(wide), _borrowed(digits), _borrowed(plans)
-    tau = np.array([reachable(value) for value in tau])
+    tau = each_reachable(tau)
     batch = total // spaces
     scored = wanted == SCORES
     counts = np.zeros(total, np.int64)

@@ -11,6 +11,7 @@ from halfspace.cpu.balls import bound, record
 from halfspace.cpu.cells import CHUNK
 from halfspace.cpu.chunks import BYTES, GATES, STAGES, SWEEP, WORK
 from halfspace.cpu.directions import Directions
+from halfspace.cpu.exact import each_reachable
 from halfspace.cpu.pipeline import search_chunks
 from halfspace.cpu.records import BALLS
 from halfspace.cpu.sweep import sweep
@@ -54,8 +55,9 @@ def search(
     total = np.zeros((len(STAGES), len(WORK)), np.int64)
     for k in range(batch):  # the balls of a segment are bounded for one direction of each space at a time
         own = directions.every(batch, k)
-        records, owners, work = _bounded(table, own, tau[k::batch], threads)
-        found = _search(records, like, own, tau[k::batch].copy(), adapt, wanted, threads)
+        levels = each_reachable(tau[k::batch].copy())
+        records, owners, work = _bounded(table, own, levels, threads)
+        found = _search(records, like, own, levels, adapt, wanted, threads)
         del owners
         counts[k::batch] = found.counts
         parts += [(part[0] * np.int32(batch) + np.int32(k), *part[1:]) for part in found.parts]
