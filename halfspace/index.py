@@ -234,7 +234,7 @@ class HalfspaceIndex:
             be used again.
         progress : callable, optional
             Called with how much of the grouping of vectors is done, and of how much, where a filter needs it; one call
-            at a time, from any thread, and anew for each segment that is made.
+            at a time, from any thread, and anew for each segment that is made. It must not change the index.
 
         Returns
         -------

@@ -139,7 +139,7 @@ def _segment(
     elif filter in ("balls", "sweep"):
         size, columns = int(about["size"]), arrays[f"{number}/columns"]
         part("columns", np.int64, columns.size)
-        if size < 1 or columns[0] != 0 or columns[-1] != dim or (columns[1:] <= columns[:-1]).any():
+        if size < 1 or columns.size < 2 or columns[0] != 0 or columns[-1] != dim or (columns[1:] <= columns[:-1]).any():
             raise ValueError(f"segment {number} has groups of {size} rows in the dimensions between {columns.tolist()}")
         count, groups = columns.size - 1, -(-rows // size)
         balls = Balls(

@@ -103,8 +103,15 @@ class Segment:
 
     @cached_property
     def ordered(self) -> bool:
-        """Whether ids are in ascending order."""
-        return bool(np.all(self.ids[1:] > self.ids[:-1]))
+        """Whether ids are in ascending order, as in every sealed segment whose rows no groups have moved."""
+        if self.by_id is not None:
+            return False
+        return self.filter != "scan" or bool(np.all(self.ids[1:] > self.ids[:-1]))
+
+    @property
+    def first_id(self) -> int:
+        """Smallest id of a sealed segment."""
+        return int(self.ids[0] if self.by_id is None else self.ids[self.by_id[0]])
 
     @property
     def _lookup(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

@@ -110,7 +110,7 @@ class Snapshot:
 
     def holding(self, sealed: Iterable[Segment], tail: Segment) -> "Snapshot":
         """Return a snapshot with other segments."""
-        kept = sorted((segment for segment in sealed if segment.live), key=lambda segment: int(segment.ids.min()))
+        kept = sorted((segment for segment in sealed if segment.live), key=lambda segment: segment.first_id)
         return replace(self, sealed=tuple(kept), tail=tail)
 
 

@@ -16,7 +16,7 @@ class Table(NamedTuple):
 
     records: np.ndarray  # SEGMENT (spaces, segments)
     segments: tuple[Segment, ...]
-    masks: tuple[np.ndarray, ...] = ()
+    others: tuple[object, ...] = ()
 
     @classmethod
     def of(cls, segments: Sequence[Segment], backend: ModuleType) -> "Table":

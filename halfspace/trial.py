@@ -47,6 +47,8 @@ def trial(
     dim = segment.vectors.shape[2]
     size = min(segment.rows, SAMPLE, max(QUESTIONS, COMPONENTS // dim))
     rows = np.linspace(0, segment.rows - 1, size).astype(np.int64)
+    if segment.by_id is not None:
+        rows = segment.by_id[rows]  # the same sample in whatever order rows are
     vectors, norms = (np.ascontiguousarray(part[:1, rows]) for part in (segment.vectors, segment.norms))
     sample = Segment(vectors, segment.ids[rows], norms, segment.grain)
     numbers = as_numbers(vectors[0]).astype(np.float32)

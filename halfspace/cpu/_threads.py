@@ -8,9 +8,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from functools import cache
 from itertools import pairwise
+from time import sleep
 from typing import TypeVar
 
 __all__ = ["available", "run", "spans"]
@@ -56,6 +56,7 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int)
         return [function(task) for task in tasks]
     todo = deque(range(len(tasks)))
     results: dict[int, Result] = {}
+    failures: list[BaseException] = []
 
     def work() -> None:
         while True:
@@ -65,19 +66,24 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int)
                 return
             try:
                 results[at] = function(tasks[at])
-            except BaseException:
+            except BaseException as error:
+                failures.append(error)
                 todo.clear()
                 raise
 
     futures: list[Future[None]] = []
+    stray = False
     try:
-        with suppress(RuntimeError):  # the interpreter is about to exit, and starts no more threads
+        try:
             for _ in range(min(threads, len(tasks)) - 1):
                 futures.append(_pool().submit(work))
+        except RuntimeError:  # no thread could be started; `work` is queued nevertheless, for any that there are
+            stray = True
         work()
     finally:
         wait([future for future in futures if not future.cancel()])
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+    while stray and not failures and len(results) < len(tasks):
+        sleep(0.001)
+    if failures:
+        raise failures[0]
     return [results[at] for at in range(len(tasks))]

@@ -235,7 +235,9 @@ def test_balls(balls, rows, low, high, sums, alive, verdicts):
         looked += count
         kept = 0
         for at in range(count):
-            total = sums[at] + np.float64(bounds[2 * holders[alive[at]] + 1])
+            group = holders[alive[at]]
+            inside = 0 <= group < balls.groups  # not so in a damaged file that is mapped and not verified
+            total = sums[at] + np.float64(bounds[2 * group + 1] if inside else np.float32(np.inf))
             gated += total == -np.inf
             if not total + rest[k + 1] < balls.below:
                 sums[kept] = total
@@ -247,7 +249,8 @@ def test_balls(balls, rows, low, high, sums, alive, verdicts):
         for k in range(balls.subspaces):
             holders = pointer(balls.holders + 4 * (k * rows + low), np.int32)
             bounds = pointer(balls.bounds + 8 * k * balls.groups, np.float32)
-            lower += np.float64(bounds[2 * holders[alive[at]]])
+            group = holders[alive[at]]
+            lower += np.float64(bounds[2 * group] if 0 <= group < balls.groups else -np.float32(np.inf))
         verdicts[alive[at]] = TAKE if lower >= balls.above else LOOK
     return came, gated, came - gated - count, looked + balls.subspaces * count
 

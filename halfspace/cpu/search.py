@@ -49,16 +49,15 @@ def search(
     """Find the vectors of all segments in the halfspaces of `directions`; arguments as for `search_chunks`."""
     batch = len(tau) // len(table.records)
     if batch == 0 or not any(segment.balls for segment in table.segments):
-        return _search(table.records, like, directions, tau, adapt, wanted, threads)
+        return _search(table, like, directions, tau, adapt, wanted, threads)
     counts = np.empty(tau.size, np.int64)
     parts = []
     total = np.zeros((len(STAGES), len(WORK)), np.int64)
     for k in range(batch):  # the balls of a segment are bounded for one direction of each space at a time
         own = directions.every(batch, k)
         levels = each_reachable(tau[k::batch].copy())
-        records, owners, work = _bounded(table, own, levels, threads)
-        found = _search(records, like, own, levels, adapt, wanted, threads)
-        del owners
+        bounded, work = _bounded(table, own, levels, threads)
+        found = _search(bounded, like, own, levels, adapt, wanted, threads)
         counts[k::batch] = found.counts
         parts += [(part[0] * np.int32(batch) + np.int32(k), *part[1:]) for part in found.parts]
         total += work + found.work
@@ -66,7 +65,7 @@ def search(
 
 
 def _search(
-    records: np.ndarray,
+    table: Table,
     like: np.ndarray,
     directions: Directions,
     tau: npt.NDArray[np.float64],
@@ -74,16 +73,16 @@ def _search(
     wanted: int,
     threads: int,
 ) -> Found:
-    def search(span: tuple[int, int]) -> Any:
-        return search_chunks(records, like, *directions, tau, *span, adapt, wanted, PORTABLE)
+    def run(span: tuple[int, int]) -> Any:  # holds the table, and with it all memory that is read
+        return search_chunks(table.records, like, *directions, tau, *span, adapt, wanted, PORTABLE)
 
-    rows = records["rows"][0]
+    rows = table.records["rows"][0]
     threads = min(threads, int(rows.sum()) * directions.narrow.size // MIN_BYTES)
     if threads <= 1:
-        counts, *hits, work = search((0, ALL))
+        counts, *hits, work = run((0, ALL))
         return Found(counts, [(hits[0], hits[1], hits[2])], work)
     spans = _threads.spans(int((-(-rows // CHUNK)).sum()), RUNS * threads)
-    outcomes = _threads.run(search, spans, threads)
+    outcomes = _threads.run(run, spans, threads)
     counts = np.sum([outcome[0] for outcome in outcomes], axis=0)
     work = np.sum([outcome[4] for outcome in outcomes], axis=0)
     return Found(counts, [outcome[1:4] for outcome in outcomes], work)
@@ -91,10 +90,10 @@ def _search(
 
 def _bounded(
     table: Table, directions: Directions, tau: npt.NDArray[np.float64], threads: int
-) -> tuple[np.ndarray, list[object], npt.NDArray[np.int64]]:
+) -> tuple[Table, npt.NDArray[np.int64]]:
     """Bound the balls of all segments for one direction of each space, and sweep them where that is the filter.
 
-    Returns records that know of it, what owns their memory, and the counters.
+    Returns a table that knows of it, and the counters.
     """
     records = table.records.copy()
     owners: list[object] = []
@@ -113,4 +112,4 @@ def _bounded(
             entry = np.array([record(segment.balls, space, bounds, swept and swept.candidates)], BALLS)
             records[space, which]["balls"] = address(entry)
             owners += [bounds, swept, entry]
-    return records, owners, work
+    return Table(records, table.segments, (*table.others, *owners)), work

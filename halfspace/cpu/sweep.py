@@ -152,6 +152,8 @@ def _collect(members, size, groups, candidates):
     for group in groups:
         for at in range(group * size, min((group + 1) * size, members.size)):
             row = members[at]
+            if not 0 <= row < members.size:  # of a damaged file that is mapped and not verified
+                continue
             bit = np.uint8(1 << (row & 7))
             if candidates[row >> 3] & bit == 0:
                 candidates[row >> 3] |= bit
