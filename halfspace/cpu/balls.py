@@ -20,17 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu import _threads
-from halfspace.cpu._jit import bits_of, entry, float32_of, pointer, stage
+from halfspace.cpu._jit import entry, pointer, stage
 from halfspace.cpu._simd import BLOCK, PORTABLE, TILE, tile_dot
-from halfspace.cpu.bounds import norm_bound, radius_factor, sum_margin
-from halfspace.cpu.cells import DROP, LOOK, TAKE, blank, mean, put_ball
+from halfspace.cpu.bounds import radius_factor, sum_margin
+from halfspace.cpu.cells import DROP, LOOK, TAKE, blank, dot_centre, mean, put_ball, widen_centre
 from halfspace.cpu.directions import prepare
-from halfspace.cpu.formats import exact64
+from halfspace.cpu.formats import round_up32
 from halfspace.cpu.partition import Advance, partition
 from halfspace.rounding import UNIT
 from halfspace.segment import Balls, address
 
-__all__ = ["Bounds", "bound", "enclose", "test_balls"]
+__all__ = ["Bounds", "bound", "enclose", "record", "test_balls"]
 
 SPAN = 1 << 14
 """Groups that are enclosed or bounded as one task."""
@@ -80,9 +80,7 @@ def enclose(
 @entry
 def _enclose(vectors, members, holders, low, centre, codes, scales, radii, size, first, last):
     """Put balls around groups [first, last) of one subspace, whose dimensions begin at `low`."""
-    base = np.empty(centre.size)
-    for j in range(centre.size):
-        base[j] = exact64(centre[j])
+    base = widen_centre(centre)
     middle = np.empty(centre.size)
     for group in range(first, last):
         start = group * size
@@ -137,13 +135,8 @@ def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first
     """Bound balls [first, last) of one subspace, from whole tiles; returns the largest magnitude of a finite bound."""
     plan = plans[0]
     steps = digits.shape[0]
-    base = 0.0
-    total = 0.0
-    for j in range(direction.size):
-        value = exact64(centre[j])
-        base += direction[j] * value
-        total += value * value
-    error = plan.slope * norm_bound(total, direction.size) + plan.intercept + 8 * UNIT * abs(base)
+    base, error = dot_centre(direction, plan, centre)
+    error += 8 * UNIT * abs(base)
     factor = radius_factor(plan.norm)
     places = np.empty(4, np.int64)
     products = np.empty((2, TILE), np.int32)
@@ -170,18 +163,7 @@ def _outward(lower, upper):
     """Round a lower bound down to float32, and an upper bound up; where either is NaN, they bound nothing."""
     if not lower <= upper:
         return -np.float32(np.inf), np.float32(np.inf)
-    return -_up(-lower), _up(upper)
-
-
-@stage
-def _up(value):
-    """Smallest normal float32, zero or infinity that is at least the float64 `value`."""
-    if abs(value) <= 2.0**-126:
-        return np.float32(2.0**-126) if value > 0.0 else np.float32(0.0)
-    rounded = np.float32(value)
-    if np.float64(rounded) < value:
-        rounded = float32_of(bits_of(rounded) + (1 if value > 0.0 else -1))
-    return rounded
+    return -round_up32(-lower), round_up32(upper)
 
 
 @entry

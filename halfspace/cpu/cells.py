@@ -31,12 +31,14 @@ __all__ = [
     "LOOK",
     "TAKE",
     "blank",
+    "dot_centre",
     "encode",
     "mean",
     "put_ball",
     "test_tile",
     "thresholds",
     "value_in_tile",
+    "widen_centre",
 ]
 
 DROP, LOOK, TAKE = 0, 1, 2
@@ -167,7 +169,8 @@ def put_ball(vectors, members, low, base, extent, codes, scales, radii, ball, fi
 
 
 @stage
-def _wide(centre):
+def widen_centre(centre):
+    """Widen a centre (d,) to float64."""
     base = np.empty(centre.size)
     for j in range(centre.size):
         base[j] = exact64(centre[j])
@@ -181,7 +184,7 @@ def _encode(vectors, centre, codes, scales, radii, first, last):
     codes : uint8 (blocks, steps, 16 vectors, 4 dimensions), c + 128; scales, radii : float32 (16 blocks,), both
     rounded up
     """
-    _put_rows(vectors, _wide(centre), 0.0, codes, scales, radii, first, last, np.empty(centre.size))
+    _put_rows(vectors, widen_centre(centre), 0.0, codes, scales, radii, first, last, np.empty(centre.size))
 
 
 @entry
@@ -190,7 +193,7 @@ def _encode_grouped(
     chunk_radii, first, last,
 ):  # fmt: skip
     """Encode rows [first, last), whole chunks but for the last, into balls around balls around balls."""
-    base = _wide(centre)
+    base = widen_centre(centre)
     of_chunk = np.empty(base.size)
     of_group = np.empty(base.size)
     row = np.empty(base.size)
@@ -210,6 +213,18 @@ def _encode_grouped(
 
 
 @stage
+def dot_centre(direction, plan, centre):
+    """Dot product of a direction (d,) in float64 with a float32 centre (d,), and a bound on its error."""
+    base = 0.0
+    total = 0.0
+    for j in range(centre.size):
+        value = exact64(centre[j])
+        base += direction[j] * value
+        total += value * value
+    return base, plan.slope * norm_bound(total, centre.size) + plan.intercept
+
+
+@stage
 def thresholds(direction, plan, tau, centre):
     """Move tau to a segment's centre; returns (below, above).
 
@@ -217,13 +232,8 @@ def thresholds(direction, plan, tau, centre):
     """
     if np.isinf(tau):
         return tau, tau
-    base = 0.0
-    total = 0.0
-    for j in range(centre.size):
-        value = exact64(centre[j])
-        base += direction[j] * value
-        total += value * value
-    margin = threshold_margin(tau, base, plan.slope * norm_bound(total, centre.size) + plan.intercept)
+    base, error = dot_centre(direction, plan, centre)
+    margin = threshold_margin(tau, base, error)
     return (tau - base) - margin, (tau - base) + margin
 
 

@@ -84,14 +84,12 @@ def leading_bit(value):
 
 @stage
 def round_up32(value):
-    """Smallest normal float32 (or zero, or infinity) that is at least the non-negative float64 `value`."""
-    if value == 0.0:
-        return np.float32(0.0)
-    if value <= 2.0**-126:
-        return np.float32(2.0**-126)
+    """Smallest normal float32 (or zero, or an infinity) that is at least the float64 `value`."""
+    if abs(value) <= 2.0**-126:
+        return np.float32(2.0**-126) if value > 0.0 else np.float32(0.0)
     rounded = np.float32(value)
     if np.float64(rounded) < value:
-        rounded = float32_of(bits_of(rounded) + 1)
+        rounded = float32_of(bits_of(rounded) + (1 if value > 0.0 else -1))
     return rounded
 
 
