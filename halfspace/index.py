@@ -213,7 +213,9 @@ class HalfspaceIndex:
             "device": self._device,
             "threads": self._threads,
             "bytes_vectors": sum(segment.vectors.nbytes for segment in segments),
-            "bytes_cells": sum(nbytes(segment.cells) + nbytes(segment.balls) for segment in segments),
+            "bytes_cells": sum(
+                nbytes(segment.cells) + nbytes(segment.groups) + nbytes(segment.balls) for segment in segments
+            ),
             "bytes_ids": sum(segment.ids.nbytes + nbytes(segment.by_id) for segment in segments),
             "bytes_bounds": sum(segment.norms.nbytes + nbytes(segment.dead) for segment in segments),
         }

@@ -10,13 +10,13 @@ import numpy as np
 from halfspace import storage
 from halfspace.dtypes import FORMATS
 from halfspace.seal import FILTERS
-from halfspace.segment import Balls, Cells, Codes, Segment
+from halfspace.segment import Axes, Balls, Cells, Codes, Groups, Segment
 from halfspace.snapshot import Snapshot
 
 __all__ = ["Loaded", "check", "load", "save"]
 
 KIND = "halfspace index"
-_LEVELS = ("cells", "groups", "chunks")
+_LEVELS = {"cells": 1, "groups": 16, "chunks": 1024}
 _CODES = ("codes", "scales", "radii")
 
 
@@ -69,10 +69,13 @@ def _sections(segment: Segment) -> dict[str, np.ndarray]:
         "dead": segment.dead,
     }
     if segment.cells is not None:
-        parts["centre"] = segment.cells.centre
+        parts |= {f"cells/{name}": part for name, part in vars(segment.cells).items() if name != "axes"}
+        if segment.cells.axes is not None:
+            parts |= {f"axes/{name}": part for name, part in vars(segment.cells.axes).items()}
+    if segment.groups is not None:
+        parts["centre"] = segment.groups.centre
         for level in _LEVELS:
-            codes = getattr(segment.cells, level)
-            parts |= {f"{level}/{name}": codes and getattr(codes, name) for name in _CODES}
+            parts |= {f"{level}/{name}": part for name, part in vars(getattr(segment.groups, level)).items()}
     if segment.balls is not None:
         balls = segment.balls
         parts |= {"centre": balls.centre, "columns": balls.columns}
@@ -131,11 +134,37 @@ def _segment(
     rows, filter = arrays[f"{number}/ids"].size, about["filter"]
     if filter not in FILTERS[1:]:
         raise ValueError(f"segment {number} has the filter {filter!r}")
-    cells = balls = None
-    if filter in ("cells", "groups"):
-        sizes = (1, 16, 1024) if filter == "groups" else (1,)
-        levels = [codes(name, 1, -(-rows // size), dim) for name, size in zip(_LEVELS, sizes, strict=False)]
-        cells = Cells(part("centre", np.float32, 1, dim), *levels)
+    cells = groups = balls = None
+    if filter == "cells":
+        blocks, words = -(-rows // 64) * 4, -(-dim // 8)
+        axes = None
+        if f"{number}/axes/weights" in arrays:
+            count = arrays[f"{number}/axes/weights"].shape[-1]
+            if count < 16 or count % 16:
+                raise ValueError(f"segment {number} has {count} axes")
+            axes = Axes(
+                part("axes/axes", np.float32, 1, count, dim),
+                part("axes/weights", np.float32, 1, count),
+                part("axes/spread", np.float64, 1),
+                part("axes/codes", np.uint8, 1, 2, blocks, count // 16, 16, 4),
+                part("axes/scales", np.uint16, 1, 16 * blocks),
+                part("axes/radii", np.uint16, 1, 2, 16 * blocks),
+                part("axes/rests", np.uint16, 1, 2, 16 * blocks),
+            )
+        cells = Cells(
+            part("cells/centre", np.float32, 1, dim),
+            part("cells/weights", np.float32, 1, dim),
+            part("cells/spans", np.float64, 1, 2),
+            part("cells/high", np.uint8, 1, blocks, words, 16, 4),
+            part("cells/low", np.uint8, 1, 64 * blocks * words + 64),
+            part("cells/scales", np.uint16, 1, 16 * blocks),
+            part("cells/radii", np.uint16, 1, 2, 16 * blocks),
+            part("cells/peaks", np.float32, 1, -(-rows // 1024)),
+            axes,
+        )
+    elif filter == "groups":
+        levels = [codes(name, 1, -(-rows // size), dim) for name, size in _LEVELS.items()]
+        groups = Groups(part("centre", np.float32, 1, dim), *levels)
     elif filter in ("balls", "sweep"):
         size, columns = int(about["size"]), arrays[f"{number}/columns"]
         part("columns", np.int64, columns.size)
@@ -158,6 +187,7 @@ def _segment(
         filter,
         about["trial"],
         cells,
+        groups,
         balls,
         optional("by_id", np.int64, rows),
         optional("dead", np.uint8, -(-rows // 8)),
@@ -188,9 +218,9 @@ def _check_segment(segment: Segment, name: str, backend: ModuleType, threads: in
             raise ValueError(f"{name}: ids are not in order")
     derived: Segment = segment
     if segment.cells is not None:
-        grouped = segment.cells.groups is not None
-        cells = backend.encode(segment.vectors, threads, segment.cells.centre, grouped)
-        derived = replace(segment, cells=cells)
+        derived = replace(segment, cells=backend.encode(segment.vectors, norms, threads, segment.cells))
+    if segment.groups is not None:
+        derived = replace(segment, groups=backend.enclose_groups(segment.vectors, threads, segment.groups.centre))
     if segment.balls is not None:
         for members in segment.balls.members.reshape(-1, segment.rows):
             _check_permutation(members, f"{name}: members")

@@ -65,5 +65,4 @@ class Query(NamedTuple):
         block = max(1, WORKSPACE // (16 * dim + 2048))
         for first in range(0, max(count, 1), block):
             directions, tau = self.directions[first : first + block], self.tau[first : first + block]
-            prepared = self.backend.prepare(directions)
-            yield self.backend.search(self.table, self.like, prepared, tau, self.adapt, wanted, self.threads)
+            yield self.backend.search(self.table, self.like, directions, tau, self.adapt, wanted, self.threads)

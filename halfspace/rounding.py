@@ -25,12 +25,16 @@ __all__ = [
     "MAX_CELL_DIM",
     "MAX_DIM",
     "TINY",
+    "axes_error",
+    "axes_rest",
+    "axes_spread",
     "dot32_intercept",
     "dot32_slope",
     "dot_intercept",
     "dot_slope",
     "exact_below",
     "norm_bound",
+    "pair_margin",
     "radius_factor",
     "reach",
     "residual_bound",
@@ -106,26 +110,70 @@ def residual_bound(norm: float, scale: float, extent: float, dim: int) -> float:
 
     c is the centre of the ball around it, m + s_1 c_1 + s_2 c_2: its products are exact (24 + 7 bits), and each of its
     sums errs by u times what it comes to; `extent` bounds the norms of these sums together, 0 where c = m. Then x - c
-    errs by u |x - c| <= 128 u scale a component, and the last difference by u scale: below 2^-45 scale.
+    errs by u |x - c| <= 128 u scale a component, and the last difference by u scale: below 2^-45 scale. Where each
+    dimension has a weight of at most 1 beside the scale, both have 8 significant bits, so that all products are exact.
     """
     return norm + 2.0**-45 * scale * sqrt(dim) + 2 * UNIT * extent
 
 
-def reach(digit_scale: float, residual: float, norm: float, dim: int) -> float:
-    """Bound k with |<q, s c> - s a (A c)| <= s k: what a direction's own coding costs, per unit of a cell's scale.
+def reach(digit_scale: float, residual: float, norm: float, span: float, dim: int) -> float:
+    """Bound k with |<q, s c> - s a (A c)| <= s k: what a direction's own coding costs, per unit of a code's scale.
 
-    The direction is a * A + rest, with integers A and a = `digit_scale` a power of two; |c| <= 127 sqrt(d), so the
-    rest moves the product by |rest| 127 sqrt(d). The value s a (A c) is evaluated in float64 and added to a bound, or
-    taken from the threshold of the balls below, in at most twelve operations, each with a relative error u of a
-    quantity below 128 sqrt(d) (|q| + |rest|) s, or of the radius term (which `radius_factor` pays for), or of the
-    threshold (which `threshold_margin` pays for).
+    The direction is a * A + rest, with integers A and a = `digit_scale` a power of two, and |c| <= `span` <= 128
+    sqrt(d), so the rest moves the product by |rest| span. The value s a (A c) is evaluated in float64, in one part or
+    in two, and added to a bound, or taken from the threshold of the balls below, in at most sixteen operations, each
+    with a relative error u of a quantity below 128 sqrt(d) (|q| + |rest|) s, or of the radius term (which
+    `radius_factor` pays for), or of the threshold (which `threshold_margin` pays for). `norm` bounds the direction that
+    is coded; if that is itself a rounded product, its rounding is among the sixteen.
     """
-    return 128.0 * sqrt(dim) * (residual * (1.0 + 32 * UNIT) + 32 * UNIT * (norm + residual + digit_scale))
+    return residual * span * (1.0 + 32 * UNIT) + 128.0 * sqrt(dim) * (32 * UNIT) * (norm + residual + digit_scale)
 
 
 def radius_factor(norm: float) -> float:
     """|q| rounded up, so that `factor * radius` may be rounded, and added to, in float64."""
     return norm * (1.0 + 16 * UNIT)
+
+
+def axes_spread(defect: float, axes: int, dim: int) -> float:
+    """Share h with which a vector's part along principal axes, computed in float32, is trusted: see `axes_error`.
+
+    `defect` bounds |P P' - I| for the float32 matrix P of the axes.
+    """
+    return 1.01 * sqrt(axes) * (dim + 8) * 2.0**-24 + 2.0 * defect + 2.0**-30
+
+
+def axes_error(length: float, spread: float) -> float:
+    """Slack of a radius along axes, and of the length of what is left, for a vector of that length from the centre.
+
+    With D = x - m, z = P D in real numbers, and any p and g = q - P' p,
+
+        <q, D> = <p, z> + <g, D - P' z> + <P g, z>  <=  <p, z> + |g| sqrt(|D|^2 - (1 - e) |z|^2) + |P g| |z|
+
+    where e = |P P' - I|, since |D - P' z|^2 = |D|^2 - 2 |z|^2 + z' P P' z. For p = P q up to its float64 rounding,
+    |P g| <= (e + 2^-40) |q|, and |q| <= (1 + e) (|p| + |g|): so adding (2 e + 2^-30) |D| both to the radius (which |p|
+    multiplies) and to the rest (which |g| multiplies) pays for the last term. z itself is computed in float32, each
+    component with an error of at most (d + 8) 2^-24 |D| (1 + e), and |z| with sqrt(axes) as much. What a process that
+    flushes denormals loses is below the constant: axes exist for vectors of moderate norms only.
+    """
+    return spread * length + 2.0**-90
+
+
+def axes_rest(length: float, along: float, spread: float) -> float:
+    """Upper bound of |D - P' z|, from |D| and the computed |z|; what it still lacks is in `axes_error`."""
+    sure = max(0.0, along - spread * length)
+    return sqrt(max(0.0, length * length * (1.0 + 2.0**-40) - (1.0 - spread) * sure * sure))
+
+
+def pair_margin(digit_sum: float, ratio: float, dim: int) -> float:
+    """Slack, in units of an integer dot product, of a test in float32.
+
+    The product of codes with a direction's single digits A is compared with t = level / s - factor r / s + offset in
+    float32. It and the offset are at most N = 256 sum |A_j| + 128 d in magnitude, and r / s <= sqrt(d), so the second
+    term is at most R = ratio sqrt(d). Where |level / s| <= 4 (N + R), conversions, products and sums err by at most
+    2^-21 of what all terms come to, below 2^-18 (N + R). Where it is larger, its sign decides, and rounding cannot
+    change that.
+    """
+    return 2.0**-18 * (256.0 * digit_sum + 128.0 * dim + ratio * sqrt(dim))
 
 
 def threshold_margin(tau: float, base: float, base_error: float) -> float:

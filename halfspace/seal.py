@@ -24,6 +24,10 @@ GROUP_SIZE = 4
 """Rows in a group of a subspace, if nothing else is asked for."""
 ROW_GROUP = 16
 """Rows in a group above cells: a block of codes."""
+CHUNK = 1024
+"""Rows whose longest vector is remembered."""
+SORTED_GAIN = 0.8
+"""Rows are put in order of norms if that lowers the mean over chunks of their longest to this share."""
 MAX_ROWS = 2**31 - 1
 """Rows that groups can number."""
 
@@ -68,13 +72,15 @@ class Sealer:
             filter = "cells"
         advance = progress and _Counter(progress, vectors.size)
         if filter == "cells":
-            return replace(segment, filter=filter, cells=self.backend.encode(vectors, self.threads))
+            segment = _by_norm(segment)
+            cells = self.backend.encode(segment.vectors, segment.norms, self.threads)
+            return replace(segment, filter=filter, cells=cells)
         if filter == "groups":
             whole = np.array([0, vectors.shape[2]])
             order = self.backend.partition(vectors[0], whole, ROW_GROUP, self.threads, advance)[0]
             segment = segment.reordered(order.astype(np.int64))
-            cells = self.backend.encode(segment.vectors, self.threads, grouped=True)
-            return replace(segment, filter=filter, cells=cells)
+            groups = self.backend.enclose_groups(segment.vectors, self.threads)
+            return replace(segment, filter=filter, groups=groups)
         if filter in ("balls", "sweep"):
             size = min(self.group_size or GROUP_SIZE, segment.rows)
             balls = self.backend.enclose(vectors, self.columns(vectors.shape[2]), size, self.threads, advance)
@@ -85,6 +91,18 @@ class Sealer:
         """Where subspaces begin and end: runs of dimensions whose lengths differ by one at most."""
         count = max(1, round(dim / WIDTH)) if self.subspaces is None else self.subspaces
         return dim * np.arange(count + 1) // count
+
+
+def _by_norm(segment: Segment) -> Segment:
+    """Return the longest vectors first, if chunks of them then differ in the norm of their longest."""
+    norms = segment.norms
+    if len(norms) > 1 or segment.rows <= CHUNK:
+        return segment
+    order = np.argsort(-norms[0], kind="stable")
+    peaks = [np.maximum.reduceat(part, np.arange(0, segment.rows, CHUNK)) for part in (norms[0], norms[0, order])]
+    with np.errstate(over="ignore"):
+        spread = peaks[1].mean(dtype=np.float64) < SORTED_GAIN * peaks[0].mean(dtype=np.float64)
+    return segment.reordered(order) if spread else segment
 
 
 class _Counter:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Balls", "Cells", "Codes", "Segment", "address", "join", "nbytes"]
+__all__ = ["Axes", "Balls", "Cells", "Codes", "Groups", "Segment", "address", "join", "nbytes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,16 +24,53 @@ class Codes:
 
 
 @dataclass(frozen=True, eq=False)
+class Axes:
+    """Principal axes, and for every vector its part along them, coded in 4 bits, with the length of what is left.
+
+    Blocks are those of `Cells.high`. The axes are halved into two parts, so that a vector may be dropped after the
+    first.
+    """
+
+    axes: npt.NDArray[np.float32]  # (spaces, h, d)
+    weights: npt.NDArray[np.float32]  # (spaces, h)
+    spread: npt.NDArray[np.float64]  # (spaces,), see `halfspace.rounding.axes_spread`
+    codes: npt.NDArray[np.uint8]  # (spaces, 2, blocks, words, 16, 4)
+    scales: npt.NDArray[np.uint16]  # (spaces, 16 blocks), bfloat16
+    radii: npt.NDArray[np.uint16]  # (spaces, 2, 16 blocks), bfloat16: errors of the first part, and of both
+    rests: npt.NDArray[np.uint16]  # (spaces, 2, 16 blocks), bfloat16: lengths of what lies beyond
+
+
+@dataclass(frozen=True, eq=False)
 class Cells:
-    """A ball for every vector and, where rows lie in groups, balls around 16 of them and around 1,024.
+    """A ball for every vector, its centre coded on a lattice: centre + scale * weights * (code - 128), in two planes.
+
+    A code of 8 bits is 16 times its high half, plus its low half. The high halves lie in blocks of 16 vectors, where
+    byte b of word w holds dimension 8 w + b in its low four bits and 8 w + 4 + b in its high ones; the low halves lie
+    vector by vector, in the same words.
+    """
+
+    centre: npt.NDArray[np.float32]  # (spaces, d)
+    weights: npt.NDArray[np.float32]  # (spaces, d), at most 1, of 8 significant bits
+    spans: npt.NDArray[np.float64]  # (spaces, 2): norms of the longest high code (the middle of its 16) and code
+    high: npt.NDArray[np.uint8]  # (spaces, blocks, words, 16, 4)
+    low: npt.NDArray[np.uint8]  # (spaces, 64 blocks words + 64): words of 4 bytes, one vector after another
+    scales: npt.NDArray[np.uint16]  # (spaces, 16 blocks), bfloat16, 0 beyond the last vector
+    radii: npt.NDArray[np.uint16]  # (spaces, 2, 16 blocks), bfloat16: around the high code, and around the whole one
+    peaks: npt.NDArray[np.float32]  # (spaces, chunks): the largest norm among each 1,024 rows
+    axes: Axes | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Rows that lie close together follow one another: balls around each 1,024 of them, each 16 and each one.
 
     Each level is coded around the centre of the ball above, the uppermost around `centre`.
     """
 
     centre: npt.NDArray[np.float32]  # (spaces, d)
     cells: Codes  # of each row
-    groups: Codes | None = None  # of each 16 rows
-    chunks: Codes | None = None  # of each 1,024 rows
+    groups: Codes  # of each 16 rows
+    chunks: Codes  # of each 1,024 rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +96,9 @@ class Segment:
     filter: str = "scan"
     trial: dict[str, int] | None = None  # bytes by filter, counted on a sample, where they decided
     cells: Cells | None = None
+    groups: Groups | None = None
     balls: Balls | None = None
-    by_id: npt.NDArray[np.int64] | None = None  # (n,), rows in order of ids, where groups brought them in another
+    by_id: npt.NDArray[np.int64] | None = None  # (n,), rows in order of ids, where a filter brought them in another
     dead: npt.NDArray[np.uint8] | None = None  # (ceil(n / 8),), a bit a row, lowest first
     live: int = -1  # rows that are not dead
 
@@ -79,6 +117,11 @@ class Segment:
         if self.dead is None:
             return np.zeros(self.rows, np.bool_)
         return np.unpackbits(self.dead, count=self.rows, bitorder="little").view(np.bool_)
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What a backend derives from a segment for its kernels, by the name of the device."""
+        return {}
 
     def excluding(self, rows: npt.NDArray[np.int64]) -> "Segment":
         """Return the same segment with some live rows (k,), each named once, dead as well."""
@@ -103,7 +146,7 @@ class Segment:
 
     @cached_property
     def ordered(self) -> bool:
-        """Whether ids are in ascending order, as in every sealed segment whose rows no groups have moved."""
+        """Whether ids are in ascending order, as in every sealed segment whose rows no filter has moved."""
         if self.by_id is not None:
             return False
         return self.filter != "scan" or bool(np.all(self.ids[1:] > self.ids[:-1]))
@@ -134,40 +177,16 @@ class Segment:
             by_id=by_id,
         )
 
-    @cached_property
-    def addresses(self) -> list[tuple[Any, ...]]:
-        """Where each space lies in memory, for kernels: see `halfspace.cpu.records.SEGMENT`."""
-        cells = self.cells
-        dead = 0 if self.dead is None else address(self.dead)
-        return [
-            (
-                self.rows,
-                address(self.ids),
-                address(self.vectors[space]),
-                address(self.norms[space]),
-                self.grain,
-                dead,
-                0 if cells is None else address(cells.centre[space]),
-                *_places(None if cells is None else cells.cells, space),
-                *_places(None if cells is None else cells.groups, space),
-                *_places(None if cells is None else cells.chunks, space),
-                0,
-            )
-            for space in range(self.vectors.shape[0])
-        ]
-
-
-def _places(level: Codes | None, space: int) -> tuple[int, int, int]:
-    if level is None:
-        return 0, 0, 0
-    return address(level.codes[space]), address(level.scales[space]), address(level.radii[space])
-
 
 def nbytes(part: Any) -> int:
     """Bytes of an array, of all arrays of one of the classes above, or of nothing."""
     if isinstance(part, np.ndarray):
         return part.nbytes
-    return sum(nbytes(inner) for inner in vars(part).values()) if isinstance(part, (Codes, Cells, Balls)) else 0
+    return (
+        sum(nbytes(inner) for inner in vars(part).values())
+        if isinstance(part, (Axes, Balls, Cells, Codes, Groups))
+        else 0
+    )
 
 
 def address(array: np.ndarray) -> int:

@@ -21,5 +21,5 @@ class Table(NamedTuple):
     @classmethod
     def of(cls, segments: Sequence[Segment], backend: ModuleType) -> "Table":
         """Tabulate at least one segment."""
-        rows = [list(space) for space in zip(*(segment.addresses for segment in segments), strict=True)]
-        return cls(np.array(rows, backend.SEGMENT), tuple(segments))
+        tabulated = [backend.tabulate(segment) for segment in segments]
+        return cls(np.stack([part[0] for part in tabulated], axis=1), tuple(segments), tuple(tabulated))

@@ -63,8 +63,8 @@ def trial(
     derived = sample
     for filter in TRIED:
         derived = replace(derived, filter=filter) if filter == "sweep" else derive(sample, filter)
-        table, prepared = Table.of([derived], backend), backend.prepare(directions)
-        found = backend.search(table, vectors[0, :0, 0], prepared, tau, True, backend.SCORES, 1)
+        table = Table.of([derived], backend)
+        found = backend.search(table, vectors[0, :0, 0], directions, tau, True, backend.SCORES, 1)
         counted[filter] = int(found.work[:, -1].sum())
     return counted
 

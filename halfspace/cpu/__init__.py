@@ -7,21 +7,22 @@ from halfspace.cpu.chunks import STAGES
 from halfspace.cpu.collect import best, collect, sort_by_score
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import measure, store
+from halfspace.cpu.groups import enclose_groups
 from halfspace.cpu.partition import partition
 from halfspace.cpu.pipeline import COUNT, IDS, SCORES
-from halfspace.cpu.records import SEGMENT
+from halfspace.cpu.records import tabulate
 from halfspace.cpu.search import search
 
 __all__ = [
     "COUNT",
     "IDS",
     "SCORES",
-    "SEGMENT",
     "STAGES",
     "available",
     "best",
     "collect",
     "enclose",
+    "enclose_groups",
     "encode",
     "measure",
     "partition",
@@ -29,4 +30,5 @@ __all__ = [
     "search",
     "sort_by_score",
     "store",
+    "tabulate",
 ]

@@ -16,6 +16,8 @@ from numba import njit, types
 from numba.core import caching
 from numba.extending import intrinsic
 
+from halfspace.cpu._simd import FORM, FORMS
+
 __all__ = [
     "aligned_zeros",
     "bit_length",
@@ -31,9 +33,9 @@ __all__ = [
 
 @functools.cache
 def _package_stamp() -> str:
-    """Digest of every source that a kernel may be inlined from."""
+    """Digest of every source that a kernel may be inlined from, and of the form of instructions that they use."""
     package = Path(__file__).parent
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(FORMS[FORM].encode())
     for source in [package.parent / "rounding.py", *sorted(package.glob("*.py"))]:
         digest.update(source.read_bytes())
     return digest.hexdigest()

@@ -1,200 +1,405 @@
-"""The one place that knows instructions: dot products of code blocks with a direction, and the widening of float16.
+"""The one place that knows instructions: integer dot products of codes with directions.
 
-Codes lie in blocks of 16 vectors, four dimensions of each vector side by side, so that 64 bytes hold dimensions
-4k..4k+3 of 16 vectors. The instruction `vpdpbusd` (AVX-512 VNNI) multiplies such a register of uint8 by four int8 and
-adds into 16 int32 without saturating. The portable form says the same in plain vector operations, which LLVM lowers to
-`pmaddwd` or NEON.
+Codes lie in blocks of 16 vectors, so that 64 bytes hold four bytes of each of them. The instruction `vpdpbusd` (AVX-512
+VNNI, or AVX-VNNI on half a register) multiplies such a register of uint8 by four int8 and adds into 16 int32 without
+saturating; AMX does it for 16 directions at once. The portable form says the same in plain vector operations, which
+LLVM lowers to `pmaddwd` or NEON.
+
+An instruction that the host lacks must never be emitted, since LLVM aborts. Which form is emitted, `FORM`, is chosen
+when this module is imported, from the features that Numba compiles for; cached code is kept apart by it.
 """
 
+import ctypes
 import os
+import platform
+import sys
+from functools import cache
 from typing import Any
 
-from llvmlite import ir
+import numba
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 __all__ = [
     "BLOCK",
-    "PORTABLE",
+    "FORM",
+    "FORMS",
+    "GROUP",
     "TILE",
-    "block_verdicts",
-    "count_bits",
     "half_to_float",
-    "lowest_bit_of",
+    "matrix_begin",
+    "matrix_dot",
+    "matrix_end",
+    "nibble_dot",
     "prefetch",
+    "row_dot",
+    "splat",
     "tile_dot",
 ]
 
 BLOCK = 16
 """Vectors in a block."""
 TILE = 64
-"""Vectors in a tile: four blocks, which `tile_dot` takes at once wherever they lie."""
-_FORM = os.environ.get("HALFSPACE_SIMD", "auto")
-if _FORM not in ("auto", "portable"):
-    raise ValueError(f"the environment variable HALFSPACE_SIMD must be 'auto' or 'portable', got {_FORM!r}")
-PORTABLE = _FORM == "portable"
-"""Whether to use the portable form even where the host has better instructions (``HALFSPACE_SIMD=portable``)."""
+"""Vectors in a tile: four blocks, which are taken at once wherever they lie."""
+GROUP = 16
+"""Directions that `matrix_dot` takes at once."""
 
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+PORTABLE, AVX_VNNI, AVX512, AMX = range(4)
+FORMS = ("portable", "avxvnni", "avx512", "amx")
+"""The forms of the kernels, each better than the one before."""
+
+_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _LANES = ir.VectorType(_I32, BLOCK)
-_VPDPBUSD = "llvm.x86.avx512.vpdpbusd.512"
+_BYTES = ir.VectorType(_I8, 4 * BLOCK)
+_POINTER = ir.PointerType(_I8)
 
 
-def _has_vnni(context: Any) -> bool:
-    """Whether Numba compiles for a CPU with AVX-512 VNNI (its cached code is keyed by the same features)."""
-    features = context.codegen().magic_tuple()[2].split(",")
-    return "+avx512vnni" in features and "+avx512f" in features
+def _host_features() -> list[str]:
+    name: str = numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()
+    return name.split(",")
 
 
-def _splat(builder: Any, scalar: Any, count: int) -> Any:
+def _offered(features: list[str]) -> list[int]:
+    """Forms that code for a CPU with these features may contain."""
+    offered = [PORTABLE]
+    if "+avxvnni" in features:
+        offered.append(AVX_VNNI)
+    if {"+avx512vnni", "+avx512vl", "+avx512bw"} <= set(features):
+        offered.append(AVX512)
+        if {"+amx-int8", "+amx-tile"} <= set(features) and sys.platform == "linux":
+            offered.append(AMX)
+    return offered
+
+
+@cache
+def _may_use_amx() -> bool:
+    """Ask Linux for the tile registers, which it gives to processes that want them."""
+    if platform.machine() != "x86_64":
+        return False
+    arch_prctl, request, tile_data = 158, 0x1023, 18
+    try:
+        return ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def _choose() -> int:
+    offered = _offered(_host_features())
+    wanted = os.environ.get("HALFSPACE_SIMD", "auto")
+    if wanted not in ("auto", *FORMS):
+        raise ValueError(f"the environment variable HALFSPACE_SIMD must be 'auto' or one of {FORMS}, got {wanted!r}")
+    if wanted != "auto" and FORMS.index(wanted) not in offered:
+        names = [FORMS[form] for form in offered]
+        raise ValueError(f"the environment variable HALFSPACE_SIMD is {wanted!r}, but this host has {names}")
+    form = offered[-1] if wanted == "auto" else FORMS.index(wanted)
+    if form == AMX and not _may_use_amx():
+        if wanted != "auto":
+            raise ValueError("the environment variable HALFSPACE_SIMD is 'amx', but the system does not grant it")
+        form = AVX512
+    return form
+
+
+FORM = _choose()
+"""Which form is used: the best that the host has, or what the environment variable ``HALFSPACE_SIMD`` names."""
+
+
+# -- pieces of code -------------------------------------------------------------------------------------------------------
+
+
+def _number(value: int, bits: Any = _I64) -> Any:
+    return ir.Constant(bits, value)
+
+
+def _at(builder: Any, address: Any, offset: Any) -> Any:
+    return builder.add(address, offset if isinstance(offset, ir.Value) else _number(offset))
+
+
+def _read(builder: Any, address: Any, element: Any, align: int = 1) -> Any:
+    return builder.load(builder.inttoptr(address, element.as_pointer()), align=align)
+
+
+def _write(builder: Any, value: Any, address: Any, align: int = 4) -> None:
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
+
+
+def splat(builder: Any, scalar: Any, count: int) -> Any:
+    """Repeat a scalar in all lanes of a vector."""
     undefined = ir.Constant(ir.VectorType(scalar.type, 1), ir.Undefined)
-    return builder.shuffle_vector(
-        builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)),
-        undefined,
-        ir.Constant(ir.VectorType(_I32, count), [0] * count),
-    )
+    lanes = ir.Constant(ir.VectorType(_I32, count), [0] * count)
+    return builder.shuffle_vector(builder.insert_element(undefined, scalar, _number(0, _I32)), undefined, lanes)
 
 
-def _vnni_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
-    module = builder.module
-    function = module.globals.get(_VPDPBUSD) or ir.Function(
-        module, ir.FunctionType(_LANES, [_LANES, _LANES, _LANES]), _VPDPBUSD
-    )
-    return builder.call(function, [total, builder.bitcast(codes, _LANES), digits])
+def _pick(builder: Any, one: Any, other: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
+
+
+def _instruction(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, arguments)
+
+
+def _avx512_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
+    return _instruction(builder, "llvm.x86.avx512.vpdpbusd.512", _LANES, total, builder.bitcast(codes, _LANES), digits)
+
+
+def _avx_vnni_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
+    half = ir.VectorType(_I32, BLOCK // 2)
+    codes = builder.bitcast(codes, _LANES)
+    halves = []
+    for first in (0, BLOCK // 2):
+        lanes = list(range(first, first + BLOCK // 2))
+        parts = [_pick(builder, value, value, lanes) for value in (total, codes, digits)]
+        halves.append(_instruction(builder, "llvm.x86.avx512.vpdpbusd.256", half, *parts))
+    return _pick(builder, *halves, list(range(BLOCK)))
 
 
 def _portable_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
     wide = ir.VectorType(_I32, 4 * BLOCK)
-    products = builder.mul(
-        builder.zext(codes, wide), builder.sext(builder.bitcast(digits, ir.VectorType(_I8, 4 * BLOCK)), wide)
-    )
-    for lanes in (2 * BLOCK, BLOCK):  # add neighbours, twice: the four dimensions of each vector
-        undefined = ir.Constant(products.type, ir.Undefined)
-        pick = ir.VectorType(_I32, lanes)
-        even = builder.shuffle_vector(products, undefined, ir.Constant(pick, [2 * i for i in range(lanes)]))
-        odd = builder.shuffle_vector(products, undefined, ir.Constant(pick, [2 * i + 1 for i in range(lanes)]))
+    products = builder.mul(builder.zext(codes, wide), builder.sext(builder.bitcast(digits, _BYTES), wide))
+    for lanes in (2 * BLOCK, BLOCK):  # add neighbours, twice: the four bytes of each vector
+        even = _pick(builder, products, products, [2 * i for i in range(lanes)])
+        odd = _pick(builder, products, products, [2 * i + 1 for i in range(lanes)])
         products = builder.add(even, odd)
     return builder.add(total, products)
 
 
-def _emit(builder: Any, step: Any, places: Any, digits: Any, steps: Any, out: Any) -> None:
-    blocks = TILE // BLOCK
-    starts = []
-    for block in range(blocks):
-        place = builder.add(places, ir.Constant(_I64, 8 * block))
-        starts.append(builder.load(builder.inttoptr(place, _I64.as_pointer())))
-    totals = [[cgutils.alloca_once(builder, _LANES) for _ in range(blocks)] for _ in range(2)]
-    for row in totals:
-        for total in row:
-            builder.store(ir.Constant(_LANES, [0] * BLOCK), total)
-    with cgutils.for_range(builder, steps) as loop:
-        here = builder.mul(loop.index, ir.Constant(_I64, 8))
-        pair = []
-        for digit in range(2):
-            place = builder.add(builder.add(digits, here), ir.Constant(_I64, 4 * digit))
-            pair.append(_splat(builder, builder.load(builder.inttoptr(place, _I32.as_pointer()), align=4), BLOCK))
-        column = builder.mul(loop.index, ir.Constant(_I64, 4 * BLOCK))
-        for block in range(blocks):
-            place = builder.add(starts[block], column)
-            vector = builder.load(builder.inttoptr(place, ir.VectorType(_I8, 4 * BLOCK).as_pointer()), align=1)
-            for digit in range(2):
-                total = totals[digit][block]
-                builder.store(step(builder, builder.load(total), vector, pair[digit]), total)
-    for digit in range(2):
-        for block in range(blocks):
-            place = builder.add(out, ir.Constant(_I64, 4 * (digit * TILE + block * BLOCK)))
-            builder.store(builder.load(totals[digit][block]), builder.inttoptr(place, _LANES.as_pointer()), align=4)
+_STEPS = {PORTABLE: _portable_step, AVX_VNNI: _avx_vnni_step, AVX512: _avx512_step, AMX: _avx512_step}
+
+
+class _Sums:
+    """Running sums in registers."""
+
+    def __init__(self, builder: Any, count: int) -> None:
+        self._builder = builder
+        self._places = [cgutils.alloca_once(builder, _LANES) for _ in range(count)]
+        for place in self._places:
+            builder.store(ir.Constant(_LANES, [0] * BLOCK), place)
+
+    def add(self, at: int, codes: Any, digits: Any) -> None:
+        place = self._places[at]
+        self._builder.store(_STEPS[FORM](self._builder, self._builder.load(place), codes, digits), place)
+
+    def __getitem__(self, at: int) -> Any:
+        return self._builder.load(self._places[at])
+
+
+def _blocks_of(builder: Any, places: Any) -> list[Any]:
+    return [_read(builder, _at(builder, places, 8 * block), _I64, 8) for block in range(TILE // BLOCK)]
+
+
+def _broadcast(builder: Any, address: Any) -> Any:
+    return splat(builder, _read(builder, address, _I32, 4), BLOCK)
+
+
+def _nibbles(builder: Any, codes: Any) -> tuple[Any, Any]:
+    """Low and high halves of bytes."""
+    low = builder.and_(codes, ir.Constant(_BYTES, [15] * 4 * BLOCK))
+    words = builder.lshr(builder.bitcast(codes, _LANES), ir.Constant(_LANES, [4] * BLOCK))
+    high = builder.and_(builder.bitcast(words, _BYTES), ir.Constant(_BYTES, [15] * 4 * BLOCK))
+    return low, high
+
+
+# -- dot products ---------------------------------------------------------------------------------------------------------
 
 
 @intrinsic
-def tile_dot(typingctx: Any, places: Any, digits: Any, steps: Any, out: Any, portable: Any) -> Any:
-    """Dot products of four blocks of codes with both digits of a direction, exact in int32.
+def tile_dot(typingctx: Any, places: Any, digits: Any, steps: Any, out: Any) -> Any:
+    """Dot products of four blocks of codes of 8 bits with both digits of a direction, exact in int32.
 
     places : address of int64 (4,), the addresses of the blocks: uint8 (steps, 16 vectors, 4 dimensions)
     digits : address of int8 (steps, 2 digits, 4 dimensions)
     out : address of int32 (2 digits, 64 vectors)
     """
-    signature = types.void(*[types.intp] * 4, types.boolean)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        *addresses, portable = args
-        if _has_vnni(context):
-            with builder.if_else(context.cast(builder, portable, types.boolean, types.boolean)) as (then, otherwise):
-                with then:
-                    _emit(builder, _portable_step, *addresses)
-                with otherwise:
-                    _emit(builder, _vnni_step, *addresses)
-        else:
-            _emit(builder, _portable_step, *addresses)
+        places, digits, steps, out = args
+
+        starts = _blocks_of(builder, places)
+        sums = _Sums(builder, 8)
+        with cgutils.for_range(builder, steps) as loop:
+            here = _at(builder, digits, builder.mul(loop.index, _number(8)))
+            pair = [_broadcast(builder, _at(builder, here, 4 * digit)) for digit in range(2)]
+            column = builder.mul(loop.index, _number(4 * BLOCK))
+            for block, start in enumerate(starts):
+                codes = _read(builder, _at(builder, start, column), _BYTES)
+                for digit in range(2):
+                    sums.add(4 * digit + block, codes, pair[digit])
+        for at in range(8):
+            _write(builder, sums[at], _at(builder, out, 4 * BLOCK * at))
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(*[types.intp] * 4), codegen
 
 
 @intrinsic
-def block_verdicts(
-    typingctx: Any,
-    products: Any,
-    scales: Any,
-    radii: Any,
-    unit: Any,
-    bias: Any,
-    slack: Any,
-    factor: Any,
-    below: Any,
-    above: Any,
-) -> Any:
-    """Test the 16 balls of a block; returns bits 0 to 15 where a ball is not dropped, bits 16 to 31 where it is taken.
+def nibble_dot(typingctx: Any, places: Any, digits: Any, stride: Any, words: Any, out: Any) -> Any:
+    """Dot products of four blocks of codes of 4 bits with both digits of a direction, exact in int32.
 
-    products : address of what `tile_dot` wrote for the block; scales, radii : addresses of float32 (16,)
-
-    With value = scale * (unit * (256 * high + low - bias)) and width = scale * slack + factor * radius, all in float64,
-    a ball is dropped where value + width < below, and taken where value - width >= above; neither where one is NaN.
+    places : address of int64 (4,), the addresses of the blocks: uint8 (words, 16 vectors, 4), where byte b of word w
+        holds dimension 8 w + b in its low half, and 8 w + 4 + b in its high half
+    digits : address of int8 (2 digits, stride), of which 8 `words` dimensions are used
+    out : address of int32 (2 digits, 64 vectors)
     """
-    signature = types.int64(*[types.intp] * 3, *[types.float64] * 6)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        wide = ir.VectorType(ir.DoubleType(), BLOCK)
+        places, digits, stride, words, out = args
 
-        def load(address: Any, element: Any) -> Any:
-            return builder.load(builder.inttoptr(address, ir.VectorType(element, BLOCK).as_pointer()), align=4)
+        starts = _blocks_of(builder, places)
+        sums = _Sums(builder, 8)
+        with cgutils.for_range(builder, words) as loop:
+            here = _at(builder, digits, builder.mul(loop.index, _number(8)))
+            there = _at(builder, here, stride)
+            four = [_broadcast(builder, _at(builder, part, 4 * half)) for part in (here, there) for half in (0, 1)]
+            column = builder.mul(loop.index, _number(4 * BLOCK))
+            for block, start in enumerate(starts):
+                halves = _nibbles(builder, _read(builder, _at(builder, start, column), _BYTES))
+                for at in range(4):
+                    sums.add(4 * (at // 2) + block, halves[at % 2], four[at])
+        for at in range(8):
+            _write(builder, sums[at], _at(builder, out, 4 * BLOCK * at))
+        return context.get_dummy_value()
 
-        products, scales, radii, *numbers = args
-        unit, bias, slack, factor, below, above = (_splat(builder, number, BLOCK) for number in numbers)
-        high = builder.sitofp(load(products, _I32), wide)
-        low = builder.sitofp(load(builder.add(products, ir.Constant(_I64, 4 * TILE)), _I32), wide)
-        product = builder.fadd(builder.fmul(high, ir.Constant(wide, [256.0] * BLOCK)), low)
-        scale = builder.fpext(load(scales, ir.FloatType()), wide)
-        radius = builder.fpext(load(radii, ir.FloatType()), wide)
-        value = builder.fmul(scale, builder.fmul(unit, builder.fsub(product, bias)))
-        width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
-        kept = builder.not_(builder.fcmp_ordered("<", builder.fadd(value, width), below))
-        taken = builder.fcmp_ordered(">=", builder.fsub(value, width), above)
-        kept, taken = (builder.zext(builder.bitcast(bits, ir.IntType(BLOCK)), _I64) for bits in (kept, taken))
-        return builder.or_(kept, builder.shl(taken, ir.Constant(_I64, BLOCK)))
-
-    return signature, codegen
+    return types.void(*[types.intp] * 5), codegen
 
 
 @intrinsic
-def lowest_bit_of(typingctx: Any, mask: Any) -> Any:
-    """Place of the lowest set bit of a nonzero int64."""
+def row_dot(typingctx: Any, row: Any, digits: Any, stride: Any, words: Any) -> Any:
+    """Dot product of one vector's codes of 4 bits with a direction, 256 * high digits + low digits, exact in int64.
+
+    row : address of uint8 (words, 4), laid out as in a block of `nibble_dot`; 64 bytes at a time are read, also beyond
+        its end
+    digits : address of int8 (2 digits, stride), zero beyond the direction's last dimension, up to 128 dimensions more
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], context.get_constant(types.boolean, True))
+        row, digits, stride, words = args
+        out = cgutils.alloca_once(builder, _I64)
 
-    return types.int64(types.int64), codegen
+        sums = _Sums(builder, 2)
+        with cgutils.for_range(builder, builder.udiv(_at(builder, words, 15), _number(16))) as loop:
+            halves = _nibbles(builder, _read(builder, _at(builder, row, builder.mul(loop.index, _number(64))), _BYTES))
+            here = _at(builder, digits, builder.mul(loop.index, _number(128)))
+            for digit, start in enumerate((here, _at(builder, here, stride))):
+                both = [_read(builder, _at(builder, start, 64 * part), _LANES, 4) for part in range(2)]
+                for half in range(2):
+                    own = _pick(builder, *both, [2 * i + half for i in range(BLOCK)])
+                    sums.add(digit, halves[half], own)
+        wide = ir.VectorType(_I64, BLOCK)
+        high, low = (builder.sext(sums[digit], wide) for digit in range(2))
+        total = builder.add(builder.shl(high, ir.Constant(wide, [8] * BLOCK)), low)
+        lanes = BLOCK
+        while lanes > 1:
+            lanes //= 2
+            one = _pick(builder, total, total, list(range(lanes)))
+            total = builder.add(one, _pick(builder, total, total, list(range(lanes, 2 * lanes))))
+        builder.store(builder.extract_element(total, _number(0, _I32)), out)
+        return builder.load(out)
+
+    return types.int64(*[types.intp] * 4), codegen
+
+
+# -- the integer matrix product -------------------------------------------------------------------------------------------
+
+_TILE_SHAPES = bytes([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8])
+"""Palette 1: eight tile registers of 16 rows of 64 bytes."""
+
+
+def _tile_instruction(builder: Any, name: str, *arguments: Any) -> None:
+    _instruction(builder, f"llvm.x86.{name}", ir.VoidType(), *arguments)
+
+
+def _place(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, _POINTER)
 
 
 @intrinsic
-def count_bits(typingctx: Any, mask: Any) -> Any:
-    """Count the set bits of an int64."""
+def matrix_begin(typingctx: Any) -> Any:
+    """Make ready for `matrix_dot`: where there are tile registers, shape them."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctpop(args[0])
+        if FORM == AMX:
+            shapes = cgutils.global_constant(
+                builder, "tile_shapes", ir.Constant(ir.ArrayType(_I8, 64), bytearray(_TILE_SHAPES))
+            )
+            _tile_instruction(builder, "ldtilecfg", builder.bitcast(shapes, _POINTER))
+        return context.get_dummy_value()
 
-    return types.int64(types.int64), codegen
+    return types.void(), codegen
+
+
+@intrinsic
+def matrix_end(typingctx: Any) -> Any:
+    """Give back what `matrix_begin` took."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if FORM == AMX:
+            _tile_instruction(builder, "tilerelease")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def matrix_dot(typingctx: Any, tile: Any, digits: Any, columns: Any, out: Any) -> Any:
+    """Dot products of the 64 vectors of a tile with 16 directions of one digit, exact in int32.
+
+    tile : address of uint8 (4 blocks, 16 columns, 16 vectors, 4 dimensions), so that a column has 64 dimensions
+    digits : address of int8 (16 directions, 64 columns)
+    out : address of int32 (16 directions, 64 vectors)
+
+    Call between `matrix_begin` and `matrix_end`, in the same thread.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        tile, digits, columns, out = args
+        stride = builder.mul(columns, _number(64))
+        starts = [_at(builder, tile, builder.mul(columns, _number(1024 * block))) for block in range(4)]
+
+        def by_tiles() -> None:
+            registers = [_number(register, _I8) for register in range(8)]
+            for block in range(4):
+                _tile_instruction(builder, "tilezero", registers[block])
+            with cgutils.for_range(builder, columns) as loop:
+                here = _at(builder, digits, builder.mul(loop.index, _number(64)))
+                _tile_instruction(builder, "tileloadd64", registers[4], _place(builder, here), stride)
+                for block, start in enumerate(starts):
+                    codes = _place(builder, _at(builder, start, builder.mul(loop.index, _number(1024))))
+                    own = registers[5 + block % 3]
+                    _tile_instruction(builder, "tileloadd64", own, codes, _number(64))
+                    _tile_instruction(builder, "tdpbsud", registers[block], registers[4], own)
+            for block in range(4):
+                place = _place(builder, _at(builder, out, 4 * BLOCK * block))
+                _tile_instruction(builder, "tilestored64", registers[block], place, _number(4 * TILE))
+
+        def by_vectors(count: int) -> None:
+            with cgutils.for_range(builder, _number(GROUP // count)) as group:
+                first = _at(builder, digits, builder.mul(group.index, builder.mul(stride, _number(count))))
+                sums = _Sums(builder, 4 * count)
+                with cgutils.for_range(builder, builder.mul(columns, _number(16))) as loop:
+                    column = builder.mul(loop.index, _number(4 * BLOCK))
+                    codes = [_read(builder, _at(builder, start, column), _BYTES) for start in starts]
+                    here = _at(builder, first, builder.mul(loop.index, _number(4)))
+                    for direction in range(count):
+                        own = _broadcast(builder, _at(builder, here, builder.mul(stride, _number(direction))))
+                        for block in range(4):
+                            sums.add(4 * direction + block, codes[block], own)
+                rows = _at(builder, out, builder.mul(group.index, _number(4 * TILE * count)))
+                for at in range(4 * count):
+                    _write(builder, sums[at], _at(builder, rows, 4 * BLOCK * at))
+
+        if FORM == AMX:
+            by_tiles()
+        else:
+            by_vectors(4 if FORM == AVX512 else 1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen
+
+
+# -- other instructions ---------------------------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -202,12 +407,8 @@ def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at an address that will be read soon: a hint, which never faults."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = ir.PointerType(_I8)
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [place, _I32, _I32, _I32]), "llvm.prefetch.p0"
-        )
-        flags = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # a read, worth keeping, of data
-        builder.call(function, [builder.inttoptr(args[0], place), *flags])
+        flags = [_number(value, _I32) for value in (0, 3, 1)]  # a read, worth keeping, of data
+        _instruction(builder, "llvm.prefetch.p0", ir.VoidType(), _place(builder, args[0]), *flags)
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from halfspace.cpu import _threads
 from halfspace.cpu._jit import entry, pointer, stage
-from halfspace.cpu._simd import BLOCK, PORTABLE, TILE, tile_dot
+from halfspace.cpu._simd import BLOCK, TILE, tile_dot
 from halfspace.cpu.bounds import radius_factor, sum_margin
-from halfspace.cpu.cells import DROP, LOOK, TAKE, blank, dot_centre, mean, put_ball, widen_centre
+from halfspace.cpu.codes import DROP, LOOK, TAKE, blank, dot_centre, mean, put_ball, widen_centre
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import round_up32
 from halfspace.cpu.partition import Advance, partition
@@ -118,7 +118,7 @@ def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: flo
         at = space * subspaces + part
         seen = ready.wide[part], ready.digits[part], ready.plans[part : part + 1], parts[1, part]
         places = balls.groups.codes[at], balls.groups.scales[at], balls.groups.radii[at]
-        total: float = _bound(*seen, *places, bounds[part], *span, PORTABLE)
+        total: float = _bound(*seen, *places, bounds[part], *span)
         return total
 
     largest = np.zeros(subspaces)
@@ -131,7 +131,7 @@ def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: flo
 
 
 @entry
-def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first, last, portable):
+def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first, last):
     """Bound balls [first, last) of one subspace, from whole tiles; returns the largest magnitude of a finite bound."""
     plan = plans[0]
     steps = digits.shape[0]
@@ -144,7 +144,7 @@ def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first
     for tile in range(first, last, TILE):
         for b in range(4):
             places[b] = codes.ctypes.data + (tile // BLOCK + b) * (4 * BLOCK * steps)
-        tile_dot(places.ctypes.data, digits.ctypes.data, steps, products.ctypes.data, portable)
+        tile_dot(places.ctypes.data, digits.ctypes.data, steps, products.ctypes.data)
         for i in range(min(TILE, last - tile)):
             product = np.float64(products[0, i]) * 256.0 + np.float64(products[1, i])
             scale = np.float64(scales[tile + i])

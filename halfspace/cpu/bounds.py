@@ -4,12 +4,15 @@ from halfspace import rounding
 from halfspace.cpu._jit import stage
 
 __all__ = [
+    "axes_error",
+    "axes_rest",
     "dot32_intercept",
     "dot32_slope",
     "dot_intercept",
     "dot_slope",
     "exact_below",
     "norm_bound",
+    "pair_margin",
     "radius_factor",
     "reach",
     "residual_bound",
@@ -17,6 +20,8 @@ __all__ = [
     "threshold_margin",
 ]
 
+axes_error = stage(rounding.axes_error)
+axes_rest = stage(rounding.axes_rest)
 norm_bound = stage(rounding.norm_bound)
 residual_bound = stage(rounding.residual_bound)
 reach = stage(rounding.reach)
@@ -27,4 +32,5 @@ dot_slope = stage(rounding.dot_slope)
 dot_intercept = stage(rounding.dot_intercept)
 dot32_slope = stage(rounding.dot32_slope)
 dot32_intercept = stage(rounding.dot32_intercept)
+pair_margin = stage(rounding.pair_margin)
 exact_below = stage(rounding.exact_below)

@@ -1,273 +1,157 @@
-"""Cells: every vector is a ball of its own, centred on a point of an integer lattice; groups of them are balls too.
+"""Cells: every vector is a ball of its own, whose centre lies on a lattice.
 
-    x = m + s c + rest,   |rest| <= r,   c in {-127..127}^d
+    x = m + s W c + rest,   |rest| <= r,   c in {-127..127}^d
 
-with one centre m for a segment, and a scale s and a radius r for each vector. For a direction q = a A + (what its own
-coding costs) the lemma <q, x> <= <q, ball's centre> + |q| r becomes an integer dot product and three multiplications:
+with a centre m and weights W for a segment, and a scale s and a radius r for each vector. Weights follow the spread of
+each dimension, so that no dimension takes the range of the others. The code of a component is cut into two halves of 4
+bits: the high ones make a coarser cell of half the bytes, with a radius of its own, and are tested first.
 
-    <q, m> + s a (A c) - s k - |q| r   <=   <q, x>   <=   <q, m> + s a (A c) + s k + |q| r
+For a direction q, W q = a A + (what its own coding costs), so
 
-with k from `halfspace.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau)
-or *look*.
+    <q, x>  <=  <q, m> + s a (A c) + s k + |q| r
 
-Where rows lie in groups, the same is said of 1,024 rows, of 16 and of one: each ball is coded around the centre of the
-ball above it, so that codes get finer as balls get smaller. On the way down a direction's threshold is moved from
-centre to centre, by s a (A c) and, for safety, by s k.
+with k from `halfspace.rounding.reach`; A c = 16 (A high) + (A low) is an integer.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu import _jit, _threads
-from halfspace.cpu._jit import entry, pointer, stage
-from halfspace.cpu._simd import BLOCK, TILE, block_verdicts, tile_dot
-from halfspace.cpu.bounds import norm_bound, radius_factor, residual_bound, threshold_margin
-from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
-from halfspace.segment import Cells, Codes
+from halfspace.cpu import _jit, _threads, axes
+from halfspace.cpu._jit import entry
+from halfspace.cpu._simd import BLOCK, TILE
+from halfspace.cpu.bounds import norm_bound, residual_bound
+from halfspace.cpu.codes import CHUNK, mean
+from halfspace.cpu.formats import SLICE, exact64, round_up16, widen, widen16
+from halfspace.dtypes import as_numbers
+from halfspace.segment import Cells
 
-__all__ = [
-    "CHUNK",
-    "DROP",
-    "LOOK",
-    "TAKE",
-    "blank",
-    "dot_centre",
-    "encode",
-    "mean",
-    "put_ball",
-    "test_tile",
-    "thresholds",
-    "value_in_tile",
-    "widen_centre",
-]
+__all__ = ["HIGH_MIDDLE", "LOW_MIDDLE", "encode"]
 
-DROP, LOOK, TAKE = 0, 1, 2
-"""Verdicts on a ball."""
-
-CHUNK = TILE * BLOCK
-"""Rows in a chunk: a tile of groups, a block of rows each."""
+HIGH_MIDDLE, LOW_MIDDLE = 120.5, 7.5
+"""A code is c = (16 high - HIGH_MIDDLE) + (low - LOW_MIDDLE)."""
+FLATTEN = 0.75
+"""Weights are spreads to this power: the codes of a dimension get coarser with its spread, but less than that."""
+LEAST_WEIGHT = 2.0**-16
+SAMPLE = 1 << 14
+"""Rows from which spreads and axes are estimated."""
+MODERATE = (2.0**-40, 2.0**60)
+"""The largest norm of a segment must lie between these, or all weights are 1 and there are no axes."""
 
 
-def encode(
-    vectors: np.ndarray, threads: int, centre: npt.NDArray[np.float32] | None = None, grouped: bool = False
-) -> Cells:
-    """Give every stored vector (spaces, n, d) its cell, around `centre` (spaces, d) or the mean of its space.
+class _Frame(NamedTuple):
+    """What the cells of a segment are coded in."""
 
-    Where `grouped`, rows that follow one another belong together, and each 16 of them and each 1,024 get a ball as
-    well. Time O(n d); the result does not depend on the number of threads.
+    centre: npt.NDArray[np.float32]  # (spaces, d)
+    weights: npt.NDArray[np.float32]  # (spaces, d)
+    axes: axes.Basis | None
+
+
+def _frame_of(cells: Cells) -> _Frame:
+    return _Frame(cells.centre, cells.weights, cells.axes and axes.measured(cells.axes.axes, cells.axes.weights))
+
+
+def _choose(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int) -> _Frame:
+    """Choose centre, weights and axes for stored vectors (spaces, n, d)."""
+    spaces, rows, dim = vectors.shape
+    centre = mean(vectors, threads)
+    moderate = MODERATE[0] <= float(norms.max()) <= MODERATE[1]
+    if not moderate:
+        return _Frame(centre, np.ones((spaces, dim), np.float32), None)
+    chosen = np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64)
+    sample = as_numbers(vectors[:, chosen]).astype(np.float32) - centre[:, None]
+    weights = np.stack([_weigh(np.std(part, axis=0, dtype=np.float64)) for part in sample])
+    return _Frame(centre, weights, axes.choose(sample, rows))
+
+
+def _weigh(spreads: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Weights, at most 1 and of 8 significant bits, for dimensions of these spreads."""
+    most = float(spreads.max())
+    if most == 0.0:
+        return np.ones(spreads.size, np.float32)
+    weights = np.maximum((spreads / most) ** FLATTEN, LEAST_WEIGHT).astype(np.float32)
+    cut: npt.NDArray[np.float32] = (weights.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    return cut
+
+
+def encode(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int, like: Cells | None = None) -> Cells:
+    """Give every stored vector (spaces, n, d) its cell.
+
+    norms : (spaces, n), upper bounds of the vectors' norms
+    like : cells whose centre, weights and axes are taken over
+
+    Time O(n d); the result does not depend on the number of threads.
     """
     spaces, rows, dim = vectors.shape
-    spans = _threads.spans(rows, -(-rows * dim // SLICE), CHUNK)
-    middle = mean(vectors, threads) if centre is None else centre
-    levels = [blank(spaces, -(-rows // size), dim) for size in ((1, BLOCK, CHUNK) if grouped else (1,))]
-    for space in range(spaces):
-        x, base = vectors[space], middle[space]
-        places = [part[space] for level in levels for part in (level.codes, level.scales, level.radii)]
-        kernel = _encode_grouped if grouped else _encode
-        _threads.run(lambda span: kernel(x, base, *places, *span), spans, threads)  # noqa: B023
-    return Cells(middle, *levels)
-
-
-def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
-    """Mean of each space of stored vectors (spaces, n, d), in a fixed order of summation."""
-    _, rows, dim = vectors.shape
-    spans = _threads.spans(rows, -(-rows * dim // SLICE))
-    sums = [_threads.run(lambda span: _sum(x, *span), spans, threads) for x in vectors]  # noqa: B023
-    means: npt.NDArray[np.float32] = (np.sum(sums, axis=1) / rows).astype(np.float32)
-    return means
-
-
-def blank(spaces: int, balls: int, dim: int) -> Codes:
-    """Make room for the codes of some balls: whole tiles, all zero."""
-    tiles = -(-balls // TILE)
-    return Codes(
-        codes=_jit.aligned_zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
-        scales=np.zeros((spaces, tiles * TILE), np.float32),
-        radii=np.zeros((spaces, tiles * TILE), np.float32),
+    own = _choose(vectors, norms, threads) if like is None else _frame_of(like)
+    tiles, words = -(-rows // TILE), -(-dim // 8)
+    cells = Cells(
+        own.centre,
+        own.weights,
+        np.zeros((spaces, 2)),
+        _jit.aligned_zeros((spaces, 4 * tiles, words, BLOCK, 4), np.uint8),
+        _jit.aligned_zeros((spaces, 4 * TILE * tiles * words + 64), np.uint8),
+        np.zeros((spaces, TILE * tiles), np.uint16),
+        np.zeros((spaces, 2, TILE * tiles), np.uint16),
+        np.maximum.reduceat(norms, np.arange(0, rows, CHUNK), axis=1),
+        None if own.axes is None else axes.blank(own.axes, rows),
     )
+    spans = _threads.spans(rows, -(-rows * dim // SLICE), TILE)
+    for space in range(spaces):
+        places = [getattr(cells, name)[space] for name in ("high", "low", "scales", "radii")]
+        longest = _threads.run(
+            lambda span: _encode(vectors[space], own.centre[space], own.weights[space], *places, *span),  # noqa: B023
+            spans,
+            threads,
+        )
+        cells.spans[space] = [norm_bound.py_func(float(most), dim) for most in np.max(longest, axis=0)]
+        if cells.axes is not None:
+            axes.encode(vectors[space], own.centre[space], cells.axes, space, spans, threads)
+    return cells
 
 
 @entry
-def _sum(vectors, first, last):
-    total = np.zeros(vectors.shape[1])
-    for i in range(first, last):
-        for j in range(total.size):
-            total[j] += np.float64(widen(vectors[i, j]))
-    return total
-
-
-@stage
-def put(point, base, codes, scales, ball):
-    """Code a point (d,) around `base` (d,), as ball number `ball`, and replace it by what the code stands for.
-
-    Returns the norm of the point's offset from that.
-    """
-    dim = point.size
-    largest = 0.0
+def _encode(
+    vectors: Any, centre: Any, weights: Any, high: Any, low: Any, scales: Any, radii: Any, first: Any, last: Any
+):
+    """Encode rows [first, last) of (n, d) vectors; returns the longest squared norms of high codes and whole codes."""
+    dim = centre.size
+    words = high.shape[1]
+    base, weight, inverse = np.empty(dim), np.empty(dim), np.empty(dim)
     for j in range(dim):
-        largest = max(largest, abs(point[j] - base[j]))
-    scale = round_up32(largest / 127.0)
-    wide = np.float64(scale)
-    inverse = 1.0 / wide if scale > 0.0 else 0.0
-    block = codes[ball // BLOCK]
-    lane = ball % BLOCK
-    total = 0.0
-    for j in range(dim):
-        offset = point[j] - base[j]
-        code = min(max(np.rint(offset * inverse), -127.0), 127.0)
-        rest = offset - wide * code
-        total += rest * rest
-        block[j // 4, lane, j % 4] = np.uint8(np.int64(code) + 128)
-        point[j] = base[j] + wide * code
-    scales[ball] = scale
-    return norm_bound(total, dim)
-
-
-@stage
-def _put_rows(vectors, base, extent, codes, scales, radii, first, last, row):
-    """Code rows [first, last) around `base` (d,), a centre of that `extent`; `row` is scratch (d,)."""
-    dim = base.size
-    for i in range(first, last):
-        for j in range(dim):
-            row[j] = exact64(widen(vectors[i, j]))
-        norm = put(row, base, codes, scales, i)
-        radii[i] = round_up32(residual_bound(norm, np.float64(scales[i]), extent, dim))
-
-
-@stage
-def put_ball(vectors, members, low, base, extent, codes, scales, radii, ball, first, last, middle):
-    """Code the mean of rows [first, last) around `base` (d,), and bound how far they lie from it.
-
-    members : None, or int32 (n,), and rows are members[first:last]; low : the first of the d dimensions
-    middle : gets the centre (d,) that the code stands for
-
-    Returns that centre's extent, the sum of its norm and those of the computed centres that it was coded around.
-    """
-    dim = base.size
-    middle[:] = 0.0
-    for i in range(first, last):
-        row = i if members is None else members[i]
-        for j in range(dim):
-            middle[j] += exact64(widen(vectors[row, low + j]))
-    for j in range(dim):
-        middle[j] /= last - first
-    put(middle, base, codes, scales, ball)
-    total = 0.0
-    for j in range(dim):
-        total += middle[j] * middle[j]
-    extent += norm_bound(total, dim)
-    farthest = 0.0
-    for i in range(first, last):
-        total = 0.0
-        row = i if members is None else members[i]
-        for j in range(dim):
-            rest = exact64(widen(vectors[row, low + j])) - middle[j]
-            total += rest * rest
-        farthest = max(farthest, total)
-    radii[ball] = round_up32(residual_bound(norm_bound(farthest, dim), 0.0, extent, dim))
-    return extent
-
-
-@stage
-def widen_centre(centre):
-    """Widen a centre (d,) to float64."""
-    base = np.empty(centre.size)
-    for j in range(centre.size):
         base[j] = exact64(centre[j])
-    return base
-
-
-@entry
-def _encode(vectors, centre, codes, scales, radii, first, last):
-    """Encode rows [first, last) of (n, d) vectors into cells around `centre` (d,).
-
-    codes : uint8 (blocks, steps, 16 vectors, 4 dimensions), c + 128; scales, radii : float32 (16 blocks,), both
-    rounded up
-    """
-    _put_rows(vectors, widen_centre(centre), 0.0, codes, scales, radii, first, last, np.empty(centre.size))
-
-
-@entry
-def _encode_grouped(
-    vectors, centre, codes, scales, radii, group_codes, group_scales, group_radii, chunk_codes, chunk_scales,
-    chunk_radii, first, last,
-):  # fmt: skip
-    """Encode rows [first, last), whole chunks but for the last, into balls around balls around balls."""
-    base = widen_centre(centre)
-    of_chunk = np.empty(base.size)
-    of_group = np.empty(base.size)
-    row = np.empty(base.size)
-    for chunk in range(first, last, CHUNK):
-        end = min(chunk + CHUNK, last)
-        number = chunk // CHUNK
-        wide = put_ball(
-            vectors, None, 0, base, 0.0, chunk_codes, chunk_scales, chunk_radii, number, chunk, end, of_chunk
-        )
-        for group in range(chunk, end, BLOCK):
-            stop = min(group + BLOCK, end)
-            number = group // BLOCK
-            extent = put_ball(
-                vectors, None, 0, of_chunk, wide, group_codes, group_scales, group_radii, number, group, stop, of_group
-            )
-            _put_rows(vectors, of_group, extent, codes, scales, radii, group, stop, row)
-
-
-@stage
-def dot_centre(direction, plan, centre):
-    """Dot product of a direction (d,) in float64 with a float32 centre (d,), and a bound on its error."""
-    base = 0.0
-    total = 0.0
-    for j in range(centre.size):
-        value = exact64(centre[j])
-        base += direction[j] * value
-        total += value * value
-    return base, plan.slope * norm_bound(total, centre.size) + plan.intercept
-
-
-@stage
-def thresholds(direction, plan, tau, centre):
-    """Move tau to a segment's centre; returns (below, above).
-
-    From there, a ball is dropped if its upper bound is less than `below`, taken if its lower bound reaches `above`.
-    """
-    if np.isinf(tau):
-        return tau, tau
-    base, error = dot_centre(direction, plan, centre)
-    margin = threshold_margin(tau, base, error)
-    return (tau - base) - margin, (tau - base) + margin
-
-
-@stage
-def test_tile(codes, scales, radii, at, count, digits, plan, scratch, portable):
-    """Test the balls of one to four blocks, scratch.blocks[at:at + count].
-
-    codes, scales, radii : addresses of the level's arrays; digits : int8 (steps, 2, 4), the direction's
-    Thresholds of the blocks are those in scratch.below and scratch.above, from `at` on; scratch.products gets the
-    products (2, 64).
-
-    Returns a bit for each ball that is left, and a bit for each that is taken.
-    """
-    steps = digits.shape[0]
-    for b in range(4):  # of fewer blocks, the first one again
-        scratch.places[b] = codes + scratch.blocks[at + (b if b < count else 0)] * (4 * BLOCK * steps)
-    products = scratch.products.ctypes.data
-    tile_dot(scratch.places.ctypes.data, digits.ctypes.data, steps, products, portable)
-    unit, bias, slack, factor = plan.digit_scale, np.float64(plan.bias), plan.reach, radius_factor(plan.norm)
-    left, taken = np.int64(0), np.int64(0)
-    for b in range(count):
-        block = 4 * BLOCK * scratch.blocks[at + b]
-        below, above = scratch.below[at + b], scratch.above[at + b]
-        bits = block_verdicts(
-            products + 4 * BLOCK * b, scales + block, radii + block, unit, bias, slack, factor, below, above
-        )
-        left |= (bits & 0xFFFF) << (BLOCK * b)
-        taken |= (bits >> BLOCK) << (BLOCK * b)
-    return left, taken
-
-
-@stage
-def value_in_tile(scales, i, plan, scratch):
-    """Value s a (A c) of ball `i` of the tile just tested, and its slack s k; `scales` : address of its first scale."""
-    scale = np.float64(pointer(scales, np.float32)[i])
-    product = np.float64(scratch.products[i]) * 256.0 + np.float64(scratch.products[TILE + i])
-    return scale * (plan.digit_scale * (product - np.float64(plan.bias))), scale * plan.reach
+        weight[j] = np.float64(weights[j])
+        inverse[j] = 1.0 / weight[j]
+    offset = np.empty(dim)
+    code = np.zeros(8 * words, np.int64)
+    longest_high, longest = 0.0, 0.0
+    for i in range(first, last):
+        largest = 0.0
+        for j in range(dim):
+            offset[j] = exact64(widen(vectors[i, j])) - base[j]
+            largest = max(largest, abs(offset[j]) * inverse[j])
+        scales[i] = round_up16(largest / 127.0)
+        scale = widen16(scales[i])
+        step = 1.0 / scale if 0.0 < scale < np.inf else 0.0
+        rest, coarse, length, length_high = 0.0, 0.0, 0.0, 0.0
+        for j in range(dim):
+            nearest = min(max(np.rint(offset[j] * inverse[j] * step), -127.0), 127.0)
+            code[j] = np.int64(nearest) + 128
+            middle = np.float64(16 * (code[j] >> 4)) - 120.5
+            error = offset[j] - weight[j] * scale * nearest
+            rest += error * error
+            error = offset[j] - weight[j] * scale * middle
+            coarse += error * error
+            length += nearest * nearest
+            length_high += middle * middle
+        radii[0, i] = round_up16(residual_bound(norm_bound(coarse, dim), scale, 0.0, dim))
+        radii[1, i] = round_up16(residual_bound(norm_bound(rest, dim), scale, 0.0, dim))
+        longest, longest_high = max(longest, length), max(longest_high, length_high)
+        block, lane = i // BLOCK, i % BLOCK
+        for word in range(words):
+            for b in range(4):
+                one, other = code[8 * word + b], code[8 * word + 4 + b]
+                high[block, word, lane, b] = (one >> 4) | (other & 0xF0)
+                low[4 * (i * words + word) + b] = (one & 15) | ((other & 15) << 4)
+    return longest_high, longest

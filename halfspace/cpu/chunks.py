@@ -7,37 +7,52 @@ are excluded, because they are dead or not asked for, are never listed.
 import numpy as np
 
 from halfspace.cpu._jit import pointer, stage
-from halfspace.cpu._simd import BLOCK, TILE, count_bits, lowest_bit_of, prefetch
+from halfspace.cpu._lanes import count_bits, lowest_bit_of
+from halfspace.cpu._simd import BLOCK, TILE, prefetch
 from halfspace.cpu.balls import test_balls
-from halfspace.cpu.cells import CHUNK, DROP, LOOK, TAKE, test_tile, value_in_tile
+from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, test_tile, value_in_tile
 from halfspace.cpu.scan import test_rows
 
 __all__ = [
     "SCRATCH",
     "STAGES",
     "WORK",
+    "bits_between",
     "by_balls",
-    "by_cells",
     "by_groups",
+    "by_rows",
     "by_scan",
     "complete",
+    "fetch",
+    "keep",
     "list_blocks",
     "take",
     "test_chunks",
 ]
 
-STAGES = ("chunks", "groups", "sweep", "gates", "balls", "cells", "scan", "verify", "exact")
+STAGES = (
+    "norms",
+    "axes",
+    "high",
+    "low",
+    "chunks",
+    "groups",
+    "cells",
+    "sweep",
+    "gates",
+    "balls",
+    "scan",
+    "verify",
+    "exact",
+)
 WORK = ("tested", "dropped", "taken", "left", "dot_products", "bytes_read")
 """Rows and columns of the counters."""
 
-CHUNKS, GROUPS, SWEEP, GATES, BALLS, CELLS, SCAN, VERIFY, EXACT = range(9)
+NORMS, AXES, HIGH, LOW, CHUNKS, GROUPS, CELLS, SWEEP, GATES, BALLS, SCAN, VERIFY, EXACT = range(13)
 TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES = range(6)
 
 BLOCKS = CHUNK // BLOCK
 """Blocks in a chunk: as many as balls in a tile."""
-SAMPLE = 8
-"""Blocks of a chunk after which the adaptive filter judges whether cells pay."""
-
 
 SCRATCH = np.dtype(
     [
@@ -47,6 +62,8 @@ SCRATCH = np.dtype(
         ("below", np.float64, (BLOCKS,)),  # their thresholds
         ("above", np.float64, (BLOCKS,)),
         ("products", np.int32, (2 * TILE,)),
+        ("values", np.float64, (CHUNK,)),  # of the chunk's rows, what the parts of their codes came to
+        ("candidates", np.int64, (CHUNK,)),  # rows left by the high codes, twice, plus one where they are taken
         ("places", np.int64, (4,)),
         ("verdicts", np.int32, (CHUNK,)),
         ("sums", np.float64, (CHUNK,)),
@@ -58,7 +75,7 @@ SCRATCH = np.dtype(
 
 
 @stage
-def _excluded(segment, row):
+def excluded(segment, row):
     if segment.excluded == 0:
         return False
     return (pointer(segment.excluded, np.uint8)[row >> 3] >> (row & 7)) & 1 == 1
@@ -71,7 +88,7 @@ def _ball_bytes(digits):
 
 
 @stage
-def _fetch(address, size):
+def fetch(address, size):
     """Have memory fetched that will be read soon."""
     for line in range(address, address + size, 64):
         prefetch(line)
@@ -80,20 +97,20 @@ def _fetch(address, size):
 @stage
 def _fetch_balls(codes, scales, radii, first, count, digits):
     """Have the balls of whole blocks fetched that will be tested soon; long codes fetch themselves once begun."""
-    _fetch(codes + first * 4 * digits.shape[0], min(count * 4 * digits.shape[0], 512))
-    _fetch(scales + 4 * first, 4 * count)
-    _fetch(radii + 4 * first, 4 * count)
+    fetch(codes + first * 4 * digits.shape[0], min(count * 4 * digits.shape[0], 512))
+    fetch(scales + 4 * first, 4 * count)
+    fetch(radii + 4 * first, 4 * count)
 
 
 @stage
-def _keep(segment, row, verdict, row_bytes, scored, scratch, left):
+def keep(segment, row, verdict, row_bytes, scored, scratch, left):
     """List a row, and have its vector fetched if it will be read; returns how many are listed."""
-    if _excluded(segment, row):
+    if excluded(segment, row):
         return left
     scratch.rows[left] = row
     scratch.kinds[left] = verdict
     if scored or verdict == LOOK:
-        _fetch(segment.vectors + row * row_bytes, row_bytes)
+        fetch(segment.vectors + row * row_bytes, row_bytes)
     return left + 1
 
 
@@ -101,7 +118,7 @@ def _keep(segment, row, verdict, row_bytes, scored, scratch, left):
 def take(segment, low, high, row_bytes, scored, scratch, left):
     """List rows [low, high), all of them hits."""
     for row in range(low, high):
-        left = _keep(segment, row, TAKE, row_bytes, scored, scratch, left)
+        left = keep(segment, row, TAKE, row_bytes, scored, scratch, left)
     return left
 
 
@@ -113,18 +130,16 @@ def bits_between(first, last):
 
 
 @stage
-def list_blocks(low, high, below, above, scratch):
-    """List all blocks of a chunk, at one pair of thresholds; returns how many there are."""
+def list_blocks(low, high, scratch):
+    """List all blocks of rows [low, high); returns how many there are."""
     count = (high - low + BLOCK - 1) // BLOCK
     for b in range(count):
         scratch.blocks[b] = low // BLOCK + b
-        scratch.below[b] = below
-        scratch.above[b] = above
     return count
 
 
 @stage
-def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows, highs, dropped, scratch, portable):
+def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows, highs, dropped, scratch):
     """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64.
 
     verdicts, lows, highs : (64,), get verdicts and the thresholds seen from the chunks' centres
@@ -137,9 +152,7 @@ def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows
         scratch.blocks[b] = tile // BLOCK + b
         scratch.below[b] = below
         scratch.above[b] = above
-    left, hits = test_tile(
-        segment.chunk_codes, segment.chunk_scales, segment.chunk_radii, 0, 4, digits, plan, scratch, portable
-    )
+    left, hits = test_tile(segment.chunk_codes, segment.chunk_scales, segment.chunk_radii, 0, 4, digits, plan, scratch)
     scales = segment.chunk_scales + 4 * tile
     tested, taken, looks = min((tile + last) * CHUNK, segment.rows) - chunk * CHUNK, 0, 0
     verdicts[:] = DROP
@@ -170,7 +183,7 @@ def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows
 
 
 @stage
-def by_groups(segment, low, high, below, above, row_bytes, digits, plan, counting, scored, scratch, portable):
+def by_groups(segment, low, high, below, above, row_bytes, digits, plan, counting, scored, scratch):
     """Test the groups of a chunk, whose thresholds from the chunk's centre are `below` and `above`.
 
     Lists the blocks that are still to be tested; returns how many, how many rows are listed as hits, and, where
@@ -181,7 +194,7 @@ def by_groups(segment, low, high, below, above, row_bytes, digits, plan, countin
         scratch.below[b] = below
         scratch.above[b] = above
     remaining, hits = test_tile(
-        segment.group_codes, segment.group_scales, segment.group_radii, 0, 4, digits, plan, scratch, portable
+        segment.group_codes, segment.group_scales, segment.group_radii, 0, 4, digits, plan, scratch
     )
     balls = (high - low + BLOCK - 1) // BLOCK
     short = BLOCK * balls - (high - low)  # rows that the last group lacks
@@ -214,28 +227,19 @@ def by_groups(segment, low, high, below, above, row_bytes, digits, plan, countin
 
 
 @stage
-def by_cells(segment, listed, row_bytes, digits, plan, adapt, counting, scored, scratch, left, portable):
-    """Test the cells of the listed blocks, a tile at a time.
+def by_rows(segment, listed, row_bytes, digits, plan, counting, scored, scratch, left):
+    """Test the balls of the rows in the listed blocks, a tile at a time.
 
-    Returns how many blocks were tested, how many rows are left, and, where `counting`, how many hits were counted.
-
-    Where `adapt`, stop after a sample if codes and the vectors still to read come to as many bytes as all its vectors.
+    Returns how many rows are left and, where `counting`, how many hits were counted instead.
     """
-    ball_bytes, vector_bytes = _ball_bytes(digits), row_bytes + 4
     whole = segment.rows // BLOCK  # blocks; the next one, if any, is short
-    done, tested, taken, looks = listed, 0, 0, 0
+    tested, taken, looks = 0, 0, 0
     for at in range(0, listed, 4):
-        reads = looks + taken if scored else looks
-        if adapt and at == SAMPLE and tested * ball_bytes + reads * vector_bytes >= tested * vector_bytes:
-            done = at
-            break
         count = min(4, listed - at)
         rows = BLOCK * count
         if scratch.blocks[at + count - 1] == whole:
             rows -= BLOCK - segment.rows % BLOCK
-        remaining, hits = test_tile(
-            segment.codes, segment.scales, segment.radii, at, count, digits, plan, scratch, portable
-        )
+        remaining, hits = test_tile(segment.codes, segment.scales, segment.radii, at, count, digits, plan, scratch)
         remaining &= bits_between(0, rows)
         hits &= bits_between(0, rows)
         tested += rows
@@ -248,21 +252,21 @@ def by_cells(segment, listed, row_bytes, digits, plan, adapt, counting, scored, 
             remaining &= remaining - 1
             row = BLOCK * scratch.blocks[at + i // BLOCK] + i % BLOCK
             verdict = TAKE if (hits >> i) & 1 else LOOK
-            left = _keep(segment, row, verdict, row_bytes, scored, scratch, left)
+            left = keep(segment, row, verdict, row_bytes, scored, scratch, left)
     work = scratch.work
     work[CELLS, TESTED] += tested
     work[CELLS, DROPPED] += tested - taken - looks
     work[CELLS, TAKEN] += taken
     work[CELLS, LEFT] += looks
-    work[CELLS, BYTES] += tested * ball_bytes
-    return done, left, taken if counting else 0
+    work[CELLS, BYTES] += tested * _ball_bytes(digits)
+    return left, taken if counting else 0
 
 
 @stage
-def by_scan(segment, vectors, norms, first, listed, row_bytes, direction, plan, tau, scored, scratch, left):
-    """Scan listed blocks [first, listed) of stored vectors (n, d); returns how many rows are left."""
+def by_scan(segment, vectors, norms, listed, row_bytes, direction, plan, tau, scored, scratch, left):
+    """Scan the listed blocks of stored vectors (n, d); returns how many rows are left."""
     tested, taken, looks = 0, 0, 0
-    for b in range(first, listed):
+    for b in range(listed):
         low = BLOCK * scratch.blocks[b]
         high = min(low + BLOCK, segment.rows)
         test_rows(vectors, norms, low, high, direction, plan, tau, scratch.verdicts)
@@ -272,7 +276,7 @@ def by_scan(segment, vectors, norms, first, listed, row_bytes, direction, plan, 
             if verdict != DROP:
                 taken += verdict == TAKE
                 looks += verdict == LOOK
-                left = _keep(segment, low + i, verdict, row_bytes, scored, scratch, left)
+                left = keep(segment, low + i, verdict, row_bytes, scored, scratch, left)
     work = scratch.work
     work[SCAN, TESTED] += tested
     work[SCAN, DROPPED] += tested - taken - looks
@@ -294,7 +298,7 @@ def by_balls(segment, balls, low, high, row_bytes, scored, scratch):
         for i in range(high - low):
             if scratch.verdicts[i] != DROP:
                 taken += scratch.verdicts[i] == TAKE
-                left = _keep(segment, low + i, scratch.verdicts[i], row_bytes, scored, scratch, left)
+                left = keep(segment, low + i, scratch.verdicts[i], row_bytes, scored, scratch, left)
     work = scratch.work
     work[GATES, TESTED] += came
     work[GATES, DROPPED] += gated

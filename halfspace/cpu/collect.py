@@ -1,12 +1,13 @@
 """Collecting an answer: count, scan, fill, into compressed sparse rows; then order and cut."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu._jit import bits_of, entry, stage
-from halfspace.cpu.search import Found
 
-__all__ = ["best", "collect", "sort_by_score"]
+__all__ = ["best", "collect", "order_by_id", "sort_by_score"]
 
 RADIX_BITS = 11
 RADIX = 1 << RADIX_BITS
@@ -17,19 +18,18 @@ Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float3
 """Offsets (m + 1,), ids and scores (hits,); no scores are an empty array."""
 
 
-def collect(found: Found) -> Rows:
-    """Bring hits into rows, by direction and then by id."""
+def collect(found: Any) -> Rows:
+    """Bring the hits of an `halfspace.cpu.search.Answer` into rows, by direction and then by id."""
     offsets = np.zeros(found.counts.size + 1, np.int64)
     found.counts.cumsum(out=offsets[1:])
     if found.counts.size == 1 and len(found.parts) == 1:
-        _, ids, scores = found.parts[0]
-    else:
-        ids = np.empty(offsets[-1], np.int64)
-        scores = np.empty(offsets[-1] if any(part[2].size for part in found.parts) else 0, np.float32)
-        cursor = offsets[:-1].copy()
-        for owners, part_ids, part_scores in found.parts:
-            _fill(cursor, owners, part_ids, part_scores, ids, scores)
-    _order_by_id(offsets, ids, scores)
+        return offsets, found.parts[0].ids, found.parts[0].scores
+    ids = np.empty(offsets[-1], np.int64)
+    scores = np.empty(offsets[-1] if any(part.scores.size for part in found.parts) else 0, np.float32)
+    cursor = offsets[:-1].copy()
+    for owners, part_ids, part_scores in found.parts:
+        _fill(cursor, owners, part_ids, part_scores, ids, scores)
+    _order_each(offsets, ids, scores)
     return offsets, ids, scores
 
 
@@ -44,16 +44,18 @@ def _fill(cursor, owners, part_ids, part_scores, ids, scores):
 
 
 @entry
-def _order_by_id(offsets, ids, scores):
+def _order_each(offsets, ids, scores):
     for row in range(offsets.size - 1):
-        first, last = offsets[row], offsets[row + 1]
-        ordered = True
-        for at in range(first + 1, last):
-            if ids[at] < ids[at - 1]:
-                ordered = False
-                break
-        if not ordered:
-            _sort_by_id(ids[first:last], scores[first:last])
+        order_by_id(ids[offsets[row] : offsets[row + 1]], scores[offsets[row] : offsets[row + 1]])
+
+
+@stage
+def order_by_id(ids, scores):
+    """Order the hits of one direction by id, in place."""
+    for at in range(1, ids.size):
+        if ids[at] < ids[at - 1]:
+            _sort_by_id(ids, scores)
+            return
 
 
 @stage

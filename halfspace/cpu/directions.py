@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu._jit import entry
+from halfspace.cpu._jit import entry, stage
 from halfspace.cpu.bounds import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
 from halfspace.cpu.formats import exact64, leading_bit, lowest_bit
 
-__all__ = ["PLAN", "Directions", "prepare"]
+__all__ = ["PLAN", "Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
 
 DIGIT_LIMIT = 127 * 256 + 127
 """Largest |A_j|: two signed digits of 8 bits, the high one within 127."""
@@ -40,64 +40,95 @@ class Directions(NamedTuple):
 
     def every(self, step: int, first: int) -> "Directions":
         """Copy the direction `first`, and every `step`-th after it."""
-        return Directions(
-            self.narrow[first::step].copy(),
-            self.wide[first::step].copy(),
-            self.digits[first::step].copy(),
-            self.plans[first::step].copy(),
-        )
+        return Directions(*(part[first::step].copy() for part in self))
 
 
-def prepare(directions: npt.NDArray[np.float32]) -> Directions:
-    """Prepare directions (m, d) of finite float32."""
-    count, dim = directions.shape
-    prepared = Directions(
-        directions,
+@stage
+def digit_unit(largest):
+    """Power of two a, such that components up to `largest` are two digits: at most `DIGIT_LIMIT` a."""
+    if largest == 0.0:
+        return 1.0
+    unit = leading_bit(largest) * 2.0**-14
+    return 2.0 * unit if unit * DIGIT_LIMIT < largest else unit
+
+
+@stage
+def code_in_digits(values, count, digits):
+    """Code float64 (count,) as a * A + rest; digits : int8 (2, stride), gets the digits of A, the high one first.
+
+    Returns a, a bound on |rest|, and the sum of A.
+    """
+    largest = 0.0
+    for j in range(count):
+        largest = max(largest, abs(values[j]))
+    unit = digit_unit(largest)
+    inverse = 1.0 / unit  # exact: a power of two
+    total, squares = np.int64(0), 0.0
+    for j in range(count):
+        digit = np.int64(np.rint(values[j] * inverse))
+        rest = values[j] - digit * unit
+        squares += rest * rest
+        high = (digit + 128) >> 8
+        digits[0, j] = high
+        digits[1, j] = digit - 256 * high
+        total += digit
+    return unit, norm_bound(squares, count), total
+
+
+@stage
+def _measure(narrow, wide, plan):
+    """Widen a direction (d,) of float32 and fill in its plan, all but the digits."""
+    dim = narrow.size
+    total = 0.0
+    grain = np.inf
+    for j in range(dim):
+        value = exact64(narrow[j])
+        wide[j] = value
+        total += value * value
+        if value != 0.0:
+            grain = min(grain, lowest_bit(narrow[j]))
+    norm = norm_bound(total, dim)
+    plan.norm = norm
+    plan.grain = grain
+    plan.slope = dot_slope(dim, norm)
+    plan.intercept = dot_intercept(dim, norm)
+    plan.slope32 = dot32_slope(dim, norm)
+    plan.intercept32 = dot32_intercept(dim, norm)
+
+
+@stage
+def blank_directions(narrow):
+    """Make room for directions (m, d)."""
+    count, dim = narrow.shape
+    return Directions(
+        narrow,
         np.empty((count, dim)),
-        np.zeros((count, -(-dim // 4), 2, 4), np.int8),
+        np.zeros((count, (dim + 3) // 4, 2, 4), np.int8),
         np.empty(count, PLAN),
     )
-    _prepare(*prepared)
-    return prepared
 
 
 @entry
-def _prepare(narrow, wide, digits, plans):
+def prepare(narrow):
+    """Prepare directions (m, d) of finite float32; returns `Directions`."""
+    prepared = blank_directions(narrow)
+    fill_directions(prepared)
+    return prepared
+
+
+@stage
+def fill_directions(directions):
+    """Fill in all that is derived from the components."""
+    narrow, wide, digits, plans = directions
     count, dim = narrow.shape
+    flat = np.zeros((2, dim), np.int8)
     for i in range(count):
-        total = 0.0
-        largest = 0.0
-        grain = np.inf
-        for j in range(dim):
-            value = exact64(narrow[i, j])
-            wide[i, j] = value
-            total += value * value
-            largest = max(largest, abs(value))
-            if value != 0.0:
-                grain = min(grain, lowest_bit(narrow[i, j]))
-        norm = norm_bound(total, dim)
-        scale = 1.0
-        if largest > 0.0:
-            scale = leading_bit(largest) * 2.0**-14
-            if scale * DIGIT_LIMIT < largest:
-                scale *= 2.0
-        bias = np.int64(0)
-        rest = 0.0
-        for j in range(dim):
-            digit = np.int64(np.rint(wide[i, j] / scale))
-            error = wide[i, j] - digit * scale
-            rest += error * error
-            high = (digit + 128) >> 8
-            digits[i, j // 4, 0, j % 4] = high
-            digits[i, j // 4, 1, j % 4] = digit - 256 * high
-            bias += digit
         plan = plans[i]
-        plan.norm = norm
-        plan.grain = grain
-        plan.slope = dot_slope(dim, norm)
-        plan.intercept = dot_intercept(dim, norm)
-        plan.slope32 = dot32_slope(dim, norm)
-        plan.intercept32 = dot32_intercept(dim, norm)
+        _measure(narrow[i], wide[i], plan)
+        scale, rest, total = code_in_digits(wide[i], dim, flat)
+        for j in range(dim):
+            digits[i, j // 4, 0, j % 4] = flat[0, j]
+            digits[i, j // 4, 1, j % 4] = flat[1, j]
         plan.digit_scale = scale
-        plan.reach = reach(scale, norm_bound(rest, dim), norm, dim)
-        plan.bias = 128 * bias
+        plan.reach = reach(scale, rest, plan.norm, 128.0 * np.sqrt(dim), dim)
+        plan.bias = 128 * total

@@ -19,7 +19,18 @@ from halfspace.cpu.bounds import norm_bound
 from halfspace.dtypes import FORMATS
 from halfspace.segment import address
 
-__all__ = ["exact64", "leading_bit", "lowest_bit", "measure", "round_to_format", "round_up32", "store", "widen"]
+__all__ = [
+    "exact64",
+    "leading_bit",
+    "lowest_bit",
+    "measure",
+    "round_to_format",
+    "round_up16",
+    "round_up32",
+    "store",
+    "widen",
+    "widen16",
+]
 
 SLICE = 1 << 20
 """Components that are converted or measured as one task."""
@@ -91,6 +102,18 @@ def round_up32(value):
     if np.float64(rounded) < value:
         rounded = float32_of(bits_of(rounded) + (1 if value > 0.0 else -1))
     return rounded
+
+
+@stage
+def round_up16(value):
+    """Bits (uint16) of the smallest normal bfloat16 (or zero, or infinity) that is at least the float64 `value` >= 0."""
+    return np.uint16((np.int64(bits_of(round_up32(value))) + 0xFFFF) >> 16)
+
+
+@stage
+def widen16(bits):
+    """Widen the bits (uint16) of a bfloat16 that is not subnormal to float64."""
+    return np.float64(float32_of(np.int32(bits) << 16))
 
 
 @stage

@@ -1,163 +1,278 @@
 """The query, compiled once: filter, verify, emit, in the order of the mathematics and over all segments.
 
 Rows go by in chunks of 1,024. In a chunk the directions follow one another, so that a batch reads vectors from cache;
-for each, the filter of the segment says which rows are left, and these are verified. What happens in a chunk depends on
-the data and the direction alone, never on the thread count, and so do the counters.
+for each, the filter of the segment says which rows are left, and these are verified. Where there are many directions,
+cells meet them in a matrix product instead. What happens in a chunk depends on the data and the directions alone, never
+on the thread count, and so do the counters.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray
 
 from halfspace.cpu import chunks as stages
 from halfspace.cpu._jit import entry, pointer, stage
-from halfspace.cpu._simd import TILE
-from halfspace.cpu.cells import CHUNK, DROP, LOOK, TAKE, thresholds
-from halfspace.cpu.chunks import SCRATCH, by_balls, by_cells, by_groups, by_scan, list_blocks, take, test_chunks
-from halfspace.cpu.exact import each_reachable
-from halfspace.cpu.records import BALLS
+from halfspace.cpu._lanes import lowest_bit_of, pairs_reaching
+from halfspace.cpu._simd import GROUP, TILE, matrix_begin, matrix_dot, matrix_end
+from halfspace.cpu.cascade import by_cells
+from halfspace.cpu.chunks import (
+    SCRATCH,
+    bits_between,
+    by_balls,
+    by_groups,
+    by_rows,
+    by_scan,
+    keep,
+    list_blocks,
+    take,
+    test_chunks,
+)
+from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, thresholds
+from halfspace.cpu.collect import order_by_id
+from halfspace.cpu.directions import blank_directions, fill_directions
+from halfspace.cpu.emit import SINK, emit, finish, make_room
+from halfspace.cpu.exact import reachable
+from halfspace.cpu.matrix import pack_tile, reachable_by
+from halfspace.cpu.records import BALLS, CELLS
 from halfspace.cpu.verify import decide, decide_hairline, precision
+from halfspace.cpu.views import look
 
-__all__ = ["COUNT", "IDS", "SCORES", "search_chunks"]
+__all__ = ["COUNT", "IDS", "SCORES", "look_at", "search_chunks"]
 
 COUNT, IDS, SCORES = 0, 1, 2
 """What is wanted: counts alone, ids, or ids and scores."""
 
 
+class Question(NamedTuple):
+    """What is asked of all segments."""
+
+    narrow: np.ndarray  # see `halfspace.cpu.directions.Directions`
+    wide: np.ndarray
+    digits: np.ndarray
+    plans: np.ndarray
+    tau: np.ndarray
+    adapt: bool
+    wanted: int
+
+
 @entry
-def search_chunks(table, like, narrow, wide, digits, plans, tau, first, last, adapt, wanted, portable):
+def search_chunks(table, like, directions, tau, seen, first, last, adapt, wanted):
     """Search chunks [first, last) for every direction.
 
     table : SEGMENT (spaces, segments); like : an empty array in the stored format
-    narrow, wide, digits, plans : `halfspace.cpu.directions.Directions`, (spaces * m) of them
+    directions : `halfspace.cpu.directions.Directions`, (spaces * m) of them; what is derived is derived here, where
+        there are no plans
     tau : float64 (spaces * m,); wanted : COUNT, IDS or SCORES
+    seen : `halfspace.cpu.views.Seen` from the only segment; without views, they are made here, segment by segment
     adapt : whether to leave cells where they do not pay
 
-    Returns counts int64 (spaces * m,); the direction (int32), id (int64) and score (float32) of each hit, in order of
-    chunks, directions and rows; and the counters int64 (STAGES, WORK).
+    Returns counts int64 (spaces * m,), `halfspace.cpu.emit.Found`, and the counters int64 (STAGES, WORK). The hits of a single direction
+    are in order of ids.
     """
     spaces, segments = table.shape
-    total, dim = narrow.shape
-    narrow, wide, digits, plans = _borrowed(narrow), _borrowed(wide), _borrowed(digits), _borrowed(plans)
-    tau = each_reachable(tau)
-    batch = total // spaces
-    scored = wanted == SCORES
+    total, dim = directions.narrow.shape
+    tau = tau.copy()
+    for k in range(total):
+        tau[k] = reachable(tau[k])
+    if directions.plans.size < total:
+        directions = blank_directions(directions.narrow)
+        fill_directions(directions)
+    question = Question(
+        _borrowed(directions.narrow), _borrowed(directions.wide), _borrowed(directions.digits),
+        _borrowed(directions.plans), _borrowed(tau), adapt, wanted,
+    )  # fmt: skip
     counts = np.zeros(total, np.int64)
     room = np.zeros(1, SCRATCH)
-    scratch = room[0]
-    parts = np.empty((2, dim))
-    below, above = np.empty(total), np.empty(total)
-    chunk_verdicts = np.empty((total, TILE), np.int32)
-    chunk_below, chunk_above = np.empty((total, TILE)), np.empty((total, TILE))
-    dropped = np.zeros(TILE, np.bool_)  # by every direction
-    capacity = 0 if wanted == COUNT else 256
-    owners = np.empty(capacity, np.int32)
-    ids = np.empty(capacity, np.int64)
-    scores = np.empty(capacity if scored else 0, np.float32)
-    found = 0
-
-    before = 0
+    sink = np.zeros(1, SINK)
+    before, alive = 0, 0
     for which in range(segments):
         rows = table[0, which].rows
         chunks = (rows + CHUNK - 1) // CHUNK
         start = max(first - before, 0)
         stop = min(last - before, chunks)
         before += chunks
-        for space in range(spaces if start < stop else 0):
+        if start >= stop:
+            continue
+        own = seen
+        if table[0, which].cells != 0 and seen.views.size < total:
+            own = look(table, which, directions, tau)
+        for space in range(spaces):
             segment = table[space, which]
-            vectors = carray(pointer(segment.vectors, like), (rows, dim))
-            norms = carray(pointer(segment.norms, np.float32), rows)
-            balls = carray(pointer(segment.balls, BALLS), 1)
-            grouped = segment.chunk_codes != 0
-            if segment.codes != 0:
-                centre = carray(pointer(segment.centre, np.float32), dim)
-                for k in range(space * batch, (space + 1) * batch):
-                    below[k], above[k] = thresholds(wide[k], plans[k], tau[k], centre)
-            dropped[:] = False
-            for chunk in range(start, stop):
-                if grouped and (chunk == start or chunk % TILE == 0):
-                    dropped[:] = True
-                    for k in range(space * batch, (space + 1) * batch):
-                        test_chunks(
-                            segment, chunk, stop, digits[k], plans[k], below[k], above[k],
-                            chunk_verdicts[k], chunk_below[k], chunk_above[k], dropped, scratch, portable,
-                        )  # fmt: skip
-                if dropped[chunk % TILE]:
-                    continue
-                low = chunk * CHUNK
-                high = min(low + CHUNK, rows)
-                at = chunk % TILE
-                for k in range(space * batch, (space + 1) * batch):
-                    verdict, lower, upper = LOOK, below[k], above[k]
-                    if grouped:
-                        verdict, lower, upper = chunk_verdicts[k, at], chunk_below[k, at], chunk_above[k, at]
-                        if verdict == DROP:
-                            continue
-                    left, counted = _filter(
-                        segment, balls[0], vectors, norms, low, high, verdict, lower, upper, narrow[k], digits[k],
-                        plans[k], tau[k], adapt, wanted, scratch, portable,
-                    )  # fmt: skip
-                    counts[k] += counted
-                    if left == 0:
-                        continue
-                    while wanted != COUNT and found + left > ids.size:
-                        owners = _grow(owners)
-                        ids = _grow(ids)
-                        if scored:
-                            scores = _grow(scores)
-                    hits = _verify(
-                        segment, vectors, norms, narrow[k], wide[k], plans[k], tau[k], k, left, wanted, scratch, parts,
-                        owners.ctypes.data + 4 * found, ids.ctypes.data + 8 * found, scores.ctypes.data + 4 * found,
-                    )  # fmt: skip
-                    counts[k] += hits
-                    if wanted != COUNT:
-                        found += hits
-
+            if own.matrix.order.shape[0] and segment.cells != 0:
+                _multiply(segment, space, like, question, own.matrix, counts, start, stop, sink[0], room[0])
+            else:
+                _one_by_one(
+                    segment, space, total // spaces, like, question, own.views, counts, start, stop, sink[0], room[0]
+                )
+        alive += own.views.size + own.digits.size + own.axes_digits.size  # what is read by address lives until here
     stages.complete(room[0].work, dim * like.itemsize)
-    return counts, owners[:found], ids[:found], scores[: found if scored else 0], room[0].work.copy()
+    hits = finish(sink[0], wanted == SCORES)
+    alive += directions.wide.size + directions.digits.size + directions.plans.size + tau.size + sink.size
+    if total == 1:
+        order_by_id(hits.ids, hits.scores)
+    return counts, hits, room[0].work.copy()
+
+
+@entry
+def look_at(table, directions, tau):
+    """View all directions from the only segment of a table, which has cells; returns `halfspace.cpu.views.Seen`."""
+    reached = np.empty_like(tau)
+    for k in range(tau.size):
+        reached[k] = reachable(tau[k])
+    return look(table, 0, directions, reached)
 
 
 @stage
-def _filter(
-    segment, balls, vectors, norms, low, high, verdict, below, above, direction, digits, plan, tau, adapt, wanted,
-    scratch, portable,
-):  # fmt: skip
-    """List which rows [low, high) of a chunk are left; returns how many, and how many hits were counted instead.
+def _one_by_one(segment, space, batch, like, question, views, counts, start, stop, sink, scratch):
+    """Search chunks [start, stop) of a segment for the directions of a space, one after another."""
+    plans, tau, wanted = question.plans, question.tau, question.wanted
+    total, dim = question.narrow.shape
+    rows = segment.rows
+    vectors = carray(pointer(segment.vectors, like), (rows, dim))
+    norms = carray(pointer(segment.norms, np.float32), rows)
+    balls = carray(pointer(segment.balls, BALLS), 1)
+    cells = carray(pointer(segment.cells, CELLS), 1)
+    parts = np.empty((2, dim))
+    grouped = segment.chunk_codes != 0
+    room = total if grouped else 0
+    below, above = np.empty(room), np.empty(room)
+    chunk_verdicts = np.empty((room, TILE), np.int32)
+    chunk_below, chunk_above = np.empty((room, TILE)), np.empty((room, TILE))
+    dropped = np.zeros(TILE, np.bool_)  # by every direction
+    if grouped:
+        centre = carray(pointer(segment.centre, np.float32), dim)
+        for k in range(space * batch, (space + 1) * batch):
+            below[k], above[k] = thresholds(question.wide[k], plans[k], tau[k], centre)
+    for chunk in range(start, stop):
+        at = chunk % TILE
+        if grouped and (chunk == start or at == 0):
+            dropped[:] = True
+            for k in range(space * batch, (space + 1) * batch):
+                test_chunks(
+                    segment, chunk, stop, question.digits[k], plans[k], below[k], above[k], chunk_verdicts[k],
+                    chunk_below[k], chunk_above[k], dropped, scratch,
+                )  # fmt: skip
+        if dropped[at]:
+            continue
+        low = chunk * CHUNK
+        high = min(low + CHUNK, rows)
+        for k in range(space * batch, (space + 1) * batch):
+            if segment.cells != 0:
+                left, counted = _by_cells(
+                    segment, cells[0], vectors, norms, low, high, views[k], question.narrow[k], plans[k], tau[k],
+                    question.adapt, wanted, scratch,
+                )  # fmt: skip
+            elif grouped:
+                if chunk_verdicts[k, at] == DROP:
+                    continue
+                left, counted = _by_groups(
+                    segment, low, high, chunk_verdicts[k, at], chunk_below[k, at], chunk_above[k, at],
+                    dim * like.itemsize, question.digits[k], plans[k], wanted, scratch,
+                )  # fmt: skip
+            elif segment.balls != 0:
+                counted = 0
+                left = by_balls(segment, balls[0], low, high, dim * like.itemsize, wanted == SCORES, scratch)
+            else:
+                counted = 0
+                left = by_scan(
+                    segment, vectors, norms, list_blocks(low, high, scratch), dim * like.itemsize, question.narrow[k],
+                    plans[k], tau[k], wanted == SCORES, scratch, 0,
+                )  # fmt: skip
+            counts[k] += counted
+            if left:
+                counts[k] += _verify(
+                    segment, vectors, norms, question.narrow[k], question.wide[k], plans[k], tau[k], k, left, wanted,
+                    scratch, parts, sink,
+                )  # fmt: skip
 
-    verdict, below, above : the verdict on the chunk, if it is a ball itself, and the thresholds seen from its centre
-    """
-    row_bytes = vectors.shape[1] * vectors.itemsize
-    counting = wanted == COUNT and segment.excluded == 0
+
+@stage
+def _multiply(segment, space, like, question, matrix, counts, start, stop, sink, scratch):
+    """Search chunks [start, stop) of a segment for all directions of a space by matrix products."""
+    wanted, plans = question.wanted, question.plans
+    dim = question.narrow.shape[1]
+    rows, batch = segment.rows, matrix.order.shape[1]
+    cells = carray(pointer(segment.cells, CELLS), 1)[0]
+    peaks = pointer(cells.peaks, np.float32)
+    vectors = carray(pointer(segment.vectors, like), (rows, dim))
+    norms = carray(pointer(segment.norms, np.float32), rows)
+    parts = np.empty((2, dim))
+    words, columns = (dim + 7) // 8, matrix.digits.shape[2] // TILE
+    tile = np.zeros(TILE * TILE * columns, np.uint8)
+    products = np.empty((GROUP, TILE), np.int32)
+    inverses, ratios = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    matrix_begin()
+    for first in range(start * CHUNK, min(stop * CHUNK, rows), TILE):
+        alive = reachable_by(matrix.reach[space], peaks[first // CHUNK])
+        if alive == 0:
+            continue
+        present = bits_between(0, min(TILE, rows - first))
+        pack_tile(cells, first, words, columns, tile, inverses, ratios)
+        for group in range(0, alive, GROUP):
+            digits = matrix.digits.ctypes.data + (space * matrix.digits.shape[1] + group) * (TILE * columns)
+            matrix_dot(tile.ctypes.data, digits, columns, products.ctypes.data)
+            for place in range(group, min(group + GROUP, alive)):
+                remaining = present & pairs_reaching(
+                    products.ctypes.data + 4 * TILE * (place - group), inverses.ctypes.data, ratios.ctypes.data,
+                    matrix.levels[space, place], matrix.factors[space, place], matrix.offsets[space, place],
+                )  # fmt: skip
+                left = 0
+                while remaining:
+                    i = lowest_bit_of(remaining)
+                    remaining &= remaining - 1
+                    left = keep(segment, first + i, LOOK, dim * like.itemsize, True, scratch, left)
+                if left:
+                    k = space * batch + matrix.order[space, place]
+                    counts[k] += _verify(
+                        segment, vectors, norms, question.narrow[k], question.wide[k], plans[k], question.tau[k], k,
+                        left, wanted, scratch, parts, sink,
+                    )  # fmt: skip
+    matrix_end()
+
+
+@stage
+def _by_cells(
+    segment, cells, vectors, norms, low, high, view, direction, plan, tau, adapt, wanted, scratch
+):  # fmt: skip
+    """List which rows [low, high) of a chunk with cells are left; returns how many, and how many hits were counted."""
+    dim = vectors.shape[1]
+    row_bytes = dim * vectors.itemsize
     scored = wanted == SCORES
-    if segment.balls != 0:
-        return by_balls(segment, balls, low, high, row_bytes, scored, scratch), 0
+    left, counted, after = by_cells(
+        segment, cells, view, plan, tau, (dim + 7) // 8, low, high, row_bytes, adapt,
+        wanted == COUNT and segment.excluded == 0, scored, scratch,
+    )  # fmt: skip
+    if after < high:
+        listed = list_blocks(after, high, scratch)
+        left = by_scan(segment, vectors, norms, listed, row_bytes, direction, plan, tau, scored, scratch, left)
+    return left, counted
+
+
+@stage
+def _by_groups(segment, low, high, verdict, below, above, row_bytes, digits, plan, wanted, scratch):
+    """List which rows of a chunk that is a ball are left; returns how many, and how many hits were counted instead.
+
+    verdict, below, above : the verdict on the chunk, and the thresholds seen from its centre
+    """
+    counting, scored = wanted == COUNT and segment.excluded == 0, wanted == SCORES
     if verdict == TAKE:
         if counting:
             return 0, high - low
         return take(segment, low, high, row_bytes, scored, scratch, 0), 0
-    left, counted, tested, more = 0, 0, 0, 0
-    if segment.chunk_codes != 0:
-        listed, left, counted = by_groups(
-            segment, low, high, below, above, row_bytes, digits, plan, counting, scored, scratch, portable
-        )
-    else:
-        listed = list_blocks(low, high, below, above, scratch)
-    if segment.codes != 0:
-        tested, left, more = by_cells(
-            segment, listed, row_bytes, digits, plan, adapt, counting, scored, scratch, left, portable
-        )
-    if tested < listed:
-        left = by_scan(segment, vectors, norms, tested, listed, row_bytes, direction, plan, tau, scored, scratch, left)
+    listed, left, counted = by_groups(
+        segment, low, high, below, above, row_bytes, digits, plan, counting, scored, scratch
+    )
+    left, more = by_rows(segment, listed, row_bytes, digits, plan, counting, scored, scratch, left)
     return left, counted + more
 
 
 @stage
-def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wanted, scratch, parts, owners, ids, scores):
-    """Decide the rows that a filter has left, and write the hits; returns how many there are.
-
-    owners, ids, scores : addresses of int32, int64 and float32, with room for all rows left
-    """
+def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wanted, scratch, parts, sink):
+    """Decide the rows that a filter has left, and emit the hits; returns how many there are."""
     scored = wanted == SCORES
-    out_owners, out_ids, out_scores = pointer(owners, np.int32), pointer(ids, np.int64), pointer(scores, np.float32)
+    if wanted != COUNT and not make_room(sink, left):
+        return 0
     row_ids = pointer(segment.ids, np.int64)
     trust = precision(plan, segment.grain)
     hits = 0
@@ -174,10 +289,7 @@ def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wante
             if not hit:
                 continue
         if wanted != COUNT:
-            out_owners[hits] = owner
-            out_ids[hits] = row_ids[row]
-            if scored:
-                out_scores[hits] = score
+            emit(sink, owner, row_ids[row], score)
         hits += 1
     return hits
 
@@ -186,10 +298,3 @@ def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wante
 def _borrowed(array):
     """View an array that outlives the view, so that a slice of it costs no counting of references."""
     return carray(pointer(array.ctypes.data, array), array.shape)
-
-
-@stage
-def _grow(array):
-    larger = np.empty(2 * array.size, array.dtype)
-    larger[: array.size] = array
-    return larger

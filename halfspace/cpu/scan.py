@@ -7,7 +7,7 @@ the verdicts are those of any ball: drop, take, look.
 import numpy as np
 
 from halfspace.cpu._jit import multiply_add, stage
-from halfspace.cpu.cells import DROP, LOOK
+from halfspace.cpu.codes import DROP, LOOK
 from halfspace.cpu.formats import widen
 
 __all__ = ["test_rows"]

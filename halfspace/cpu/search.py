@@ -6,19 +6,21 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu import _threads
-from halfspace.cpu._simd import PORTABLE
 from halfspace.cpu.balls import bound, record
-from halfspace.cpu.cells import CHUNK
 from halfspace.cpu.chunks import BYTES, GATES, STAGES, SWEEP, WORK
-from halfspace.cpu.directions import Directions
+from halfspace.cpu.codes import CHUNK
+from halfspace.cpu.directions import PLAN, Directions, prepare
+from halfspace.cpu.emit import Found
 from halfspace.cpu.exact import each_reachable
-from halfspace.cpu.pipeline import search_chunks
+from halfspace.cpu.matrix import LEAST, Matrix
+from halfspace.cpu.pipeline import look_at, search_chunks
 from halfspace.cpu.records import BALLS
 from halfspace.cpu.sweep import sweep
+from halfspace.cpu.views import VIEW, Seen
 from halfspace.segment import address
 from halfspace.table import Table
 
-__all__ = ["Found", "search"]
+__all__ = ["Answer", "search"]
 
 MIN_BYTES = 1 << 23
 """Bytes of codes (or vectors) per thread below which another thread costs more than it saves."""
@@ -28,43 +30,58 @@ RUNS = 4
 ALL = np.iinfo(np.int64).max
 """More chunks than any index has."""
 
+NOT_SEEN = Seen(
+    np.empty(0, VIEW),
+    np.empty((0, 2, 0), np.int8),
+    np.empty((0, 2, 0), np.int8),
+    Matrix(
+        np.empty((0, 0), np.int64),
+        np.empty((0, 0)),
+        np.empty((0, 0, 0), np.int8),
+        *(np.empty((0, 0), np.float32) for _ in range(3)),
+    ),
+)
+"""No views: the kernel makes them."""
 
-class Found(NamedTuple):
-    """What a search found, in no order but that of its parts, and what it did."""
+_NO_WIDE, _NO_DIGITS, _NO_PLANS = np.empty((0, 0)), np.empty((0, 0, 0, 0), np.int8), np.empty(0, PLAN)
+
+
+def _unprepared(directions: npt.NDArray[np.float32]) -> Directions:
+    """Leave preparing to the kernel."""
+    return Directions(directions, _NO_WIDE, _NO_DIGITS, _NO_PLANS)
+
+
+class Answer(NamedTuple):
+    """What a search found, in parts, and what it did."""
 
     counts: npt.NDArray[np.int64]  # (m,)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # of each hit: direction int32, id int64, score float32
+    parts: list[Found]
     work: npt.NDArray[np.int64]  # (STAGES, WORK)
 
 
 def search(
     table: Table,
     like: np.ndarray,
-    directions: Directions,
+    directions: npt.NDArray[np.float32],
     tau: npt.NDArray[np.float64],
     adapt: bool,
     wanted: int,
     threads: int,
-) -> Found:
-    """Find the vectors of all segments in the halfspaces of `directions`; arguments as for `search_chunks`."""
-    batch = len(tau) // len(table.records)
-    if batch == 0 or not any(segment.balls for segment in table.segments):
-        return _search(table, like, directions, tau, adapt, wanted, threads)
-    counts = np.empty(tau.size, np.int64)
-    parts = []
-    total = np.zeros((len(STAGES), len(WORK)), np.int64)
-    for k in range(batch):  # the balls of a segment are bounded for one direction of each space at a time
-        own = directions.every(batch, k)
-        levels = each_reachable(tau[k::batch].copy())
-        bounded, work = _bounded(table, own, levels, threads)
-        found = _search(bounded, like, own, levels, adapt, wanted, threads)
-        counts[k::batch] = found.counts
-        parts += [(part[0] * np.int32(batch) + np.int32(k), *part[1:]) for part in found.parts]
-        total += work + found.work
-    return Found(counts, parts, total)
+) -> Answer:
+    """Find the vectors of all segments in the halfspaces of `directions` (m, d); arguments as for `search_chunks`."""
+    if any(segment.balls for segment in table.segments):
+        return _search_balls(table, like, directions, tau, adapt, wanted, threads)
+    rows = table.records["rows"][0]
+    threads = min(threads, int(rows.sum()) * directions.size // MIN_BYTES) if threads > 1 else 1
+    if threads <= 1:
+        counts, found, work = search_chunks(
+            table.records, like, _unprepared(directions), tau, NOT_SEEN, 0, ALL, adapt, wanted
+        )
+        return Answer(counts, [found], work)
+    return _search_threads(table, like, prepare(directions), tau, adapt, wanted, threads)
 
 
-def _search(
+def _search_threads(
     table: Table,
     like: np.ndarray,
     directions: Directions,
@@ -72,20 +89,52 @@ def _search(
     adapt: bool,
     wanted: int,
     threads: int,
-) -> Found:
-    def run(span: tuple[int, int]) -> Any:  # holds the table, and with it all memory that is read
-        return search_chunks(table.records, like, *directions, tau, *span, adapt, wanted, PORTABLE)
+) -> Answer:
+    """Search with several threads, each of which takes runs of chunks; a batch is prepared once for each segment."""
+    tasks: list[tuple[np.ndarray, Seen, tuple[int, int]]] = []
+    total = int((-(-table.records["rows"][0] // CHUNK)).sum())
+    if len(tau) < LEAST:
+        tasks = [(table.records, NOT_SEEN, span) for span in _threads.spans(total, RUNS * threads)]
+    else:
+        for which, segment in enumerate(table.segments):
+            records = np.ascontiguousarray(table.records[:, which : which + 1])
+            seen = NOT_SEEN if segment.cells is None else look_at(records, directions, tau)
+            chunks = -(-segment.rows // CHUNK)
+            runs = max(1, round(RUNS * threads * chunks / total))
+            tasks += [(records, seen, span) for span in _threads.spans(chunks, runs)]
 
-    rows = table.records["rows"][0]
-    threads = min(threads, int(rows.sum()) * directions.narrow.size // MIN_BYTES)
-    if threads <= 1:
-        counts, *hits, work = run((0, ALL))
-        return Found(counts, [(hits[0], hits[1], hits[2])], work)
-    spans = _threads.spans(int((-(-rows // CHUNK)).sum()), RUNS * threads)
-    outcomes = _threads.run(run, spans, threads)
-    counts = np.sum([outcome[0] for outcome in outcomes], axis=0)
-    work = np.sum([outcome[4] for outcome in outcomes], axis=0)
-    return Found(counts, [outcome[1:4] for outcome in outcomes], work)
+    def run(task: tuple[np.ndarray, Seen, tuple[int, int]]) -> Any:  # holds the table, and all memory that is read
+        records, seen, span = task
+        return search_chunks(records, like, directions, tau, seen, *span, adapt, wanted), table
+
+    outcomes = [outcome for outcome, _ in _threads.run(run, tasks, threads)]
+    counts, parts, work = zip(*outcomes, strict=True)
+    return Answer(np.sum(counts, axis=0), list(parts), np.sum(work, axis=0))
+
+
+def _search_balls(
+    table: Table,
+    like: np.ndarray,
+    directions: npt.NDArray[np.float32],
+    tau: npt.NDArray[np.float64],
+    adapt: bool,
+    wanted: int,
+    threads: int,
+) -> Answer:
+    """Bound the balls of segments that have them for one direction of each space at a time, and search."""
+    batch = len(tau) // len(table.records)
+    counts = np.zeros(tau.size, np.int64)
+    parts = []
+    total = np.zeros((len(STAGES), len(WORK)), np.int64)
+    for k in range(batch):
+        levels = each_reachable(tau[k::batch].copy())
+        own = prepare(directions[k::batch].copy())
+        bounded, work = _bounded(table, own, levels, threads)
+        found = _search_threads(bounded, like, own, levels, adapt, wanted, threads)
+        counts[k::batch] = found.counts
+        parts += [Found(part.owners * np.int32(batch) + np.int32(k), part.ids, part.scores) for part in found.parts]
+        total += work + found.work
+    return Answer(counts, parts, total)
 
 
 def _bounded(

@@ -1,0 +1,155 @@
+"""Principal axes: the part of each vector along them, coded in 4 bits, and the length of what lies beyond.
+
+Where most of the vectors' spread lies along a few axes P, and tau is high, these bytes alone rule most vectors out:
+
+    <q, x - m>  <=  <p, z> + |p| |z - its code| + |g| |what of x - m is beyond the axes|,    p = P q,  g = q - P' p
+
+with z the part of x - m along the axes. The bound is tested after half of them, and again after all. Cauchy-Schwarz
+needs no orthogonality; how far P is from it is measured, and added. See `halfspace.rounding.axes_error`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.cpu import _jit, _threads
+from halfspace.cpu._jit import entry, multiply_add
+from halfspace.cpu._simd import BLOCK, TILE
+from halfspace.cpu.bounds import axes_error, axes_rest, norm_bound
+from halfspace.cpu.formats import exact64, round_up16, widen, widen16
+from halfspace.rounding import axes_spread
+from halfspace.segment import Axes
+
+__all__ = ["Basis", "blank", "choose", "encode", "measured"]
+
+SHARE = 4
+"""One axis for so many dimensions."""
+DIMS = (256, 1536)
+"""Dimensions between which axes are worth their bytes and their time."""
+ROWS = 16
+"""Rows for each dimension that make axes worth their time."""
+MOST_LEFT = 0.4
+"""Axes are kept if at most this share of the squared spread lies beyond them."""
+
+
+class Basis(NamedTuple):
+    """Axes, and what is derived of them."""
+
+    axes: npt.NDArray[np.float32]  # (spaces, h, d), about orthonormal
+    weights: npt.NDArray[np.float32]  # (spaces, h), of 8 significant bits
+    spread: npt.NDArray[np.float64]  # (spaces,)
+
+
+def choose(sample: npt.NDArray[np.float32], rows: int) -> Basis | None:
+    """Find the axes of offsets (spaces, k, d) from the centre, if they are worth it for so many rows."""
+    spaces, _, dim = sample.shape
+    if not DIMS[0] <= dim <= DIMS[1] or rows < ROWS * dim:
+        return None
+    count = dim // SHARE // 16 * 16
+    found = np.empty((spaces, count, dim), np.float32)
+    weights = np.empty((spaces, count), np.float32)
+    for space, part in enumerate(sample):
+        spreads, vectors = np.linalg.eigh((part.T @ part).astype(np.float64) / len(part))
+        if spreads[:-count].sum() > MOST_LEFT * spreads.sum():
+            return None
+        found[space] = vectors[:, : -count - 1 : -1].T
+        weights[space] = np.sqrt(spreads[: -count - 1 : -1] / spreads[-1])
+    return measured(found, (np.maximum(weights, 2.0**-16).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
+
+
+def measured(axes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> Basis:
+    """Bound how far axes (spaces, h, d) are from orthonormal."""
+    _, count, dim = axes.shape
+    spread = []
+    for part in axes.astype(np.float64):
+        defect = float(np.linalg.norm(part @ part.T - np.eye(count))) + count * dim * 2.0**-50
+        spread.append(axes_spread(1.01 * defect, count, dim))
+    return Basis(axes, weights, np.array(spread).astype(np.float32).astype(np.float64) * (1.0 + 2.0**-20))
+
+
+def blank(basis: Basis, rows: int) -> Axes:
+    """Make room for so many rows."""
+    spaces, count, _ = basis.axes.shape
+    tiles = -(-rows // TILE)
+    return Axes(
+        *basis,
+        _jit.aligned_zeros((spaces, 2, 4 * tiles, count // 16, BLOCK, 4), np.uint8),
+        np.zeros((spaces, TILE * tiles), np.uint16),
+        np.zeros((spaces, 2, TILE * tiles), np.uint16),
+        np.zeros((spaces, 2, TILE * tiles), np.uint16),
+    )
+
+
+def encode(
+    vectors: np.ndarray,
+    centre: npt.NDArray[np.float32],
+    axes: Axes,
+    space: int,
+    spans: Sequence[tuple[int, int]],
+    threads: int,
+) -> None:
+    """Fill in the axes' codes of one space's stored vectors (n, d)."""
+    places = [part[space] for part in (axes.axes, axes.weights, axes.codes, axes.scales, axes.radii, axes.rests)]
+    spread = float(axes.spread[space])
+    _threads.run(lambda span: _encode(vectors, centre, *places, spread, *span), spans, threads)
+
+
+@entry
+def _encode(
+    vectors: Any, centre: Any, matrix: Any, weights: Any, codes: Any, scales: Any, radii: Any, rests: Any, spread: Any,
+    first: Any, last: Any,
+):  # fmt: skip
+    count, dim = matrix.shape
+    half = count // 2
+    four = 4  # rows whose parts are computed at once
+    offsets = np.zeros((four, dim), np.float32)
+    lengths = np.empty(four)
+    parts = np.empty((four, count), np.float32)
+    code = np.empty(count, np.int64)
+    for start in range(first, last, four):
+        stop = min(start + four, last)
+        for i in range(start, stop):
+            total = 0.0
+            for j in range(dim):
+                offset = exact64(widen(vectors[i, j])) - exact64(centre[j])
+                offsets[i - start, j] = np.float32(offset)
+                total += offset * offset
+            lengths[i - start] = norm_bound(total, dim)
+        for k in range(count):
+            a, b, c, e = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            for j in range(dim):
+                axis = matrix[k, j]
+                a = multiply_add(a, axis, offsets[0, j])
+                b = multiply_add(b, axis, offsets[1, j])
+                c = multiply_add(c, axis, offsets[2, j])
+                e = multiply_add(e, axis, offsets[3, j])
+            parts[0, k], parts[1, k], parts[2, k], parts[3, k] = a, b, c, e
+        for i in range(start, stop):
+            own = parts[i - start]
+            largest = 0.0
+            for k in range(count):
+                largest = max(largest, abs(np.float64(own[k])) / np.float64(weights[k]))
+            scales[i] = round_up16(largest / 7.5)
+            scale = widen16(scales[i])
+            step = 1.0 / scale if scale > 0.0 else 0.0
+            slack = axes_error(lengths[i - start], spread)
+            along, error = 0.0, 0.0
+            for k in range(count):
+                value, unit = np.float64(own[k]), np.float64(weights[k]) * scale
+                code[k] = min(max(np.int64(np.floor(value / np.float64(weights[k]) * step)) + 8, 0), 15)
+                rest = value - unit * (np.float64(code[k]) - 7.5)
+                along += value * value
+                error += rest * rest
+                if k == half - 1 or k == count - 1:
+                    part = k // half
+                    radii[part, i] = round_up16(norm_bound(error, count) + slack)
+                    left = axes_rest(lengths[i - start], np.sqrt(along), spread)
+                    rests[part, i] = round_up16(left * (1.0 + 2.0**-40) + slack)
+            block, lane = i // BLOCK, i % BLOCK
+            for part in range(2):
+                for word in range(half // 8):
+                    for b in range(4):
+                        at = part * half + 8 * word + b
+                        codes[part, block, word, lane, b] = code[at] | (code[at + 4] << 4)

@@ -1,0 +1,215 @@
+"""Balls with lattice-coded centres: the ball test as an integer dot product, for balls around groups of vectors.
+
+    C = m + s c,   |x - C| <= r,   c in {-127..127}^d
+
+with a known centre m, and a scale s and a radius r for each ball. For a direction q = a A + (what its own coding costs)
+the lemma <q, x> <= <q, C> + |q| r becomes an integer dot product and three multiplications:
+
+    <q, m> + s a (A c) - s k - |q| r   <=   <q, x>   <=   <q, m> + s a (A c) + s k + |q| r
+
+with k from `halfspace.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau)
+or *look*.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.cpu import _jit, _threads
+from halfspace.cpu._jit import entry, pointer, stage
+from halfspace.cpu._lanes import block_verdicts
+from halfspace.cpu._simd import BLOCK, TILE, tile_dot
+from halfspace.cpu.bounds import norm_bound, radius_factor, residual_bound, threshold_margin
+from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
+from halfspace.segment import Codes
+
+__all__ = [
+    "CHUNK",
+    "DROP",
+    "LOOK",
+    "TAKE",
+    "blank",
+    "dot_centre",
+    "mean",
+    "put_ball",
+    "put_rows",
+    "test_tile",
+    "thresholds",
+    "value_in_tile",
+    "widen_centre",
+]
+
+DROP, LOOK, TAKE = 0, 1, 2
+"""Verdicts on a ball."""
+
+CHUNK = TILE * BLOCK
+"""Rows in a chunk: a tile of groups, a block of rows each."""
+
+
+def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
+    """Mean of each space of stored vectors (spaces, n, d), in a fixed order of summation."""
+    _, rows, dim = vectors.shape
+    spans = _threads.spans(rows, -(-rows * dim // SLICE))
+    sums = [_threads.run(lambda span: _sum(x, *span), spans, threads) for x in vectors]  # noqa: B023
+    means: npt.NDArray[np.float32] = (np.sum(sums, axis=1) / rows).astype(np.float32)
+    return means
+
+
+def blank(spaces: int, balls: int, dim: int) -> Codes:
+    """Make room for the codes of some balls: whole tiles, all zero."""
+    tiles = -(-balls // TILE)
+    return Codes(
+        codes=_jit.aligned_zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
+        scales=np.zeros((spaces, tiles * TILE), np.float32),
+        radii=np.zeros((spaces, tiles * TILE), np.float32),
+    )
+
+
+@entry
+def _sum(vectors, first, last):
+    total = np.zeros(vectors.shape[1])
+    for i in range(first, last):
+        for j in range(total.size):
+            total[j] += np.float64(widen(vectors[i, j]))
+    return total
+
+
+@stage
+def put(point, base, codes, scales, ball):
+    """Code a point (d,) around `base` (d,), as ball number `ball`, and replace it by what the code stands for.
+
+    Returns the norm of the point's offset from that.
+    """
+    dim = point.size
+    largest = 0.0
+    for j in range(dim):
+        largest = max(largest, abs(point[j] - base[j]))
+    scale = round_up32(largest / 127.0)
+    wide = np.float64(scale)
+    inverse = 1.0 / wide if scale > 0.0 else 0.0
+    block = codes[ball // BLOCK]
+    lane = ball % BLOCK
+    total = 0.0
+    for j in range(dim):
+        offset = point[j] - base[j]
+        code = min(max(np.rint(offset * inverse), -127.0), 127.0)
+        rest = offset - wide * code
+        total += rest * rest
+        block[j // 4, lane, j % 4] = np.uint8(np.int64(code) + 128)
+        point[j] = base[j] + wide * code
+    scales[ball] = scale
+    return norm_bound(total, dim)
+
+
+@stage
+def put_rows(vectors, base, extent, codes, scales, radii, first, last, row):
+    """Code rows [first, last) around `base` (d,), a centre of that `extent`; `row` is scratch (d,)."""
+    dim = base.size
+    for i in range(first, last):
+        for j in range(dim):
+            row[j] = exact64(widen(vectors[i, j]))
+        norm = put(row, base, codes, scales, i)
+        radii[i] = round_up32(residual_bound(norm, np.float64(scales[i]), extent, dim))
+
+
+@stage
+def put_ball(vectors, members, low, base, extent, codes, scales, radii, ball, first, last, middle):
+    """Code the mean of rows [first, last) around `base` (d,), and bound how far they lie from it.
+
+    members : None, or int32 (n,), and rows are members[first:last]; low : the first of the d dimensions
+    middle : gets the centre (d,) that the code stands for
+
+    Returns that centre's extent, the sum of its norm and those of the computed centres that it was coded around.
+    """
+    dim = base.size
+    middle[:] = 0.0
+    for i in range(first, last):
+        row = i if members is None else members[i]
+        for j in range(dim):
+            middle[j] += exact64(widen(vectors[row, low + j]))
+    for j in range(dim):
+        middle[j] /= last - first
+    put(middle, base, codes, scales, ball)
+    total = 0.0
+    for j in range(dim):
+        total += middle[j] * middle[j]
+    extent += norm_bound(total, dim)
+    farthest = 0.0
+    for i in range(first, last):
+        total = 0.0
+        row = i if members is None else members[i]
+        for j in range(dim):
+            rest = exact64(widen(vectors[row, low + j])) - middle[j]
+            total += rest * rest
+        farthest = max(farthest, total)
+    radii[ball] = round_up32(residual_bound(norm_bound(farthest, dim), 0.0, extent, dim))
+    return extent
+
+
+@stage
+def widen_centre(centre):
+    """Widen a centre (d,) to float64."""
+    base = np.empty(centre.size)
+    for j in range(centre.size):
+        base[j] = exact64(centre[j])
+    return base
+
+
+@stage
+def dot_centre(direction, plan, centre):
+    """Dot product of a direction (d,) in float64 with a float32 centre (d,), and a bound on its error."""
+    base = 0.0
+    total = 0.0
+    for j in range(centre.size):
+        value = exact64(centre[j])
+        base += direction[j] * value
+        total += value * value
+    return base, plan.slope * norm_bound(total, centre.size) + plan.intercept
+
+
+@stage
+def thresholds(direction, plan, tau, centre):
+    """Move tau to a segment's centre; returns (below, above).
+
+    From there, a ball is dropped if its upper bound is less than `below`, taken if its lower bound reaches `above`.
+    """
+    if np.isinf(tau):
+        return tau, tau
+    base, error = dot_centre(direction, plan, centre)
+    margin = threshold_margin(tau, base, error)
+    return (tau - base) - margin, (tau - base) + margin
+
+
+@stage
+def test_tile(codes, scales, radii, at, count, digits, plan, scratch):
+    """Test the balls of one to four blocks, scratch.blocks[at:at + count].
+
+    codes, scales, radii : addresses of the level's arrays; digits : int8 (steps, 2, 4), the direction's
+    Thresholds of the blocks are those in scratch.below and scratch.above, from `at` on; scratch.products gets the
+    products (2, 64).
+
+    Returns a bit for each ball that is left, and a bit for each that is taken.
+    """
+    steps = digits.shape[0]
+    for b in range(4):  # of fewer blocks, the first one again
+        scratch.places[b] = codes + scratch.blocks[at + (b if b < count else 0)] * (4 * BLOCK * steps)
+    products = scratch.products.ctypes.data
+    tile_dot(scratch.places.ctypes.data, digits.ctypes.data, steps, products)
+    unit, bias, slack, factor = plan.digit_scale, np.float64(plan.bias), plan.reach, radius_factor(plan.norm)
+    left, taken = np.int64(0), np.int64(0)
+    for b in range(count):
+        block = 4 * BLOCK * scratch.blocks[at + b]
+        below, above = scratch.below[at + b], scratch.above[at + b]
+        bits = block_verdicts(
+            products + 4 * BLOCK * b, scales + block, radii + block, unit, bias, slack, factor, below, above
+        )
+        left |= (bits & 0xFFFF) << (BLOCK * b)
+        taken |= (bits >> BLOCK) << (BLOCK * b)
+    return left, taken
+
+
+@stage
+def value_in_tile(scales, i, plan, scratch):
+    """Value s a (A c) of ball `i` of the tile just tested, and its slack s k; `scales` : address of its first scale."""
+    scale = np.float64(pointer(scales, np.float32)[i])
+    product = np.float64(scratch.products[i]) * 256.0 + np.float64(scratch.products[TILE + i])
+    return scale * (plan.digit_scale * (product - np.float64(plan.bias))), scale * plan.reach
