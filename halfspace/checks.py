@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from halfspace.dtypes import widen32
 
-__all__ = ["as_count", "as_ids", "as_matrix", "as_tau", "one_of"]
+__all__ = ["as_count", "as_ids", "as_matrix", "as_tau", "finite", "one_of"]
 
 _FLOATS = frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
 
@@ -53,6 +53,14 @@ def as_matrix(values: Any, dim: int, name: str) -> tuple[np.ndarray, bool]:
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ValueError(f"{name} must have shape ({dim},) or (n, {dim}), got {array.shape}")
     return np.atleast_2d(array), array.ndim == 1
+
+
+def finite(values: np.ndarray, name: str) -> None:
+    """Refuse float32 numbers (n, d) that are NaN or infinite."""
+    bad = np.argwhere(~np.isfinite(values))
+    if bad.size:
+        row, column = bad[0]
+        raise ValueError(f"{name}[{row}, {column}] is {float(values[row, column])}")
 
 
 def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:

@@ -418,9 +418,11 @@ class HalfspaceIndex:
         thresholds = checks.as_tau(tau, len(numbers), single)
         workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
         table = restrict(snapshot, within)
-        narrow = self._rounded(numbers, _FLOAT32, "directions")
+        narrow = numbers  # the kernels find what is not finite
+        if numbers.dtype != _FLOAT32 or not numbers.flags.carray:
+            narrow = self._rounded(numbers, _FLOAT32, "directions")
         if self._filter == "auto" and len(narrow):
-            snapshot.sealer.lately.append((narrow[0] if single else narrow[0].copy(), float(thresholds[0])))
+            snapshot.sealer.lately.append((narrow[0].copy(), float(thresholds[0])))
         return Query(self._backend, table, self._like, self._filter == "auto", narrow, thresholds, workers), single
 
     # -- keeping it ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from halfspace import checks
 from halfspace.table import Table
 
 __all__ = ["Query"]
@@ -65,4 +66,7 @@ class Query(NamedTuple):
         block = max(1, WORKSPACE // (16 * dim + 2048))
         for first in range(0, max(count, 1), block):
             directions, tau = self.directions[first : first + block], self.tau[first : first + block]
-            yield self.backend.search(self.table, self.like, directions, tau, self.adapt, wanted, self.threads)
+            found = self.backend.search(self.table, self.like, directions, tau, self.adapt, wanted, self.threads)
+            if found.counts.size and found.counts[0] < 0:
+                checks.finite(self.directions, "directions")
+            yield found

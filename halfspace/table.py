@@ -1,17 +1,19 @@
 """Segments as the kernels see them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 
-from halfspace.segment import Segment
+from halfspace.segment import Segment, address
 
 __all__ = ["Table"]
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Table:
     """Records of addresses, and what keeps the memory at those addresses alive."""
 
     records: np.ndarray  # SEGMENT (spaces, segments)
@@ -23,3 +25,26 @@ class Table(NamedTuple):
         """Tabulate at least one segment."""
         tabulated = [backend.tabulate(segment) for segment in segments]
         return cls(np.stack([part[0] for part in tabulated], axis=1), tuple(segments), tuple(tabulated))
+
+    def changed(self, records: np.ndarray, others: Sequence[object]) -> "Table":
+        """Return a table of the same segments with other records, which need `others` as well."""
+        return replace(self, records=records, others=(*self.others, *others))
+
+    def part(self, which: int) -> "Table":
+        """Return the table of one segment alone."""
+        return replace(self, records=np.ascontiguousarray(self.records[:, which : which + 1]))
+
+    @cached_property
+    def place(self) -> tuple[int, int, int]:
+        """Where the records lie, and their numbers of spaces and segments."""
+        return address(self.records), *self.records.shape
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of all segments."""
+        return sum(segment.rows for segment in self.segments)
+
+    @cached_property
+    def has_balls(self) -> bool:
+        """Whether any segment has balls."""
+        return any(segment.balls is not None for segment in self.segments)

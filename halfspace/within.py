@@ -23,7 +23,7 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
     records = snapshot.table.records.copy()
     for number, mask in enumerate(masks):
         records[:, number]["excluded"] = address(mask)
-    return Table(records, snapshot.table.segments, tuple(masks))
+    return snapshot.table.changed(records, masks)
 
 
 def _by_ids(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.bool_]]:

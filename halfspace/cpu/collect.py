@@ -20,10 +20,11 @@ Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float3
 
 def collect(found: Any) -> Rows:
     """Bring the hits of an `halfspace.cpu.search.Answer` into rows, by direction and then by id."""
+    if found.counts.size == 1 and len(found.parts) == 1:
+        part = found.parts[0]
+        return np.array([0, part.ids.size]), part.ids, part.scores
     offsets = np.zeros(found.counts.size + 1, np.int64)
     found.counts.cumsum(out=offsets[1:])
-    if found.counts.size == 1 and len(found.parts) == 1:
-        return offsets, found.parts[0].ids, found.parts[0].scores
     ids = np.empty(offsets[-1], np.int64)
     scores = np.empty(offsets[-1] if any(part.scores.size for part in found.parts) else 0, np.float32)
     cursor = offsets[:-1].copy()

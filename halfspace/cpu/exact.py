@@ -43,7 +43,7 @@ def split_dot(row, direction, size, grain, scratch):
 
     size : upper bound of |q| |x|, finite and not zero
     grain : a number of which every product is a multiple
-    direction : float64 (d,); scratch : float64 (2, d)
+    direction : float32 (d,); scratch : float64 (2, d)
 
     With sigma a power of two >= 4 size, (p + sigma) - sigma is p rounded to a multiple of 2^-53 sigma: such parts sum
     exactly in float64, since their sum stays below sigma. What is left of each product is at most 2^-53 sigma and is
@@ -52,7 +52,7 @@ def split_dot(row, direction, size, grain, scratch):
     dim = row.size
     sigma = 8.0 * leading_bit(size)
     for j in range(dim):
-        product = direction[j] * exact64(widen(row[j]))
+        product = exact64(direction[j]) * exact64(widen(row[j]))
         part = (product + sigma) - sigma
         scratch[0, j] = part
         scratch[1, j] = product - part

@@ -34,14 +34,18 @@ from halfspace.cpu.directions import blank_directions, fill_directions
 from halfspace.cpu.emit import SINK, emit, finish, make_room
 from halfspace.cpu.exact import reachable
 from halfspace.cpu.matrix import pack_tile, reachable_by
-from halfspace.cpu.records import BALLS, CELLS
+from halfspace.cpu.ready import READY, ready_directions, ready_seen
+from halfspace.cpu.records import BALLS, CELLS, SEGMENT
 from halfspace.cpu.verify import decide, decide_hairline, precision
-from halfspace.cpu.views import look
+from halfspace.cpu.views import blank_seen, look
 
-__all__ = ["COUNT", "IDS", "SCORES", "look_at", "search_chunks"]
+__all__ = ["COUNT", "IDS", "SCORES", "search_chunks"]
 
 COUNT, IDS, SCORES = 0, 1, 2
 """What is wanted: counts alone, ids, or ids and scores."""
+
+PASS_BYTES = 1 << 20
+"""Bytes of vectors that meet all directions of a batch, and are verified, before the next come: half of a cache."""
 
 
 class Question(NamedTuple):
@@ -57,34 +61,38 @@ class Question(NamedTuple):
 
 
 @entry
-def search_chunks(table, like, directions, tau, seen, first, last, adapt, wanted):
+def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, last, adapt, wanted):
     """Search chunks [first, last) for every direction.
 
-    table : SEGMENT (spaces, segments); like : an empty array in the stored format
-    directions : `halfspace.cpu.directions.Directions`, (spaces * m) of them; what is derived is derived here, where
-        there are no plans
-    tau : float64 (spaces * m,); wanted : COUNT, IDS or SCORES
-    seen : `halfspace.cpu.views.Seen` from the only segment; without views, they are made here, segment by segment
-    adapt : whether to leave cells where they do not pay
+    place : address of SEGMENT (spaces, segments); like : an empty array in the stored format
+    narrow : float32 (spaces * m, d), the directions; tau : float64 (spaces * m,)
+    prepared : address of one `halfspace.cpu.ready.READY` for the only segment; or 0, and all is prepared here
+    adapt : whether to leave cells where they do not pay; wanted : COUNT, IDS or SCORES
 
-    Returns counts int64 (spaces * m,), `halfspace.cpu.emit.Found`, and the counters int64 (STAGES, WORK). The hits of a single direction
-    are in order of ids.
+    Returns counts int64 (spaces * m,); the arrays of `halfspace.cpu.emit.Found`, in order of ids where there is a
+    single direction; and the counters int64 (STAGES, WORK). A direction that is not finite makes all counts -1.
     """
-    spaces, segments = table.shape
-    total, dim = directions.narrow.shape
+    table = carray(pointer(place, SEGMENT), (spaces, segments))
+    total, dim = narrow.shape
     tau = tau.copy()
     for k in range(total):
         tau[k] = reachable(tau[k])
-    if directions.plans.size < total:
-        directions = blank_directions(directions.narrow)
+    ready = carray(pointer(prepared, READY), 1 if prepared else 0)
+    directions = ready_directions(ready[0], narrow) if prepared else blank_directions(narrow)
+    if not prepared:
         fill_directions(directions)
-    question = Question(
-        _borrowed(directions.narrow), _borrowed(directions.wide), _borrowed(directions.digits),
-        _borrowed(directions.plans), _borrowed(tau), adapt, wanted,
-    )  # fmt: skip
     counts = np.zeros(total, np.int64)
-    room = np.zeros(1, SCRATCH)
+    room = np.empty(1, SCRATCH)
+    room[0].work[:] = 0
     sink = np.zeros(1, SINK)
+    for k in range(total):
+        if not directions.plans[k].norm < np.inf:
+            counts[:] = -1
+            segments = 0
+    question = Question(
+        _borrowed(narrow), _borrowed(directions.wide), _borrowed(directions.digits), _borrowed(directions.plans),
+        _borrowed(tau), adapt, wanted,
+    )  # fmt: skip
     before, alive = 0, 0
     for which in range(segments):
         rows = table[0, which].rows
@@ -94,33 +102,26 @@ def search_chunks(table, like, directions, tau, seen, first, last, adapt, wanted
         before += chunks
         if start >= stop:
             continue
-        own = seen
-        if table[0, which].cells != 0 and seen.views.size < total:
-            own = look(table, which, directions, tau)
+        has_cells = table[0, which].cells != 0
+        if prepared:
+            seen = ready_seen(ready[0], spaces, total, dim)
+        else:
+            seen = look(table, which, directions, tau) if has_cells else blank_seen(0, 0, dim, 0, 0)
         for space in range(spaces):
             segment = table[space, which]
-            if own.matrix.order.shape[0] and segment.cells != 0:
-                _multiply(segment, space, like, question, own.matrix, counts, start, stop, sink[0], room[0])
+            if seen.matrix.order.shape[0]:
+                _multiply(segment, space, like, question, seen.matrix, counts, start, stop, sink[0], room[0])
             else:
                 _one_by_one(
-                    segment, space, total // spaces, like, question, own.views, counts, start, stop, sink[0], room[0]
+                    segment, space, total // spaces, like, question, seen.views, counts, start, stop, sink[0], room[0]
                 )
-        alive += own.views.size + own.digits.size + own.axes_digits.size  # what is read by address lives until here
+        alive += seen.digits.size + seen.axes_digits.size  # what is read by address must live until here
     stages.complete(room[0].work, dim * like.itemsize)
     hits = finish(sink[0], wanted == SCORES)
     alive += directions.wide.size + directions.digits.size + directions.plans.size + tau.size + sink.size
     if total == 1:
         order_by_id(hits.ids, hits.scores)
-    return counts, hits, room[0].work.copy()
-
-
-@entry
-def look_at(table, directions, tau):
-    """View all directions from the only segment of a table, which has cells; returns `halfspace.cpu.views.Seen`."""
-    reached = np.empty_like(tau)
-    for k in range(tau.size):
-        reached[k] = reachable(tau[k])
-    return look(table, 0, directions, reached)
+    return counts, hits.owners, hits.ids, hits.scores, room[0].work.copy()
 
 
 @stage
@@ -189,44 +190,61 @@ def _one_by_one(segment, space, batch, like, question, views, counts, start, sto
 
 @stage
 def _multiply(segment, space, like, question, matrix, counts, start, stop, sink, scratch):
-    """Search chunks [start, stop) of a segment for all directions of a space by matrix products."""
+    """Search chunks [start, stop) of a segment for all directions of a space by matrix products.
+
+    The rows of a pass stay in cache: first they meet all directions, then what is left of them is verified.
+    """
     wanted, plans = question.wanted, question.plans
     dim = question.narrow.shape[1]
+    row_bytes = dim * like.itemsize
     rows, batch = segment.rows, matrix.order.shape[1]
     cells = carray(pointer(segment.cells, CELLS), 1)[0]
     peaks = pointer(cells.peaks, np.float32)
     vectors = carray(pointer(segment.vectors, like), (rows, dim))
     norms = carray(pointer(segment.norms, np.float32), rows)
-    parts = np.empty((2, dim))
+    parts, wide = np.empty((2, dim)), np.empty(dim)
     words, columns = (dim + 7) // 8, matrix.digits.shape[2] // TILE
     tile = np.zeros(TILE * TILE * columns, np.uint8)
     products = np.empty((GROUP, TILE), np.int32)
     inverses, ratios = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    tiles = min(max(PASS_BYTES // (TILE * row_bytes), 1), CHUNK // TILE)
+    masks = np.zeros((batch, tiles), np.int64)  # of each direction, the vectors that are left
     matrix_begin()
-    for first in range(start * CHUNK, min(stop * CHUNK, rows), TILE):
-        alive = reachable_by(matrix.reach[space], peaks[first // CHUNK])
-        if alive == 0:
-            continue
-        present = bits_between(0, min(TILE, rows - first))
-        pack_tile(cells, first, words, columns, tile, inverses, ratios)
-        for group in range(0, alive, GROUP):
-            digits = matrix.digits.ctypes.data + (space * matrix.digits.shape[1] + group) * (TILE * columns)
-            matrix_dot(tile.ctypes.data, digits, columns, products.ctypes.data)
-            for place in range(group, min(group + GROUP, alive)):
-                remaining = present & pairs_reaching(
-                    products.ctypes.data + 4 * TILE * (place - group), inverses.ctypes.data, ratios.ctypes.data,
-                    matrix.levels[space, place], matrix.factors[space, place], matrix.offsets[space, place],
-                )  # fmt: skip
+    for chunk in range(start, stop):
+        alive = reachable_by(matrix.reach[space], peaks[chunk])
+        last = min((chunk + 1) * CHUNK, rows) if alive else 0
+        for first in range(chunk * CHUNK, last, TILE * tiles):
+            for t in range(tiles):
+                low = first + TILE * t
+                if low >= last:
+                    masks[:alive, t] = 0
+                    continue
+                present = bits_between(0, min(TILE, rows - low))
+                pack_tile(cells, low, words, columns, tile, inverses, ratios)
+                for group in range(0, alive, GROUP):
+                    digits = matrix.digits.ctypes.data + (space * matrix.digits.shape[1] + group) * (TILE * columns)
+                    matrix_dot(tile.ctypes.data, digits, columns, products.ctypes.data)
+                    for place in range(group, min(group + GROUP, alive)):
+                        masks[place, t] = present & pairs_reaching(
+                            products.ctypes.data + 4 * TILE * (place - group), inverses.ctypes.data,
+                            ratios.ctypes.data, matrix.levels[space, place], matrix.factors[space, place],
+                            matrix.offsets[space, place],
+                        )  # fmt: skip
+            for place in range(alive):
                 left = 0
-                while remaining:
-                    i = lowest_bit_of(remaining)
-                    remaining &= remaining - 1
-                    left = keep(segment, first + i, LOOK, dim * like.itemsize, True, scratch, left)
+                for t in range(tiles):
+                    remaining = masks[place, t]
+                    while remaining:
+                        i = lowest_bit_of(remaining)
+                        remaining &= remaining - 1
+                        left = keep(segment, first + TILE * t + i, LOOK, row_bytes, True, scratch, left)
                 if left:
                     k = space * batch + matrix.order[space, place]
+                    for j in range(dim):
+                        wide[j] = np.float64(question.narrow[k, j])
                     counts[k] += _verify(
-                        segment, vectors, norms, question.narrow[k], question.wide[k], plans[k], question.tau[k], k,
-                        left, wanted, scratch, parts, sink,
+                        segment, vectors, norms, question.narrow[k], wide, plans[k], question.tau[k], k, left, wanted,
+                        scratch, parts, sink,
                     )  # fmt: skip
     matrix_end()
 
@@ -284,7 +302,7 @@ def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wante
             hit, score, certain = decide(x, norm, wide, trust, tau, scored)
             if not certain:
                 by = stages.EXACT
-                hit, score = decide_hairline(x, norm, segment.grain, narrow, wide, plan, tau, scored, parts)
+                hit, score = decide_hairline(x, norm, segment.grain, narrow, plan, tau, scored, parts)
             scratch.work[by, stages.TAKEN if hit else stages.DROPPED] += 1
             if not hit:
                 continue

@@ -9,14 +9,14 @@ from halfspace.cpu import _threads
 from halfspace.cpu.balls import bound, record
 from halfspace.cpu.chunks import BYTES, GATES, STAGES, SWEEP, WORK
 from halfspace.cpu.codes import CHUNK
-from halfspace.cpu.directions import PLAN, Directions, prepare
+from halfspace.cpu.directions import prepare
 from halfspace.cpu.emit import Found
 from halfspace.cpu.exact import each_reachable
-from halfspace.cpu.matrix import LEAST, Matrix
-from halfspace.cpu.pipeline import look_at, search_chunks
+from halfspace.cpu.matrix import LEAST
+from halfspace.cpu.pipeline import search_chunks
+from halfspace.cpu.ready import Ready, ready_for
 from halfspace.cpu.records import BALLS
 from halfspace.cpu.sweep import sweep
-from halfspace.cpu.views import VIEW, Seen
 from halfspace.segment import address
 from halfspace.table import Table
 
@@ -29,26 +29,6 @@ RUNS = 4
 
 ALL = np.iinfo(np.int64).max
 """More chunks than any index has."""
-
-NOT_SEEN = Seen(
-    np.empty(0, VIEW),
-    np.empty((0, 2, 0), np.int8),
-    np.empty((0, 2, 0), np.int8),
-    Matrix(
-        np.empty((0, 0), np.int64),
-        np.empty((0, 0)),
-        np.empty((0, 0, 0), np.int8),
-        *(np.empty((0, 0), np.float32) for _ in range(3)),
-    ),
-)
-"""No views: the kernel makes them."""
-
-_NO_WIDE, _NO_DIGITS, _NO_PLANS = np.empty((0, 0)), np.empty((0, 0, 0, 0), np.int8), np.empty(0, PLAN)
-
-
-def _unprepared(directions: npt.NDArray[np.float32]) -> Directions:
-    """Leave preparing to the kernel."""
-    return Directions(directions, _NO_WIDE, _NO_DIGITS, _NO_PLANS)
 
 
 class Answer(NamedTuple):
@@ -68,47 +48,50 @@ def search(
     wanted: int,
     threads: int,
 ) -> Answer:
-    """Find the vectors of all segments in the halfspaces of `directions` (m, d); arguments as for `search_chunks`."""
-    if any(segment.balls for segment in table.segments):
+    """Find the vectors of all segments in the halfspaces of `directions` (m, d); arguments as for `search_chunks`.
+
+    A direction that is not finite makes the first count -1.
+    """
+    if table.has_balls:
         return _search_balls(table, like, directions, tau, adapt, wanted, threads)
-    rows = table.records["rows"][0]
-    threads = min(threads, int(rows.sum()) * directions.size // MIN_BYTES) if threads > 1 else 1
+    if threads > 1:
+        threads = min(threads, table.rows * directions.size // MIN_BYTES)
     if threads <= 1:
-        counts, found, work = search_chunks(
-            table.records, like, _unprepared(directions), tau, NOT_SEEN, 0, ALL, adapt, wanted
-        )
-        return Answer(counts, [found], work)
-    return _search_threads(table, like, prepare(directions), tau, adapt, wanted, threads)
+        counts, *hits, work = search_chunks(*table.place, like, directions, tau, 0, 0, ALL, adapt, wanted)
+        return Answer(counts, [Found(*hits)], work)
+    return _search_threads(table, like, directions, tau, adapt, wanted, threads)
 
 
 def _search_threads(
     table: Table,
     like: np.ndarray,
-    directions: Directions,
+    directions: npt.NDArray[np.float32],
     tau: npt.NDArray[np.float64],
     adapt: bool,
     wanted: int,
     threads: int,
 ) -> Answer:
     """Search with several threads, each of which takes runs of chunks; a batch is prepared once for each segment."""
-    tasks: list[tuple[np.ndarray, Seen, tuple[int, int]]] = []
-    total = int((-(-table.records["rows"][0] // CHUNK)).sum())
+    tasks: list[tuple[Table, Ready | None, tuple[int, int]]] = []
+    total = sum(-(-segment.rows // CHUNK) for segment in table.segments)
     if len(tau) < LEAST:
-        tasks = [(table.records, NOT_SEEN, span) for span in _threads.spans(total, RUNS * threads)]
+        tasks = [(table, None, span) for span in _threads.spans(total, RUNS * threads)]
     else:
+        prepared = prepare(directions)
         for which, segment in enumerate(table.segments):
-            records = np.ascontiguousarray(table.records[:, which : which + 1])
-            seen = NOT_SEEN if segment.cells is None else look_at(records, directions, tau)
+            own = table.part(which)
+            ready = ready_for(own, prepared, tau, segment.cells is not None)
             chunks = -(-segment.rows // CHUNK)
             runs = max(1, round(RUNS * threads * chunks / total))
-            tasks += [(records, seen, span) for span in _threads.spans(chunks, runs)]
+            tasks += [(own, ready, span) for span in _threads.spans(chunks, runs)]
 
-    def run(task: tuple[np.ndarray, Seen, tuple[int, int]]) -> Any:  # holds the table, and all memory that is read
-        records, seen, span = task
-        return search_chunks(records, like, directions, tau, seen, *span, adapt, wanted), table
+    def run(task: tuple[Table, Ready | None, tuple[int, int]]) -> Any:  # holds all memory that is read
+        own, ready, span = task
+        place = 0 if ready is None else address(ready.record)
+        counts, *hits, work = search_chunks(*own.place, like, directions, tau, place, *span, adapt, wanted)
+        return counts, Found(*hits), work
 
-    outcomes = [outcome for outcome, _ in _threads.run(run, tasks, threads)]
-    counts, parts, work = zip(*outcomes, strict=True)
+    counts, parts, work = zip(*_threads.run(run, tasks, threads), strict=True)
     return Answer(np.sum(counts, axis=0), list(parts), np.sum(work, axis=0))
 
 
@@ -128,7 +111,9 @@ def _search_balls(
     total = np.zeros((len(STAGES), len(WORK)), np.int64)
     for k in range(batch):
         levels = each_reachable(tau[k::batch].copy())
-        own = prepare(directions[k::batch].copy())
+        own = directions[k::batch].copy()
+        if not np.isfinite(own).all():
+            return Answer(np.full(tau.size, -1), [], total)
         bounded, work = _bounded(table, own, levels, threads)
         found = _search_threads(bounded, like, own, levels, adapt, wanted, threads)
         counts[k::batch] = found.counts
@@ -138,7 +123,7 @@ def _search_balls(
 
 
 def _bounded(
-    table: Table, directions: Directions, tau: npt.NDArray[np.float64], threads: int
+    table: Table, directions: npt.NDArray[np.float32], tau: npt.NDArray[np.float64], threads: int
 ) -> tuple[Table, npt.NDArray[np.int64]]:
     """Bound the balls of all segments for one direction of each space, and sweep them where that is the filter.
 
@@ -151,7 +136,7 @@ def _bounded(
         if segment.balls is None:
             continue
         workers = threads if segment.balls.members.size >= MIN_BYTES else 1
-        for space, direction in enumerate(directions.narrow):
+        for space, direction in enumerate(directions):
             bounds = bound(segment.balls, space, direction, float(tau[space]), workers)
             work[GATES, BYTES] += bounds.bytes_read
             swept = None
@@ -161,4 +146,4 @@ def _bounded(
             entry = np.array([record(segment.balls, space, bounds, swept and swept.candidates)], BALLS)
             records[space, which]["balls"] = address(entry)
             owners += [bounds, swept, entry]
-    return Table(records, table.segments, (*table.others, *owners)), work
+    return table.changed(records, owners), work

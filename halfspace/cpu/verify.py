@@ -73,14 +73,14 @@ def decide(row, norm, wide, trust, tau, scored):
 
 
 @stage
-def decide_hairline(row, norm, row_grain, narrow, wide, plan, tau, scored, scratch):
+def decide_hairline(row, norm, row_grain, direction, plan, tau, scored, scratch):
     """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score).
 
-    narrow : the direction (d,) in float32; scratch : float64 (2, d); the rest as for `decide`
+    direction : float32 (d,); scratch : float64 (2, d); the rest as for `decide`
     """
     size = plan.norm * np.float64(norm)
     if 0.0 < size < 2.0**500:
-        high, low, bound = split_dot(row, wide, size, plan.grain * row_grain, scratch)
+        high, low, bound = split_dot(row, direction, size, plan.grain * row_grain, scratch)
         gap, rest = _two_sum(high, -tau)
         rest, tail = _two_sum(rest, low)
         gap, rest = _two_sum(gap, rest)
@@ -94,4 +94,4 @@ def decide_hairline(row, norm, row_grain, narrow, wide, plan, tau, scored, scrat
                 spread = 2.0 * spread + 2.0**-52 * abs(total)
             if _rounds_once(total, spread):
                 return True, np.float32(total + 0.0)
-    return compare_exactly(row, narrow, tau)
+    return compare_exactly(row, direction, tau)

@@ -12,7 +12,7 @@ from halfspace.cpu.directions import code_in_digits
 from halfspace.cpu.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
 from halfspace.cpu.records import CELLS
 
-__all__ = ["VIEW", "Seen", "look"]
+__all__ = ["VIEW", "Seen", "blank_seen", "look"]
 
 DIGITS = 128
 """Digits are padded with zeros to a multiple of so many dimensions."""
@@ -50,6 +50,17 @@ class Seen(NamedTuple):
 
 
 @stage
+def blank_seen(total, batch, dim, axes, multiplied):
+    """Make room for views along so many axes, and for a matrix in so many spaces."""
+    return Seen(
+        np.zeros(total, VIEW),
+        np.zeros((total, 2, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8),
+        np.zeros((total, 2, axes), np.int8),
+        blank_matrix(multiplied, batch, dim),
+    )
+
+
+@stage
 def look(table, which, directions, tau):
     """View all directions (total,) from segment `which` of a table (spaces, segments); it has cells."""
     spaces = table.shape[0]
@@ -57,26 +68,21 @@ def look(table, which, directions, tau):
     total, dim = wide.shape
     batch = total // spaces
     first = carray(pointer(table[0, which].cells, CELLS), 1)[0]
-    stride, half = (dim + DIGITS - 1) // DIGITS * DIGITS, first.axes
+    axes = first.axes
     multiplied = batch >= LEAST
     for space in range(spaces):
         cells = carray(pointer(table[space, which].cells, CELLS), 1)[0]
         multiplied = multiplied and can_multiply(cells, table[space, which].rows)
     if multiplied:
-        half = 0  # a matrix product does without axes
-    seen = Seen(
-        np.zeros(total, VIEW),
-        np.zeros((total, 2, stride), np.int8),
-        np.zeros((total, 2, half), np.int8),
-        blank_matrix(spaces if multiplied else 0, batch, dim),
-    )
+        axes = 0  # a matrix product does without axes
+    seen = blank_seen(total, batch, dim, axes, spaces if multiplied else 0)
     scaled = np.empty(dim)
     for space in range(spaces):
         cells = carray(pointer(table[space, which].cells, CELLS), 1)[0]
         low, high = space * batch, (space + 1) * batch
         for k in range(low, high):
             _view(cells, wide[k], plans[k], tau[k], scaled, seen.digits[k], seen.views[k])
-            if half:
+            if axes:
                 _view_axes(cells, wide[k], plans[k], scaled, seen.axes_digits[k], seen.views[k])
         if multiplied:
             fill_matrix(cells, plans[low:high], seen.views[low:high], tau[low:high], wide[low:high], space, seen.matrix)

@@ -1,0 +1,100 @@
+"""What a batch needs of one segment, made once for all the threads that share it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import carray
+
+from halfspace.cpu._jit import entry, pointer, stage
+from halfspace.cpu._simd import GROUP, TILE
+from halfspace.cpu.directions import PLAN, Directions
+from halfspace.cpu.exact import reachable
+from halfspace.cpu.matrix import Matrix
+from halfspace.cpu.records import SEGMENT
+from halfspace.cpu.views import VIEW, Seen, look
+from halfspace.segment import address
+from halfspace.table import Table
+
+__all__ = ["READY", "Ready", "ready_directions", "ready_for", "ready_seen"]
+
+READY = np.dtype(
+    [
+        ("wide", np.int64),  # addresses of the arrays of `halfspace.cpu.directions.Directions`
+        ("digits", np.int64),
+        ("plans", np.int64),
+        ("views", np.int64),  # of `halfspace.cpu.views.Seen`, or 0 where the segment has no cells
+        ("multiplied", np.int64),  # whether the directions meet the cells in a matrix product
+        ("order", np.int64),  # of `halfspace.cpu.matrix.Matrix`
+        ("reach", np.int64),
+        ("matrix_digits", np.int64),
+        ("levels", np.int64),
+        ("factors", np.int64),
+        ("offsets", np.int64),
+    ]
+)
+
+
+class Ready(NamedTuple):
+    """A READY record (1,), and the arrays that it refers to."""
+
+    record: np.ndarray
+    directions: Directions
+    seen: Seen | None
+
+
+def ready_for(table: Table, directions: Directions, tau: npt.NDArray[np.float64], views: bool) -> Ready:
+    """Make a batch ready for the only segment of a table; `views` says whether it has cells."""
+    record = np.zeros(1, READY)
+    for name in ("wide", "digits", "plans"):
+        record[name] = address(getattr(directions, name))
+    if not views:
+        return Ready(record, directions, None)
+    seen = _look_at(*table.place, directions, tau)
+    record["views"], record["multiplied"] = address(seen.views), len(seen.matrix.order)
+    for name, part in zip(READY.names[-6:], seen.matrix, strict=True):
+        record[name] = address(part)
+    return Ready(record, directions, seen)
+
+
+@entry
+def _look_at(place, spaces, segments, directions, tau):
+    table = carray(pointer(place, SEGMENT), (spaces, segments))
+    reached = np.empty_like(tau)
+    for k in range(tau.size):
+        reached[k] = reachable(tau[k])
+    return look(table, 0, directions, reached)
+
+
+@stage
+def ready_directions(ready, narrow):
+    """Read the directions (m, d) that are ready."""
+    count, dim = narrow.shape
+    return Directions(
+        narrow,
+        carray(pointer(ready.wide, np.float64), (count, dim)),
+        carray(pointer(ready.digits, np.int8), (count, (dim + 3) // 4, 2, 4)),
+        carray(pointer(ready.plans, PLAN), count),
+    )
+
+
+@stage
+def ready_seen(ready, spaces, count, dim):
+    """Read the views that are ready; the digits that they refer to are left out."""
+    multiplied = spaces if ready.multiplied else 0
+    batch = count // spaces
+    padded = (batch + GROUP - 1) // GROUP * GROUP
+    columns = (dim + TILE - 1) // TILE
+    return Seen(
+        carray(pointer(ready.views, VIEW), count if ready.views else 0),
+        np.empty((0, 2, 0), np.int8),
+        np.empty((0, 2, 0), np.int8),
+        Matrix(
+            carray(pointer(ready.order, np.int64), (multiplied, batch)),
+            carray(pointer(ready.reach, np.float64), (multiplied, batch)),
+            carray(pointer(ready.matrix_digits, np.int8), (multiplied, padded, TILE * columns)),
+            carray(pointer(ready.levels, np.float32), (multiplied, padded)),
+            carray(pointer(ready.factors, np.float32), (multiplied, padded)),
+            carray(pointer(ready.offsets, np.float32), (multiplied, padded)),
+        ),
+    )
