@@ -170,12 +170,12 @@ def _segment(
         part("columns", np.int64, columns.size)
         if size < 1 or columns.size < 2 or columns[0] != 0 or columns[-1] != dim or (columns[1:] <= columns[:-1]).any():
             raise ValueError(f"segment {number} has groups of {size} rows in the dimensions between {columns.tolist()}")
-        count, groups = columns.size - 1, -(-rows // size)
+        count, balls_each = columns.size - 1, -(-rows // size)
         balls = Balls(
             columns,
             size,
             part("centre", np.float32, 1, dim),
-            codes("balls", count, groups, int(np.diff(columns).max())),
+            codes("balls", count, balls_each, int(np.diff(columns).max())),
             part("members", np.int32, 1, count, rows),
             part("holders", np.int32, 1, count, rows),
         )

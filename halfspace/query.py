@@ -14,6 +14,8 @@ __all__ = ["Query"]
 
 WORKSPACE = 32 << 20
 """Bytes that prepared directions may take at once: a batch is cut to fit."""
+MOST_HITS = 3 << 20
+"""Hits that a batch may hold on their way into the answer, 28 bytes each: it is cut again where there are more."""
 
 
 class Query(NamedTuple):
@@ -33,7 +35,7 @@ class Query(NamedTuple):
         """Find offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
         backend = self.backend
         wanted = backend.SCORES if scores or sort or limit is not None else backend.IDS
-        blocks = []
+        whole: tuple[Any, ...] | None = None
         for found in self._found(wanted):
             offsets, ids, values = backend.collect(found)
             if limit is not None:
@@ -41,12 +43,10 @@ class Query(NamedTuple):
                 offsets, ids, values = backend.best(offsets, ids, values, min(limit, most))
             if sort:
                 backend.sort_by_score(offsets, ids, values)
-            blocks.append((offsets, ids, values, found.counts))
-        if len(blocks) == 1:
-            return blocks[0]
-        offsets, ids, values, totals = zip(*blocks, strict=True)
-        lengths = np.concatenate([[0], *(part[1:] - part[:-1] for part in offsets)])
-        return np.cumsum(lengths), np.concatenate(ids), np.concatenate(values), np.concatenate(totals)
+            block = offsets, ids, values, found.counts
+            whole = block if whole is None else _joined(whole, block)
+        assert whole is not None
+        return whole
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Count the hits (m,)."""
@@ -62,11 +62,39 @@ class Query(NamedTuple):
         return hits, [(name, *map(int, row)) for name, row in zip(self.backend.STAGES, total, strict=True)]
 
     def _found(self, wanted: int) -> Iterator[Any]:
+        """Search block by block: as many directions at once as there is room to prepare, and to hold the hits of."""
         count, dim = self.directions.shape
-        block = max(1, WORKSPACE // (16 * dim + 2048))
-        for first in range(0, max(count, 1), block):
-            directions, tau = self.directions[first : first + block], self.tau[first : first + block]
-            found = self.backend.search(self.table, self.like, directions, tau, self.adapt, wanted, self.threads)
-            if found.counts.size and found.counts[0] < 0:
+        backend = self.backend
+        room = size = max(1, WORKSPACE // (16 * dim + 2048))
+        first = 0
+        while first < max(count, 1):
+            directions, tau = self.directions[first : first + size], self.tau[first : first + size]
+            found = backend.search(self.table, self.like, directions, tau, self.adapt, wanted, self.threads, MOST_HITS)
+            state = int(found.counts[0]) if count else 0
+            if state == backend.NOT_FINITE:
                 checks.finite(self.directions, "directions")
+            if state == backend.OVERFULL:
+                size = max(1, min(size, count - first) // 4)
+                continue
             yield found
+            first += size
+            if first < count and size < room:
+                size = min(room, 2 * size, max(1, size * MOST_HITS // (2 * max(1, int(found.counts.sum())))))
+
+
+def _joined(whole: tuple[Any, ...], block: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Add a block of rows to those before; large arrays grow in place."""
+    offsets, ids, values, totals = whole
+    more_offsets, more_ids, more_values, more_totals = block
+    held = ids.size
+    ids, values = (array if array.flags.owndata else array.copy() for array in (ids, values))
+    for array, more in ((ids, more_ids), (values, more_values)):
+        before = array.size
+        array.resize(before + more.size, refcheck=False)
+        array[before:] = more
+    return (
+        np.concatenate([offsets, more_offsets[1:] + held]),
+        ids,
+        values,
+        np.concatenate([totals, more_totals]),
+    )

@@ -189,6 +189,38 @@ FAMILIES = [
     cancelling,
     cancelling_by_steps,
 ]
+
+
+def heavy_tailed(rng, n, d, m, dtype):
+    """Norms that differ by orders of magnitude, few of them large."""
+    vectors = np.clip(rng.standard_normal((n, d)) * rng.pareto(0.7, (n, 1)), -60_000, 60_000)
+    return vectors.astype(reference.DTYPES[dtype]), rng.standard_normal((m, d)).astype(np.float32)
+
+
+def uneven(rng, n, d, m, dtype):
+    """Spreads from 1 down to 2**-20; directions that make up for it, or do not."""
+    spreads = 2.0 ** -(np.arange(d) * 5 % 21)
+    vectors, directions = rng.standard_normal((n, d)) * spreads, rng.standard_normal((m, d))
+    directions[::2] /= spreads
+    return vectors.astype(reference.DTYPES[dtype]), directions.astype(np.float32)
+
+
+def constant(rng, n, d, m, dtype):
+    """All rows alike, so that each is the mean."""
+    vectors, directions = gaussian(rng, 1, d, m, dtype)
+    return np.repeat(vectors, n, axis=0), directions
+
+
+def around_the_mean(rng, n, d, m, dtype):
+    """Rows in pairs that lie opposite to each other as seen from a third, which is the mean and there as well."""
+    middle, offsets = rng.integers(-4, 5, d), rng.integers(-9, 10, (n, d))
+    offsets[1::2] = -offsets[: n // 2 * 2 : 2]
+    offsets[n // 4 // 2 * 2 : n // 2 // 2 * 2] = 0
+    offsets[n // 2 * 2 :] = 0
+    return (middle + offsets).astype(reference.DTYPES[dtype]), rng.standard_normal((m, d)).astype(np.float32)
+
+
+MORE_FAMILIES = [heavy_tailed, uneven, constant, around_the_mean]
 EXTREME_TAUS = [0.0, -0.0, 5e-324, -5e-324, 1e-310, 2.0**-149, -(2.0**-298), 1e300, -1e300, np.inf, -np.inf]
 
 

@@ -11,9 +11,9 @@ from numba import njit
 
 from halfspace import cpu
 from halfspace.cpu import balls, chunks
-from halfspace.cpu.cells import DROP, LOOK, TAKE, thresholds
+from halfspace.cpu.codes import DROP, LOOK, TAKE, thresholds
 from halfspace.cpu.partition import partition
-from halfspace.cpu.records import BALLS
+from halfspace.cpu.records import BALLS, tabulate
 from halfspace.cpu.sweep import sweep
 from halfspace.dtypes import as_bits
 from halfspace.seal import Sealer
@@ -169,8 +169,8 @@ def test_groups_and_chunks_hold_their_vectors(family, dtype, rng):
         segment = segment_of(vectors, "groups")
         np.testing.assert_array_equal(segment.ids[segment.by_id], np.arange(n))
         np.testing.assert_array_equal(segment.vectors[0], as_bits(vectors)[segment.ids])
-        x, base, rows = units(vectors)[segment.ids], units(segment.cells.centre[0]), np.arange(n)
-        for level, size in ((segment.cells.chunks, 1024), (segment.cells.groups, 16), (segment.cells.cells, 1)):
+        x, base, rows = units(vectors)[segment.ids], units(segment.groups.centre[0]), np.arange(n)
+        for level, size in ((segment.groups.chunks, 1024), (segment.groups.groups, 16), (segment.groups.cells, 1)):
             balls = -(-n // size)
             middle = centres(level, 0, balls, base)
             assert outside(x, middle[rows // size], level.radii[0, rows // size]) == 0
@@ -181,7 +181,7 @@ def test_balls_are_no_larger_than_they_need_be(rng):
     vectors, _ = FAMILIES[0](rng, 1100, 6, 1, "float32")
     wide = vectors.astype(np.float64)
     segment = segment_of(vectors, "groups")
-    levels = segment.cells
+    levels = segment.groups
     for chosen, level, size in ((segment, levels.groups, 16), (segment, levels.chunks, 1024)):
         sets = np.split(wide[chosen.ids], range(size, 1100, size))
         spread = np.array([np.linalg.norm(rows - rows.mean(axis=0), axis=1).max() for rows in sets])
@@ -204,7 +204,7 @@ def _verdicts_of_balls(record, rows):
 
 
 @njit
-def _verdicts_of_groups(segment, centre, wide, digits, plans, tau, scratch, portable):
+def _verdicts_of_groups(segment, centre, wide, digits, plans, tau, scratch):
     """Verdicts (3, rows) of chunks, of groups and of cells, and which chunks are said to be dropped."""
     rows = segment.rows
     verdicts = np.empty((3, rows), np.int32)
@@ -212,16 +212,14 @@ def _verdicts_of_groups(segment, centre, wide, digits, plans, tau, scratch, port
     of_chunks, lows, highs = np.empty(64, np.int32), np.empty(64), np.empty(64)
     dropped = np.ones(64, np.bool_)
     count = (rows + 1023) // 1024
-    chunks.test_chunks(
-        segment, 0, count, digits[0], plans[0], below, above, of_chunks, lows, highs, dropped, scratch, portable
-    )
+    chunks.test_chunks(segment, 0, count, digits[0], plans[0], below, above, of_chunks, lows, highs, dropped, scratch)
     for chunk in range(count):
         low, high = 1024 * chunk, min(1024 * chunk + 1024, rows)
         verdicts[:, low:high] = of_chunks[chunk]
         if of_chunks[chunk] != LOOK:
             continue
         listed, left, _ = chunks.by_groups(
-            segment, low, high, lows[chunk], highs[chunk], 1, digits[0], plans[0], False, False, scratch, portable
+            segment, low, high, lows[chunk], highs[chunk], 1, digits[0], plans[0], False, False, scratch
         )
         verdicts[1:, low:high] = DROP
         for at in range(left):
@@ -229,7 +227,7 @@ def _verdicts_of_groups(segment, centre, wide, digits, plans, tau, scratch, port
         for at in range(listed):
             start = 16 * scratch.blocks[at]
             verdicts[1, start : min(start + 16, high)] = LOOK
-        _, left, _ = chunks.by_cells(segment, listed, 1, digits[0], plans[0], False, False, False, scratch, 0, portable)
+        left, _ = chunks.by_rows(segment, listed, 1, digits[0], plans[0], False, False, scratch, 0)
         for at in range(left):
             verdicts[2, scratch.rows[at]] = scratch.kinds[at]
     return verdicts, dropped[:count]
@@ -248,9 +246,7 @@ def members_of(bitmap, rows):
 
 @every_family
 @every_dtype
-@pytest.mark.parametrize("portable", [True, False])
-def test_bounds_of_balls_are_true(portable, family, dtype, rng, monkeypatch):
-    monkeypatch.setattr(balls, "PORTABLE", portable)
+def test_bounds_of_balls_are_true(family, dtype, rng):
     vectors, directions = family(rng, 70, 9, 2, dtype)
     made = cpu.enclose(as_bits(np.ascontiguousarray(vectors))[None], COLUMNS[1], 4, 1)
     x = units(vectors)
@@ -326,18 +322,17 @@ def test_gates_sums_and_sweeps_keep_every_hit(columns, family, dtype, rng):
 
 @every_family
 @every_dtype
-@pytest.mark.parametrize("portable", [True, False])
-def test_verdicts_on_chunks_groups_and_cells_are_true(portable, family, dtype, rng):
+def test_verdicts_on_chunks_groups_and_cells_are_true(family, dtype, rng):
     vectors, directions = family(rng, 1100, 3, 2, dtype)
     segment = segment_of(vectors, "groups")
-    table, scratch = np.array(segment.addresses, cpu.SEGMENT), np.zeros(1, chunks.SCRATCH)
+    table, scratch = tabulate(segment)[0], np.zeros(1, chunks.SCRATCH)
     for q in directions:
         ready = cpu.prepare(q[None])
         products, exponent = reference.dots(vectors[segment.ids], q)
         for tau in [*boundary_taus(rng, vectors, q, 2), 0.0, -np.inf, np.inf]:
             hit = reference.reaches(products, exponent, tau)
-            args = table[0], segment.cells.centre[0], ready.wide, ready.digits, ready.plans, float(tau)
-            verdicts, dropped = _verdicts_of_groups(*args, scratch[0], portable)
+            args = table[0], segment.groups.centre[0], ready.wide, ready.digits, ready.plans, float(tau)
+            verdicts, dropped = _verdicts_of_groups(*args, scratch[0])
             assert dropped.tolist() == [verdicts[0, row] == DROP for row in range(0, 1100, 1024)]
             for level in verdicts:
                 check_verdicts(level, hit)
@@ -348,13 +343,13 @@ def test_finer_balls_decide_more(family, rng):
     """Each level settles what the one above has settled, and cells settle nearly all."""
     vectors, directions = family(rng, 1100, 3, 4, "float32")
     segment = segment_of(vectors, "groups")
-    table, scratch = np.array(segment.addresses, cpu.SEGMENT), np.zeros(1, chunks.SCRATCH)
+    table, scratch = tabulate(segment)[0], np.zeros(1, chunks.SCRATCH)
     open_rows = np.zeros(3)
     for q in directions:
         ready = cpu.prepare(q[None])
         for tau in (1 / 3, 4 / 3, 7 / 3):  # between the products of integers
-            args = table[0], segment.cells.centre[0], ready.wide, ready.digits, ready.plans, float(tau)
-            verdicts, _ = _verdicts_of_groups(*args, scratch[0], False)
+            args = table[0], segment.groups.centre[0], ready.wide, ready.digits, ready.plans, float(tau)
+            verdicts, _ = _verdicts_of_groups(*args, scratch[0])
             for above, below in pairwise(verdicts):
                 assert (below[above != LOOK] == above[above != LOOK]).all()
             open_rows += (verdicts == LOOK).sum(axis=1)

@@ -82,23 +82,31 @@ def test_stages_account_for_every_vector(filter, data, rng):
                 assert s["sweep"]["tested"] == (n if filter == "sweep" else 0)
                 assert s["gates"]["tested"] == (s["sweep"]["left"] if filter == "sweep" else n)
                 assert s["balls"]["tested"] == s["gates"]["left"]
+            elif filter == "scan":
+                assert s["scan"]["tested"] == n
             else:
-                assert s["cells"]["tested"] + s["scan"]["tested"] == n
+                assert s["norms"]["tested"] == n
+                assert s["norms"]["left"] == s["high"]["tested"] + s["scan"]["tested"]
+                assert s["high"]["left"] >= s["low"]["tested"]
+                assert s["scan"]["tested"] == 0 or filter == "auto"
             filters = [stage for name, stage in s.items() if name not in ("verify", "exact")]
-            last = s["cells"]["left"] + s["scan"]["left"] + s["balls"]["left"]
+            unsettled = s["high"]["left"] - s["low"]["tested"] + s["low"]["left"]  # low codes are left out if they cost
+            last = unsettled + s["cells"]["left"] + s["scan"]["left"] + s["balls"]["left"]
             assert s["verify"]["tested"] == last + sum(stage["taken"] for stage in filters)
 
 
+@pytest.mark.parametrize("repeats", [1, 6])
 @pytest.mark.parametrize("threads", [2, 3, 8])
 @every_filter
-def test_counters_do_not_depend_on_threads(filter, threads, rng, monkeypatch):
+def test_counters_do_not_depend_on_threads(filter, threads, repeats, rng, monkeypatch):
+    """Of few directions, and of so many that cells are multiplied with all of them."""
     monkeypatch.setattr(search, "MIN_BYTES", 1)
     vectors = heavy_tailed(rng, 9000, 6)
     index = HalfspaceIndex(6, filter=filter)
     for part in (vectors[:7000], vectors[7000:8500], vectors[8500:8900], vectors[8900:]):
         index.insert(part)
     index.delete(np.arange(0, 9000, 7))
-    directions, tau = normal(rng, 5, 6), np.array([0.5, 3.0, 20.0, -np.inf, np.inf])
+    directions, tau = normal(rng, 5 * repeats, 6), np.tile([0.5, 3.0, 20.0, -np.inf, np.inf], repeats)
     for wanted in (cpu.COUNT, cpu.IDS, cpu.SCORES):
         one, many = (found_by(index, directions, tau, wanted, count) for count in (1, threads))
         assert one.work.tolist() == many.work.tolist() == found_by(index, directions, tau, wanted).work.tolist()

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from conftest import DTYPES, EXTREME_TAUS, FILTERS, build, check, equal, subnormal, tiny
+from conftest import DTYPES, EXTREME_TAUS, FILTERS, _pattern, build, check, equal, subnormal, tiny
 
+LEAST = 24  # directions from which on cells are multiplied with them as matrices
 FLUSH = 1 << 15 | 1 << 6  # flush to zero, denormals are zero
 
 
@@ -88,6 +89,71 @@ def answers(filter):
                     for tau in thresholds[::4]:
                         equal(index.query(q, tau), reference.query(vectors, q, tau)[0])
     assert compared > 10_000
+
+
+def mixed(rng, n, d, m, dtype):
+    """Ordinary numbers, a third of the components subnormal, and rows of nothing else."""
+    middle = 2 ** (reference.FORMATS[dtype][1] - 1) - 1
+    few, low = rng.random((n, d)) < 0.33, _pattern(rng, (n, d), dtype, 0, 1)
+    few[::9] = True
+    vectors = np.where(few, reference.bits(low), reference.bits(_pattern(rng, (n, d), dtype, middle - 2, middle + 1)))
+    directions = _pattern(rng, (m, d), "float32", 120, 128)
+    patterns = np.where(rng.random((m, d)) < 0.33, reference.bits(_pattern(rng, (m, d), "float32", 0, 1)), 0)
+    patterns = np.where(patterns != 0, patterns, reference.bits(directions))
+    patterns[0] = reference.bits(_pattern(rng, (1, d), "float32", 0, 1))[0]
+    return reference.from_bits(vectors, dtype), reference.from_bits(patterns, "float32")
+
+
+def batches():
+    """So many directions that cells are multiplied with them as matrices: the low digits of norms and radii matter."""
+    rng = np.random.default_rng(3)
+    for dtype in DTYPES:
+        for family in (subnormal, tiny, mixed):
+            for d in (1, 7, 64, 130):
+                vectors, directions = family(rng, 40, d, 3, dtype)
+                index = build(vectors, filter="cells", dtype=dtype)
+                thresholds = [taus(vectors, q) for q in directions]
+                batch = np.repeat(directions, [part.size for part in thresholds], axis=0)
+                assert len(batch) > 2 * LEAST
+                assert check([index], vectors, batch, np.concatenate(thresholds)) > 0
+                index.verify()
+
+
+def along_axes():
+    """Principal axes of vectors that have subnormal components."""
+    from halfspace.cpu import axes
+
+    axes.DIMS, axes.ROWS, axes.MOST_LEFT = (64, 64), 0, 2.0
+    rng = np.random.default_rng(4)
+    for dtype in DTYPES:
+        vectors, directions = mixed(rng, 70, 64, 6, dtype)
+        index = build(vectors, filter="cells", dtype=dtype)
+        assert index._snapshot.sealed[0].cells.axes is not None
+        for q in directions:
+            thresholds = taus(vectors, q)
+            assert len(thresholds) < LEAST
+            assert check([index], vectors, np.repeat(q[None], len(thresholds), axis=0), thresholds) > 0
+            for tau in thresholds[::4]:
+                equal(index.query(q, tau), reference.query(vectors, q, tau)[0])
+        index.verify()
+
+
+def unequal():
+    """Rows in order of norms that are themselves near the smallest there are."""
+    rng = np.random.default_rng(5)
+    exponents = rng.integers(0, 3, (3000, 1))
+    vectors = _pattern(rng, (3000, 3), "float32", exponents, exponents + 1)
+    index = build(vectors, filter="cells")
+    direction = reference.from_bits([0x3F800000, 0x3F000000, 0xBE800000], "float32")
+    products, exponent = reference.dots(vectors, direction)
+    for rank in (1, 30, 1500, 2999):
+        tau = reference.from_bits([reference.encode(np.sort(products)[-rank], exponent, "float64")], "float64")
+        expected = reference.query(vectors, direction, tau)[0]
+        equal(index.query(direction, tau[0]), expected)
+        assert index.count(np.repeat(direction[None], 30, axis=0), np.repeat(tau, 30)).tolist() == 30 * [
+            len(expected[0])
+        ]
+    index.verify()
 
 
 def zeros():
@@ -171,6 +237,7 @@ def equal_bits(ours, theirs):
 
 
 PARTS = {f"answers-{filter}": lambda filter=filter: answers(filter) for filter in FILTERS}
+PARTS |= {"batches": batches, "along-axes": along_axes, "unequal": unequal}
 PARTS |= {"zeros": zeros, "conversions": conversions, "refusals": refusals, "order": order}
 
 

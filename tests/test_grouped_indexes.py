@@ -50,7 +50,7 @@ def test_a_small_insert_leaves_old_segments_alone(filter, rng, monkeypatch):
     second = index._snapshot.sealed[1]
     index.delete([17, 5017])
     for before, now in zip((old, second), index._snapshot.sealed, strict=False):
-        for part in ("vectors", "ids", "norms", "cells", "balls", "by_id"):
+        for part in ("vectors", "ids", "norms", "cells", "groups", "balls", "by_id"):
             assert getattr(now, part) is getattr(before, part)
     index.insert(normal(rng, 300, 3))  # the fourth of like size: these merge, the large one stays
     large, merged = index._snapshot.sealed
@@ -196,6 +196,8 @@ def nudge(array):
 
 LEVELS = [f"{level}/{part}" for level in ("cells", "groups", "chunks") for part in ("codes", "scales", "radii")]
 TAMPERED = [("groups", name, nudge) for name in ["norms", "centre", *LEVELS]]
+CELLS = ["centre", "weights", "spans", "high", "low", "scales", "radii", "peaks"]
+TAMPERED += [("cells", name, nudge) for name in ["norms", *(f"cells/{part}" for part in CELLS)]]
 TAMPERED += [("groups", "by_id", how) for how in (swap_ends, repeat_first, nudge)]
 for kind in ("balls", "sweep"):
     TAMPERED += [(kind, name, nudge) for name in ("norms", "centre", "balls/codes", "balls/scales", "balls/radii")]

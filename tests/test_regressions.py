@@ -64,7 +64,7 @@ def test_kernels_refuse_rows_that_lie_apart(rng):
     vectors = rng.standard_normal((1, 8, 6)).astype(np.float32)[:, ::2]
     norms, grain = cpu.measure(vectors, 1)
     with pytest.raises(ValueError, match="contiguous"):
-        Segment(vectors, np.arange(4), norms, grain).addresses  # noqa: B018
+        cpu.tabulate(Segment(vectors, np.arange(4), norms, grain))
 
 
 def test_counting_a_halfspace_that_holds_everything_reads_codes_alone(rng):
@@ -73,7 +73,7 @@ def test_counting_a_halfspace_that_holds_everything_reads_codes_alone(rng):
     (found,) = query._found(cpu.COUNT)
     work = dict(zip(cpu.STAGES, found.work[:, 0].tolist(), strict=True))
     assert found.counts.tolist() == [5000]
-    assert {name: tested for name, tested in work.items() if tested} == {"cells": 5000}
+    assert {name: tested for name, tested in work.items() if tested} == {"norms": 5000, "high": 5000}
 
 
 def test_a_batch_cut_into_blocks(rng, monkeypatch):

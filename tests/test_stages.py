@@ -10,9 +10,8 @@ from conftest import DTYPES, FAMILIES, boundary_taus
 from numba import njit
 
 from halfspace import cpu
-from halfspace.cpu import cells, formats, scan
-from halfspace.cpu._simd import TILE, count_bits, lowest_bit_of, tile_dot
-from halfspace.cpu.chunks import SCRATCH, list_blocks
+from halfspace.cpu import formats, scan
+from halfspace.cpu.codes import DROP, LOOK, TAKE
 from halfspace.dtypes import FORMATS, as_bits
 from halfspace.segment import Segment
 from halfspace.table import Table
@@ -29,38 +28,10 @@ def _each(function, values, out):
 
 
 @njit
-def _tile_dot(places, digits, out, portable):
-    tile_dot(places.ctypes.data, digits.ctypes.data, digits.shape[0], out.ctypes.data, portable)
-
-
-@njit
-def _verdicts_of_cells(segment, centre, wide, digits, plans, tau, scratch, portable):
-    verdicts = np.empty(segment.rows, np.int32)
-    below, above = cells.thresholds(wide[0], plans[0], tau, centre)
-    listed = list_blocks(0, segment.rows, below, above, scratch)
-    for row in range(0, segment.rows, 64):
-        at = row // 16
-        count = min(4, listed - at)
-        left, taken = cells.test_tile(
-            segment.codes, segment.scales, segment.radii, at, count, digits[0], plans[0], scratch, portable
-        )
-        for i in range(min(64, segment.rows - row)):
-            verdicts[row + i] = 2 * (taken >> i & 1) + (left >> i & 1)
-    return verdicts
-
-
-@njit
 def _verdicts_of_scan(vectors, norms, low, high, narrow, plans, tau):
     verdicts = np.empty(high - low, np.int32)
     scan.test_rows(vectors, norms, low, high, narrow[0], plans[0], tau, verdicts)
     return verdicts
-
-
-@njit
-def _each_bit(masks, counts, lowest):
-    for i in range(masks.size):
-        counts[i] = count_bits(masks[i])
-        lowest[i] = lowest_bit_of(masks[i])
 
 
 def test_float16_widens_alike_with_and_without_an_instruction():
@@ -101,29 +72,6 @@ def test_store_rounds_once(source, dtype, rng):
         assert cpu.store(values[:, None], FORMATS[dtype][1], 1)[1] == np.flatnonzero(~fits)[0]
 
 
-@pytest.mark.parametrize("portable", [True, False])
-@pytest.mark.parametrize("steps", [1, 2, 31, 1024])
-def test_tile_dot(steps, portable, rng):
-    codes = rng.integers(0, 256, (9, steps, 16, 4)).astype(np.uint8)
-    digits = rng.integers(-128, 128, (steps, 2, 4)).astype(np.int8)
-    codes[0, :, 0], digits[:, 0] = 255, -128
-    for blocks in ([0, 1, 2, 3], [8, 0, 5, 2], [7, 7, 7, 7]):
-        out = np.zeros((2, TILE), np.int32)
-        _tile_dot(codes.ctypes.data + np.array(blocks) * (64 * steps), digits, out, portable)
-        rows = codes[blocks].transpose(0, 2, 1, 3).reshape(TILE, -1).astype(np.int64)
-        np.testing.assert_array_equal(out, digits.transpose(1, 0, 2).reshape(2, -1).astype(np.int64) @ rows.T)
-
-
-def test_bits_of_a_tile(rng):
-    masks = rng.integers(-(2**63), 2**63, 1000) << rng.integers(0, 64, 1000)
-    masks = np.concatenate([masks[masks != 0], [1, -1, -(2**63), 2**63 - 1]])
-    counts, lowest = np.empty((2, masks.size), np.int64)
-    _each_bit(masks, counts, lowest)
-    for mask, count, bit in zip(masks.tolist(), counts, lowest, strict=True):
-        assert count == (mask % 2**64).bit_count()
-        assert mask % 2 ** (int(bit) + 1) == 2 ** int(bit)
-
-
 @every_family
 @every_dtype
 def test_norms_and_grains_bound(family, dtype, rng):
@@ -139,63 +87,39 @@ def test_norms_and_grains_bound(family, dtype, rng):
 
 @every_family
 @every_dtype
-def test_cells_hold_their_vectors(family, dtype, rng):
-    vectors, _ = family(rng, 70, 9, 1, dtype)
-    made = cpu.encode(as_bits(vectors)[None], 1)
-    assert made.groups is None
-    assert made.chunks is None
-    codes = made.cells.codes[0].transpose(0, 2, 1, 3).reshape(-1, 12)[:, :9].astype(int) - 128
-    for i, vector in enumerate(vectors):
-        scale, radius = Fraction(float(made.cells.scales[0, i])), made.cells.radii[0, i]
-        rest = [
-            Fraction(float(x)) - Fraction(float(m)) - scale * int(c)
-            for x, m, c in zip(vector, made.centre[0], codes[i], strict=True)
-        ]
-        assert radius == np.inf or sum(part * part for part in rest) <= Fraction(float(radius)) ** 2
-
-
-@every_family
-@every_dtype
-@pytest.mark.parametrize("portable", [True, False])
-def test_verdicts_are_true(family, dtype, portable, rng):
+def test_verdicts_of_a_scan_are_true(family, dtype, rng):
     vectors, directions = family(rng, 100, 13, 2, dtype)
     stored = as_bits(np.ascontiguousarray(vectors))
-    made = cpu.encode(stored[None], 1)
-    norms, grain = cpu.measure(stored[None], 1)
-    segment = Segment(stored[None], np.arange(100), norms, grain, cells=made)
-    table, scratch = np.array(segment.addresses, cpu.SEGMENT), np.zeros(1, SCRATCH)
+    norms, _ = cpu.measure(stored[None], 1)
     for q in directions:
         ready = cpu.prepare(q[None])
         for tau in [*boundary_taus(rng, vectors, q, 3), 0.0, -np.inf, np.inf]:
             hit = np.isin(np.arange(100), reference.hits(vectors, q, tau))
-            args = table[0], made.centre[0], ready.wide, ready.digits, ready.plans
-            by_cells = _verdicts_of_cells(*args, float(tau), scratch[0], portable)
-            assert set(by_cells.tolist()) <= {0, 1, 3}  # dropped, left, left and taken
-            by_cells = np.array([cells.DROP, cells.LOOK, -1, cells.TAKE])[by_cells]
             args = stored, norms[0], 0, 100, ready.narrow, ready.plans, float(tau)
-            by_scan = _verdicts_of_scan(*args)
-            np.testing.assert_array_equal(_verdicts_of_scan(*args[:2], 37, 91, *args[4:]), by_scan[37:91])
-            for verdicts in (by_cells, by_scan):
-                assert not hit[verdicts == cells.DROP].any()
-                assert hit[verdicts == cells.TAKE].all()
-                assert set(verdicts.tolist()) <= {cells.DROP, cells.LOOK, cells.TAKE}
+            verdicts = _verdicts_of_scan(*args)
+            np.testing.assert_array_equal(_verdicts_of_scan(*args[:2], 37, 91, *args[4:]), verdicts[37:91])
+            assert not hit[verdicts == DROP].any()
+            assert hit[verdicts == TAKE].all()
+            assert set(verdicts.tolist()) <= {DROP, LOOK, TAKE}
 
 
 SEALED = {
-    "scan": lambda x, threads: {},
-    "cells": lambda x, threads: {"cells": cpu.encode(x, threads)},
-    "groups": lambda x, threads: {"cells": cpu.encode(x, threads, grouped=True)},
-    "balls": lambda x, threads: {"balls": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
-    "sweep": lambda x, threads: {"balls": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
+    "scan": lambda x, norms, threads: {},
+    "cells": lambda x, norms, threads: {"cells": cpu.encode(x, norms, threads)},
+    "groups": lambda x, norms, threads: {"groups": cpu.enclose_groups(x, threads)},
+    "balls": lambda x, norms, threads: {"balls": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
+    "sweep": lambda x, norms, threads: {"balls": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
 }
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("filter", SEALED)
+@pytest.mark.parametrize("m", [1, 9, 24])
 @every_dtype
-def test_spaces_are_searched_apart(threads, filter, dtype, rng, monkeypatch):
+def test_spaces_are_searched_apart(m, threads, filter, dtype, rng, monkeypatch):
+    """With 24 directions of each space, cells meet them in a matrix product."""
     monkeypatch.setattr(search, "MIN_BYTES", 1)
-    spaces, n, dim, m = 3, 300, 24, 4
+    spaces, n, dim = 3, 300, 24
     vectors = rng.standard_normal((spaces, n, dim)).astype(np.float32).astype(reference.DTYPES[dtype])
     directions = rng.standard_normal((spaces, m, dim)).astype(np.float32)
     stored = as_bits(vectors)
@@ -203,11 +127,10 @@ def test_spaces_are_searched_apart(threads, filter, dtype, rng, monkeypatch):
     for part, sealed in ((slice(0, 257), True), (slice(257, n), False)):
         x = np.ascontiguousarray(stored[:, part])
         norms, grain = cpu.measure(x, threads)
-        derived = {"filter": filter} | SEALED[filter](x, threads) if sealed else {}
+        derived = {"filter": filter} | SEALED[filter](x, norms, threads) if sealed else {}
         segments.append(Segment(x, np.arange(n)[part], norms, grain, **derived))
     table, tau = Table.of(segments, cpu), rng.normal(3, 2, spaces * m)
-    ready = cpu.prepare(directions.reshape(-1, dim))
-    found = cpu.search(table, np.empty(0, stored.dtype), ready, tau, False, cpu.SCORES, threads)
+    found = cpu.search(table, np.empty(0, stored.dtype), directions.reshape(-1, dim), tau, False, cpu.SCORES, threads)
     offsets, ids, scores = cpu.collect(found)
     for k in range(spaces * m):
         expected, rounded = reference.one(vectors[k // m], directions[k // m, k % m], tau[k])

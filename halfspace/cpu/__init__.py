@@ -9,13 +9,15 @@ from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import measure, store
 from halfspace.cpu.groups import enclose_groups
 from halfspace.cpu.partition import partition
-from halfspace.cpu.pipeline import COUNT, IDS, SCORES
+from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OVERFULL, SCORES
 from halfspace.cpu.records import tabulate
 from halfspace.cpu.search import search
 
 __all__ = [
     "COUNT",
     "IDS",
+    "NOT_FINITE",
+    "OVERFULL",
     "SCORES",
     "STAGES",
     "available",

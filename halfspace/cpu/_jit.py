@@ -28,6 +28,7 @@ __all__ = [
     "multiply_add",
     "pointer",
     "stage",
+    "trailing_zeros",
 ]
 
 
@@ -110,6 +111,17 @@ def bit_length(typingctx: Any, value: Any) -> Any:
         return builder.sub(width, builder.ctlz(args[0], context.get_constant(types.boolean, False)))
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def trailing_zeros(typingctx: Any, value: Any) -> Any:
+    """Count the zero bits below the lowest set bit of an int32, 32 for 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = context.cast(builder, args[0], signature.args[0], types.int32)
+        return builder.cttz(bits, context.get_constant(types.boolean, False))
+
+    return types.int32(value), codegen
 
 
 @intrinsic

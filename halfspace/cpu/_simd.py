@@ -271,32 +271,30 @@ def row_dot(typingctx: Any, row: Any, digits: Any, stride: Any, words: Any) -> A
 
     row : address of uint8 (words, 4), laid out as in a block of `nibble_dot`; 64 bytes at a time are read, also beyond
         its end
-    digits : address of int8 (2 digits, stride), zero beyond the direction's last dimension, up to 128 dimensions more
+    digits : address of int8 (2 digits, stride): for each 128 dimensions first those that lie in low halves, then those
+        in high halves; zero beyond the direction's last dimension
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         row, digits, stride, words = args
-        out = cgutils.alloca_once(builder, _I64)
-
-        sums = _Sums(builder, 2)
+        sums = _Sums(builder, 4)
         with cgutils.for_range(builder, builder.udiv(_at(builder, words, 15), _number(16))) as loop:
             halves = _nibbles(builder, _read(builder, _at(builder, row, builder.mul(loop.index, _number(64))), _BYTES))
             here = _at(builder, digits, builder.mul(loop.index, _number(128)))
             for digit, start in enumerate((here, _at(builder, here, stride))):
-                both = [_read(builder, _at(builder, start, 64 * part), _LANES, 4) for part in range(2)]
                 for half in range(2):
-                    own = _pick(builder, *both, [2 * i + half for i in range(BLOCK)])
-                    sums.add(digit, halves[half], own)
-        wide = ir.VectorType(_I64, BLOCK)
-        high, low = (builder.sext(sums[digit], wide) for digit in range(2))
-        total = builder.add(builder.shl(high, ir.Constant(wide, [8] * BLOCK)), low)
-        lanes = BLOCK
-        while lanes > 1:
-            lanes //= 2
-            one = _pick(builder, total, total, list(range(lanes)))
-            total = builder.add(one, _pick(builder, total, total, list(range(lanes, 2 * lanes))))
-        builder.store(builder.extract_element(total, _number(0, _I32)), out)
-        return builder.load(out)
+                    own = _read(builder, _at(builder, start, 64 * half), _LANES, 4)
+                    sums.add(2 * digit + half, halves[half], own)
+        totals = []
+        for digit in range(2):
+            total = builder.add(sums[2 * digit], sums[2 * digit + 1])
+            lanes = BLOCK
+            while lanes > 1:
+                lanes //= 2
+                one = _pick(builder, total, total, list(range(lanes)))
+                total = builder.add(one, _pick(builder, total, total, list(range(lanes, 2 * lanes))))
+            totals.append(builder.sext(builder.extract_element(total, _number(0, _I32)), _I64))
+        return builder.add(builder.shl(totals[0], _number(8)), totals[1])
 
     return types.int64(*[types.intp] * 4), codegen
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu import _jit, _threads
-from halfspace.cpu._jit import entry, multiply_add
+from halfspace.cpu._jit import entry
 from halfspace.cpu._simd import BLOCK, TILE
 from halfspace.cpu.bounds import axes_error, axes_rest, norm_bound
 from halfspace.cpu.formats import exact64, round_up16, widen, widen16
@@ -52,7 +52,8 @@ def choose(sample: npt.NDArray[np.float32], rows: int) -> Basis | None:
     weights = np.empty((spaces, count), np.float32)
     for space, part in enumerate(sample):
         spreads, vectors = np.linalg.eigh((part.T @ part).astype(np.float64) / len(part))
-        if spreads[:-count].sum() > MOST_LEFT * spreads.sum():
+        spreads = np.maximum(spreads, 0.0)
+        if spreads[-1] == 0.0 or spreads[:-count].sum() > MOST_LEFT * spreads.sum():
             return None
         found[space] = vectors[:, : -count - 1 : -1].T
         weights[space] = np.sqrt(spreads[: -count - 1 : -1] / spreads[-1])
@@ -66,7 +67,7 @@ def measured(axes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) ->
     for part in axes.astype(np.float64):
         defect = float(np.linalg.norm(part @ part.T - np.eye(count))) + count * dim * 2.0**-50
         spread.append(axes_spread(1.01 * defect, count, dim))
-    return Basis(axes, weights, np.array(spread).astype(np.float32).astype(np.float64) * (1.0 + 2.0**-20))
+    return Basis(axes, weights, np.ceil(np.array(spread) * 2.0**24) * 2.0**-24)  # the same whoever sums
 
 
 def blank(basis: Basis, rows: int) -> Axes:
@@ -104,6 +105,7 @@ def _encode(
     count, dim = matrix.shape
     half = count // 2
     four = 4  # rows whose parts are computed at once
+    columns = np.ascontiguousarray(matrix.T)
     offsets = np.zeros((four, dim), np.float32)
     lengths = np.empty(four)
     parts = np.empty((four, count), np.float32)
@@ -117,15 +119,15 @@ def _encode(
                 offsets[i - start, j] = np.float32(offset)
                 total += offset * offset
             lengths[i - start] = norm_bound(total, dim)
-        for k in range(count):
-            a, b, c, e = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-            for j in range(dim):
-                axis = matrix[k, j]
-                a = multiply_add(a, axis, offsets[0, j])
-                b = multiply_add(b, axis, offsets[1, j])
-                c = multiply_add(c, axis, offsets[2, j])
-                e = multiply_add(e, axis, offsets[3, j])
-            parts[0, k], parts[1, k], parts[2, k], parts[3, k] = a, b, c, e
+        parts[:] = np.float32(0.0)
+        for j in range(dim):  # every sum in order of dimensions, whatever the processor: files are verified by it
+            a, b, c, e = offsets[0, j], offsets[1, j], offsets[2, j], offsets[3, j]
+            for k in range(count):
+                axis = columns[j, k]
+                parts[0, k] += axis * a
+                parts[1, k] += axis * b
+                parts[2, k] += axis * c
+                parts[3, k] += axis * e
         for i in range(start, stop):
             own = parts[i - start]
             largest = 0.0

@@ -196,7 +196,7 @@ def _test_low(segment, cells, view, words, low, found, use, row_bytes, counting,
         verdict = TAKE if hit else LOOK
         if use and not hit:
             tested += 1
-            product = row_dot(cells.low + 4 * words * row, view.digits, view.stride, words)
+            product = row_dot(cells.low + 4 * words * row, view.row_digits, view.stride, words)
             scale = widen16(scales[row])
             value = scratch.values[row - low] + scale * (view.unit * (np.float64(product) - bias))
             width = scale * view.low_slack + view.factor * widen16(radii[row])

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu._jit import entry, stage
+from halfspace.cpu._jit import bits_of, entry, float64_of, multiply_add, stage
 from halfspace.cpu.bounds import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
-from halfspace.cpu.formats import exact64, leading_bit, lowest_bit
+from halfspace.cpu.formats import exact64, grain_of, leading_bit, lowest_exponent
 
 __all__ = ["PLAN", "Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
 
@@ -58,16 +58,16 @@ def code_in_digits(values, count, digits):
 
     Returns a, a bound on |rest|, and the sum of A.
     """
-    largest = 0.0
+    largest = np.int64(0)  # as bits, which order magnitudes as they do integers: that vectorises
     for j in range(count):
-        largest = max(largest, abs(values[j]))
-    unit = digit_unit(largest)
+        largest = max(largest, bits_of(abs(values[j])))
+    unit = digit_unit(float64_of(largest))
     inverse = 1.0 / unit  # exact: a power of two
     total, squares = np.int64(0), 0.0
     for j in range(count):
         digit = np.int64(np.rint(values[j] * inverse))
         rest = values[j] - digit * unit
-        squares += rest * rest
+        squares = multiply_add(squares, rest, rest)
         high = (digit + 128) >> 8
         digits[0, j] = high
         digits[1, j] = digit - 256 * high
@@ -80,16 +80,15 @@ def _measure(narrow, wide, plan):
     """Widen a direction (d,) of float32 and fill in its plan, all but the digits."""
     dim = narrow.size
     total = 0.0
-    grain = np.inf
+    lowest = np.int32(1000)
     for j in range(dim):
         value = exact64(narrow[j])
         wide[j] = value
-        total += value * value
-        if value != 0.0:
-            grain = min(grain, lowest_bit(narrow[j]))
+        total = multiply_add(total, value, value)
+        lowest = min(lowest, lowest_exponent(narrow[j]))
     norm = norm_bound(total, dim)
     plan.norm = norm
-    plan.grain = grain
+    plan.grain = grain_of(lowest)
     plan.slope = dot_slope(dim, norm)
     plan.intercept = dot_intercept(dim, norm)
     plan.slope32 = dot32_slope(dim, norm)
@@ -112,19 +111,21 @@ def blank_directions(narrow):
 def prepare(narrow):
     """Prepare directions (m, d) of finite float32; returns `Directions`."""
     prepared = blank_directions(narrow)
-    fill_directions(prepared)
+    fill_directions(prepared, True)
     return prepared
 
 
 @stage
-def fill_directions(directions):
-    """Fill in all that is derived from the components."""
+def fill_directions(directions, digits_too):
+    """Fill in all that is derived from the components; the digits and what goes with them only where they are used."""
     narrow, wide, digits, plans = directions
     count, dim = narrow.shape
     flat = np.zeros((2, dim), np.int8)
     for i in range(count):
         plan = plans[i]
         _measure(narrow[i], wide[i], plan)
+        if not digits_too:
+            continue
         scale, rest, total = code_in_digits(wide[i], dim, flat)
         for j in range(dim):
             digits[i, j // 4, 0, j % 4] = flat[0, j]

@@ -14,7 +14,7 @@ from numba import carray, types
 
 from halfspace.cpu._jit import pointer, stage
 
-__all__ = ["SINK", "Found", "emit", "finish", "make_room"]
+__all__ = ["HELD", "SINK", "TOO_MANY", "Found", "emit", "finish", "make_room"]
 
 _library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 for _name in ("realloc", "free"):  # by names of our own: compiled code that is cached looks them up again
@@ -22,6 +22,7 @@ for _name in ("realloc", "free"):  # by names of our own: compiled code that is 
 _realloc = types.ExternalFunction("halfspace_realloc", types.intp(types.intp, types.uintp))
 _free = types.ExternalFunction("halfspace_free", types.void(types.intp))
 
+HELD, OUT_OF_MEMORY, TOO_MANY = 0, 1, 2
 FIRST = 256
 """Hits that there is room for at first."""
 
@@ -32,7 +33,8 @@ SINK = np.dtype(
         ("scores", np.int64),  # address of float32 (room,)
         ("room", np.int64),
         ("found", np.int64),
-        ("full", np.int64),  # whether there was no more memory
+        ("most", np.int64),  # hits that may be kept
+        ("full", np.int64),  # HELD while there was room, else OUT_OF_MEMORY or TOO_MANY
     ]
 )
 
@@ -47,10 +49,13 @@ class Found(NamedTuple):
 
 @stage
 def make_room(sink, more):
-    """Make room for more hits; whether there is memory for them."""
+    """Make room for more hits; whether there is."""
     needed = sink.found + more
     if needed <= sink.room:
         return True
+    if needed > sink.most:
+        sink.full = TOO_MANY
+        return False
     room = max(2 * sink.room, needed, FIRST)
     owners = _realloc(sink.owners, np.uint64(4 * room))
     sink.owners = owners if owners != 0 else sink.owners
@@ -59,7 +64,7 @@ def make_room(sink, more):
     scores = _realloc(sink.scores, np.uint64(4 * room))
     sink.scores = scores if scores != 0 else sink.scores
     if owners == 0 or ids == 0 or scores == 0:
-        sink.full = 1
+        sink.full = OUT_OF_MEMORY
         return False
     sink.room = room
     return True
@@ -77,18 +82,17 @@ def emit(sink, owner, id, score):
 
 @stage
 def finish(sink, scored):
-    """Make arrays of all hits and give the memory back."""
-    found = sink.found
+    """Make arrays of all hits, of none where they were too many, and give the memory back."""
+    found = sink.found if sink.full == HELD else 0
     hits = Found(np.empty(found, np.int32), np.empty(found, np.int64), np.empty(found if scored else 0, np.float32))
     if found:
         hits.owners[:] = carray(pointer(sink.owners, np.int32), found)
         hits.ids[:] = carray(pointer(sink.ids, np.int64), found)
         if scored:
             hits.scores[:] = carray(pointer(sink.scores, np.float32), found)
-    full = sink.full
     _free(sink.owners)
     _free(sink.ids)
     _free(sink.scores)
-    if full:
+    if sink.full == OUT_OF_MEMORY:
         raise MemoryError("no memory for more hits")
     return hits

@@ -13,7 +13,16 @@ from numba import types
 from numba.extending import overload
 
 from halfspace.cpu import _threads
-from halfspace.cpu._jit import bit_length, bits_of, entry, float32_of, float64_of, pointer, stage
+from halfspace.cpu._jit import (
+    bit_length,
+    bits_of,
+    entry,
+    float32_of,
+    float64_of,
+    pointer,
+    stage,
+    trailing_zeros,
+)
 from halfspace.cpu._simd import half_to_float
 from halfspace.cpu.bounds import norm_bound
 from halfspace.dtypes import FORMATS
@@ -21,8 +30,9 @@ from halfspace.segment import address
 
 __all__ = [
     "exact64",
+    "grain_of",
     "leading_bit",
-    "lowest_bit",
+    "lowest_exponent",
     "measure",
     "round_to_format",
     "round_up16",
@@ -78,13 +88,19 @@ def exact64(value):
 
 
 @stage
-def lowest_bit(value):
-    """Value of the lowest set bit of a nonzero float32: the largest power of two of which it is a multiple."""
+def lowest_exponent(value):
+    """Exponent of the lowest set bit of a float32, 1000 for 0: as integers alone, so that a loop of it vectorises."""
     bits = bits_of(value) & np.int32(0x7FFFFFFF)
-    rest = bits & (bits - 1)
-    if bits & np.int32(0x7FFFFF):
-        return exact64(float32_of(bits)) - exact64(float32_of(rest))
-    return exact64(float32_of(bits))
+    field = bits >> np.int32(23)
+    mantissa = (bits & np.int32(0x7FFFFF)) | (np.int32(0x800000) if field > 0 else np.int32(0))
+    exponent = max(field, np.int32(1)) - np.int32(150) + np.int32(trailing_zeros(mantissa))
+    return np.int32(exponent) if mantissa != 0 else np.int32(1000)
+
+
+@stage
+def grain_of(exponent):
+    """Power of two with this `lowest_exponent`, infinite where there is none."""
+    return float64_of((np.int64(exponent) + np.int64(1023)) << np.int64(52)) if exponent < 1000 else np.inf
 
 
 @stage
@@ -299,13 +315,12 @@ def measure(vectors: np.ndarray, threads: int) -> tuple[npt.NDArray[np.float32],
 @entry
 def _measure(vectors, norms, first, last):
     dim = vectors.shape[1]
-    grain = np.inf
+    lowest = np.int32(1000)
     for i in range(first, last):
         total = 0.0
         for j in range(dim):
             value = exact64(widen(vectors[i, j]))
             total += value * value
-            if value != 0.0:
-                grain = min(grain, lowest_bit(widen(vectors[i, j])))
+            lowest = min(lowest, lowest_exponent(widen(vectors[i, j])))
         norms[i] = round_up32(norm_bound(total, dim))
-    return grain
+    return grain_of(lowest)

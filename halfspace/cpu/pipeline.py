@@ -31,7 +31,7 @@ from halfspace.cpu.chunks import (
 from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, thresholds
 from halfspace.cpu.collect import order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
-from halfspace.cpu.emit import SINK, emit, finish, make_room
+from halfspace.cpu.emit import HELD, SINK, emit, finish, make_room
 from halfspace.cpu.exact import reachable
 from halfspace.cpu.matrix import pack_tile, reachable_by
 from halfspace.cpu.ready import READY, ready_directions, ready_seen
@@ -39,10 +39,13 @@ from halfspace.cpu.records import BALLS, CELLS, SEGMENT
 from halfspace.cpu.verify import decide, decide_hairline, precision
 from halfspace.cpu.views import blank_seen, look
 
-__all__ = ["COUNT", "IDS", "SCORES", "search_chunks"]
+__all__ = ["COUNT", "IDS", "NOT_FINITE", "OVERFULL", "SCORES", "search_chunks"]
 
 COUNT, IDS, SCORES = 0, 1, 2
 """What is wanted: counts alone, ids, or ids and scores."""
+
+NOT_FINITE, OVERFULL = -1, -2
+"""Counts that say that there is no answer."""
 
 PASS_BYTES = 1 << 20
 """Bytes of vectors that meet all directions of a batch, and are verified, before the next come: half of a cache."""
@@ -61,16 +64,18 @@ class Question(NamedTuple):
 
 
 @entry
-def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, last, adapt, wanted):
+def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, last, adapt, wanted, most):
     """Search chunks [first, last) for every direction.
 
     place : address of SEGMENT (spaces, segments); like : an empty array in the stored format
     narrow : float32 (spaces * m, d), the directions; tau : float64 (spaces * m,)
     prepared : address of one `halfspace.cpu.ready.READY` for the only segment; or 0, and all is prepared here
     adapt : whether to leave cells where they do not pay; wanted : COUNT, IDS or SCORES
+    most : hits that may be held at once, if there are several directions
 
     Returns counts int64 (spaces * m,); the arrays of `halfspace.cpu.emit.Found`, in order of ids where there is a
-    single direction; and the counters int64 (STAGES, WORK). A direction that is not finite makes all counts -1.
+    single direction; and the counters int64 (STAGES, WORK). Where a direction is not finite, all counts are NOT_FINITE;
+    where there are too many hits to hold, OVERFULL.
     """
     table = carray(pointer(place, SEGMENT), (spaces, segments))
     total, dim = narrow.shape
@@ -80,14 +85,18 @@ def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, l
     ready = carray(pointer(prepared, READY), 1 if prepared else 0)
     directions = ready_directions(ready[0], narrow) if prepared else blank_directions(narrow)
     if not prepared:
-        fill_directions(directions)
+        grouped = False
+        for which in range(segments):
+            grouped |= table[0, which].chunk_codes != 0
+        fill_directions(directions, grouped)
     counts = np.zeros(total, np.int64)
     room = np.empty(1, SCRATCH)
     room[0].work[:] = 0
     sink = np.zeros(1, SINK)
+    sink[0].most = most if total > spaces else np.iinfo(np.int64).max
     for k in range(total):
         if not directions.plans[k].norm < np.inf:
-            counts[:] = -1
+            counts[:] = NOT_FINITE
             segments = 0
     question = Question(
         _borrowed(narrow), _borrowed(directions.wide), _borrowed(directions.digits), _borrowed(directions.plans),
@@ -119,6 +128,8 @@ def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, l
     stages.complete(room[0].work, dim * like.itemsize)
     hits = finish(sink[0], wanted == SCORES)
     alive += directions.wide.size + directions.digits.size + directions.plans.size + tau.size + sink.size
+    if sink[0].full != HELD:
+        counts[:] = OVERFULL
     if total == 1:
         order_by_id(hits.ids, hits.scores)
     return counts, hits.owners, hits.ids, hits.scores, room[0].work.copy()
@@ -146,6 +157,8 @@ def _one_by_one(segment, space, batch, like, question, views, counts, start, sto
         for k in range(space * batch, (space + 1) * batch):
             below[k], above[k] = thresholds(question.wide[k], plans[k], tau[k], centre)
     for chunk in range(start, stop):
+        if sink.full != HELD:
+            return
         at = chunk % TILE
         if grouped and (chunk == start or at == 0):
             dropped[:] = True
@@ -211,6 +224,8 @@ def _multiply(segment, space, like, question, matrix, counts, start, stop, sink,
     masks = np.zeros((batch, tiles), np.int64)  # of each direction, the vectors that are left
     matrix_begin()
     for chunk in range(start, stop):
+        if sink.full != HELD:
+            break
         alive = reachable_by(matrix.reach[space], peaks[chunk])
         last = min((chunk + 1) * CHUNK, rows) if alive else 0
         for first in range(chunk * CHUNK, last, TILE * tiles):

@@ -87,7 +87,7 @@ def ready_seen(ready, spaces, count, dim):
     columns = (dim + TILE - 1) // TILE
     return Seen(
         carray(pointer(ready.views, VIEW), count if ready.views else 0),
-        np.empty((0, 2, 0), np.int8),
+        np.empty((0, 4, 0), np.int8),
         np.empty((0, 2, 0), np.int8),
         Matrix(
             carray(pointer(ready.order, np.int64), (multiplied, batch)),

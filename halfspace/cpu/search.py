@@ -1,6 +1,6 @@
 """Searching all segments: cut the work into runs of chunks, and, where there are balls, bound them first."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from halfspace.cpu.directions import prepare
 from halfspace.cpu.emit import Found
 from halfspace.cpu.exact import each_reachable
 from halfspace.cpu.matrix import LEAST
-from halfspace.cpu.pipeline import search_chunks
+from halfspace.cpu.pipeline import NOT_FINITE, OVERFULL, search_chunks
 from halfspace.cpu.ready import Ready, ready_for
 from halfspace.cpu.records import BALLS
 from halfspace.cpu.sweep import sweep
@@ -22,8 +22,10 @@ from halfspace.table import Table
 
 __all__ = ["Answer", "search"]
 
-MIN_BYTES = 1 << 23
-"""Bytes of codes (or vectors) per thread below which another thread costs more than it saves."""
+MIN_BYTES = 1 << 22
+"""Bytes to read per thread below which another thread, which has to wake up, costs more than it saves."""
+START = 16
+"""A part of all chunks, one in so many, that tells how many bytes will be read."""
 RUNS = 4
 """Runs of chunks per thread: hits lie close together where rows are grouped, so equal runs are not equal work."""
 
@@ -47,22 +49,43 @@ def search(
     adapt: bool,
     wanted: int,
     threads: int,
+    most: int = ALL,
 ) -> Answer:
     """Find the vectors of all segments in the halfspaces of `directions` (m, d); arguments as for `search_chunks`.
 
-    A direction that is not finite makes the first count -1.
+    most : hits that may be held at once, if there are several directions
+
+    Where there is no answer, all counts are NOT_FINITE (because of a direction) or OVERFULL (of hits).
     """
     if table.has_balls:
-        return _search_balls(table, like, directions, tau, adapt, wanted, threads)
+        return _search_balls(table, like, directions, tau, adapt, wanted, threads, most)
     if threads > 1:
         threads = min(threads, table.rows * directions.size // MIN_BYTES)
     if threads <= 1:
-        counts, *hits, work = search_chunks(*table.place, like, directions, tau, 0, 0, ALL, adapt, wanted)
-        return Answer(counts, [Found(*hits)], work)
-    return _search_threads(table, like, directions, tau, adapt, wanted, threads)
+        return _run(table, like, directions, tau, (0, ALL), adapt, wanted, most)
+    if len(tau) < LEAST:
+        return _search_few(table, like, directions, tau, adapt, wanted, threads, most)
+    return _search_many(table, like, directions, tau, adapt, wanted, threads, most)
 
 
-def _search_threads(
+def _run(
+    table: Table,
+    like: np.ndarray,
+    directions: npt.NDArray[np.float32],
+    tau: npt.NDArray[np.float64],
+    span: tuple[int, int],
+    adapt: bool,
+    wanted: int,
+    most: int,
+    ready: Ready | None = None,
+) -> Answer:
+    """Search a run of chunks in this thread; holds all memory that is read."""
+    place = 0 if ready is None else address(ready.record)
+    counts, *hits, work = search_chunks(*table.place, like, directions, tau, place, *span, adapt, wanted, most)
+    return Answer(counts, [Found(*hits)], work)
+
+
+def _search_few(
     table: Table,
     like: np.ndarray,
     directions: npt.NDArray[np.float32],
@@ -70,29 +93,62 @@ def _search_threads(
     adapt: bool,
     wanted: int,
     threads: int,
+    most: int,
 ) -> Answer:
-    """Search with several threads, each of which takes runs of chunks; a batch is prepared once for each segment."""
-    tasks: list[tuple[Table, Ready | None, tuple[int, int]]] = []
+    """Search for few directions: alone at first, then with as many threads as the bytes that were read ask for."""
     total = sum(-(-segment.rows // CHUNK) for segment in table.segments)
-    if len(tau) < LEAST:
-        tasks = [(table, None, span) for span in _threads.spans(total, RUNS * threads)]
-    else:
-        prepared = prepare(directions)
-        for which, segment in enumerate(table.segments):
-            own = table.part(which)
-            ready = ready_for(own, prepared, tau, segment.cells is not None)
-            chunks = -(-segment.rows // CHUNK)
-            runs = max(1, round(RUNS * threads * chunks / total))
-            tasks += [(own, ready, span) for span in _threads.spans(chunks, runs)]
+    first = -(-total // START)
+    begun = _run(table, like, directions, tau, (0, first), adapt, wanted, most)
+    left = int(begun.work[:, BYTES].sum()) * (total - first) // first
+    spans = [(first, ALL)]
+    if left >= 2 * MIN_BYTES:
+        threads = min(threads, left // MIN_BYTES)
+        spans = [(first + low, first + high) for low, high in _threads.spans(total - first, RUNS * threads)]
 
-    def run(task: tuple[Table, Ready | None, tuple[int, int]]) -> Any:  # holds all memory that is read
+    def run(span: tuple[int, int]) -> Answer:
+        return _run(table, like, directions, tau, span, adapt, wanted, most // threads)
+
+    return _sum([begun, *_threads.run(run, spans, threads)])
+
+
+def _search_many(
+    table: Table,
+    like: np.ndarray,
+    directions: npt.NDArray[np.float32],
+    tau: npt.NDArray[np.float64],
+    adapt: bool,
+    wanted: int,
+    threads: int,
+    most: int,
+) -> Answer:
+    """Search for a batch, prepared once for each segment and shared by all threads, which take runs of chunks."""
+    tasks: list[tuple[Table, Ready, tuple[int, int]]] = []
+    total = sum(-(-segment.rows // CHUNK) for segment in table.segments)
+    prepared = prepare(directions)
+    for which, segment in enumerate(table.segments):
+        own = table.part(which)
+        ready = ready_for(own, prepared, tau, segment.cells is not None)
+        chunks = -(-segment.rows // CHUNK)
+        runs = max(1, round(RUNS * threads * chunks / total))
+        tasks += [(own, ready, span) for span in _threads.spans(chunks, runs)]
+
+    def run(task: tuple[Table, Ready, tuple[int, int]]) -> Answer:
         own, ready, span = task
-        place = 0 if ready is None else address(ready.record)
-        counts, *hits, work = search_chunks(*own.place, like, directions, tau, place, *span, adapt, wanted)
-        return counts, Found(*hits), work
+        return _run(own, like, directions, tau, span, adapt, wanted, most // threads, ready)
 
-    counts, parts, work = zip(*_threads.run(run, tasks, threads), strict=True)
-    return Answer(np.sum(counts, axis=0), list(parts), np.sum(work, axis=0))
+    return _sum(_threads.run(run, tasks, threads))
+
+
+def _sum(answers: list[Answer]) -> Answer:
+    """Put parts of an answer together; where one has no answer, nor has the whole."""
+    worst = min(answers, key=lambda answer: int(answer.counts[0]))
+    if worst.counts[0] < 0:
+        return worst
+    return Answer(
+        np.sum([answer.counts for answer in answers], axis=0),
+        [part for answer in answers for part in answer.parts],
+        np.sum([answer.work for answer in answers], axis=0),
+    )
 
 
 def _search_balls(
@@ -103,22 +159,27 @@ def _search_balls(
     adapt: bool,
     wanted: int,
     threads: int,
+    most: int = ALL,
 ) -> Answer:
     """Bound the balls of segments that have them for one direction of each space at a time, and search."""
     batch = len(tau) // len(table.records)
     counts = np.zeros(tau.size, np.int64)
     parts = []
+    held = 0
     total = np.zeros((len(STAGES), len(WORK)), np.int64)
     for k in range(batch):
         levels = each_reachable(tau[k::batch].copy())
         own = directions[k::batch].copy()
         if not np.isfinite(own).all():
-            return Answer(np.full(tau.size, -1), [], total)
+            return Answer(np.full(tau.size, NOT_FINITE), [], total)
         bounded, work = _bounded(table, own, levels, threads)
-        found = _search_threads(bounded, like, own, levels, adapt, wanted, threads)
+        found = _search_few(bounded, like, own, levels, adapt, wanted, threads, ALL)
         counts[k::batch] = found.counts
         parts += [Found(part.owners * np.int32(batch) + np.int32(k), part.ids, part.scores) for part in found.parts]
         total += work + found.work
+        held += int(found.counts.sum())
+        if k + 1 < batch and held > most:
+            return Answer(np.full(tau.size, OVERFULL), [], total)
     return Answer(counts, parts, total)
 
 

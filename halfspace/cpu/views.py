@@ -27,6 +27,7 @@ VIEW = np.dtype(
         ("high_slack", np.float64),  # k of the high codes, per unit of scale
         ("low_slack", np.float64),  # k of the whole codes
         ("digits", np.int64),  # address of int8 (2, stride)
+        ("row_digits", np.int64),  # address of int8 (2, stride), the same as `row_dot` takes them
         ("stride", np.int64),
         ("axes_unit", np.float64),
         ("axes_sums", np.float64, (2,)),  # of each part: sum of its A_j
@@ -44,7 +45,7 @@ class Seen(NamedTuple):
     """All directions, seen from one segment in each space."""
 
     views: np.ndarray  # VIEW (total,)
-    digits: np.ndarray  # int8 (total, 2, stride)
+    digits: np.ndarray  # int8 (total, 4, stride): in order of dimensions, and as `row_dot` takes them
     axes_digits: np.ndarray  # int8 (total, 2, stride)
     matrix: Matrix  # of no directions where they are not multiplied
 
@@ -54,7 +55,7 @@ def blank_seen(total, batch, dim, axes, multiplied):
     """Make room for views along so many axes, and for a matrix in so many spaces."""
     return Seen(
         np.zeros(total, VIEW),
-        np.zeros((total, 2, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8),
+        np.zeros((total, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8),
         np.zeros((total, 2, axes), np.int8),
         blank_matrix(multiplied, batch, dim),
     )
@@ -94,7 +95,7 @@ def _view(cells, wide, plan, tau, scaled, digits, out):
     """Fill in the view of one direction, but for the axes.
 
     cells : a CELLS record; wide, plan : the direction (d,), as in `halfspace.cpu.directions.Directions`
-    scaled : float64 (d,), scratch; digits : int8 (2, stride), zero; out : a VIEW
+    scaled : float64 (d,), scratch; digits : int8 (4, stride), zero; out : a VIEW
     """
     dim = wide.size
     centre = carray(pointer(cells.centre, np.float32), dim)
@@ -103,11 +104,17 @@ def _view(cells, wide, plan, tau, scaled, digits, out):
     out.factor = radius_factor(plan.norm)
     for j in range(dim):
         scaled[j] = wide[j] * np.float64(weights[j])
-    unit, rest, total = code_in_digits(scaled, dim, digits)
+    unit, rest, total = code_in_digits(scaled, dim, digits[:2])
     out.unit, out.digit_sum = unit, total
     out.high_slack = reach(unit, rest, plan.norm, cells.high_span, dim)
     out.low_slack = reach(unit, rest, plan.norm, cells.low_span, dim)
     out.digits, out.stride = digits.ctypes.data, digits.shape[1]
+    out.row_digits = out.digits + 2 * out.stride
+    own, row = pointer(out.digits, np.int32), pointer(out.row_digits, np.int32)
+    for word in range(0, 2 * out.stride // 4, 32):
+        for i in range(16):
+            row[word + i] = own[word + 2 * i]
+            row[word + 16 + i] = own[word + 2 * i + 1]
 
 
 @stage
