@@ -47,7 +47,7 @@ SIZES = (4, 16)
 DIRECTIONS = 16
 CENTRES = 2000
 
-FILTERS = {"sweep": ("sweep", "sweep gates balls"), "cells": ("cells",), "groups": ("chunks groups",)}
+FILTERS = {"sweep": ("sweep", "sweep gates balls"), "cells": ("norms axes high", "all"), "groups": ("chunks groups",)}
 """Stages of each filter after which survivors are counted."""
 
 
@@ -158,6 +158,8 @@ def build(data: Data, threads: int, **options: Any) -> HalfspaceIndex:
 
 def survivors(stages: dict[str, Stage], names: str) -> int:
     """Count the vectors that none of the named stages has dropped; `stages` lacks those that had nothing to do."""
+    if names == "all":
+        return stages["verify"].tested
     passed = [stages[name] for name in names.split() if name in stages]
     return sum(stage.taken for stage in passed) + passed[-1].left
 
@@ -270,7 +272,8 @@ def unpromised(data: Data, asked: list[Question], groups: Groups) -> list[str]:
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 BALLS = [f"S = {subspaces}" for subspaces in SUBSPACES]
-OTHERS = ["S", "sweep collects", "its sums leave", "bytes", "cells leave", "bytes", "groups leave", "bytes"]
+OTHERS = ["S", "sweep collects", "its sums leave", "bytes", "high codes leave", "low codes leave", "bytes"]
+OTHERS += ["groups leave", "bytes"]
 ORDERS = ["S", "as they come", "by variance", "variance balanced", "principal axes", "axes balanced"]
 RECALL = ["recall", "whole answers"]
 RULES = ["S", "own thresholds", "least of others", *RECALL, "median of others", *RECALL, "centroids", *RECALL]

@@ -275,7 +275,7 @@ class HalfspaceIndex:
             next_id = max(snapshot.next_id, int(own.max()) + 1)
             fresh = Segment(bits[None], own, norms, grain, live=own.size)
             self._snapshot = self._tail.append(snapshot, fresh, next_id, progress)
-        return own
+        return own.copy()
 
     def delete(self, ids: npt.ArrayLike) -> None:
         """Remove vectors.
@@ -364,6 +364,7 @@ class HalfspaceIndex:
         snapshot = self._snapshot
         query, single = self._asked(snapshot, directions, tau, within, threads)
         offsets, ids, values, totals = query.rows(scores, sort, best)
+        self._remember(snapshot, query)
         return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
@@ -380,8 +381,10 @@ class HalfspaceIndex:
         -------
         int, or ndarray of int64 of shape (m,) for a batch
         """
-        query, single = self._asked(self._snapshot, directions, tau, within, threads)
+        snapshot = self._snapshot
+        query, single = self._asked(snapshot, directions, tau, within, threads)
         counts = query.counts()
+        self._remember(snapshot, query)
         return int(counts[0]) if single else counts
 
     def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
@@ -402,6 +405,7 @@ class HalfspaceIndex:
         if not single:
             raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(query.directions)}")
         hits, stages = query.work()
+        self._remember(snapshot, query)
         return Explanation(
             self._filter,
             hits,
@@ -421,9 +425,12 @@ class HalfspaceIndex:
         narrow = numbers  # the kernels find what is not finite
         if numbers.dtype != _FLOAT32 or not numbers.flags.carray:
             narrow = self._rounded(numbers, _FLOAT32, "directions")
-        if self._filter == "auto" and len(narrow):
-            snapshot.sealer.lately.append((narrow[0].copy(), float(thresholds[0])))
         return Query(self._backend, table, self._like, self._filter == "auto", narrow, thresholds, workers), single
+
+    def _remember(self, snapshot: Snapshot, query: Query) -> None:
+        """Note a question that was answered, for what seals segments."""
+        if self._filter == "auto" and len(query.directions):
+            snapshot.sealer.lately.append((query.directions[0].copy(), float(query.tau[0])))
 
     # -- keeping it ---------------------------------------------------------------------------------------------------
 

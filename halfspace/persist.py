@@ -9,6 +9,7 @@ import numpy as np
 
 from halfspace import storage
 from halfspace.dtypes import FORMATS
+from halfspace.rounding import MAX_CELL_DIM
 from halfspace.seal import FILTERS
 from halfspace.segment import Axes, Balls, Cells, Codes, Groups, Segment
 from halfspace.snapshot import Snapshot
@@ -135,13 +136,15 @@ def _segment(
     if filter not in FILTERS[1:]:
         raise ValueError(f"segment {number} has the filter {filter!r}")
     cells = groups = balls = None
+    if filter != "scan" and dim > MAX_CELL_DIM:
+        raise ValueError(f"segment {number} has the filter {filter!r} in {dim} dimensions")
     if filter == "cells":
         blocks, words = -(-rows // 64) * 4, -(-dim // 8)
         axes = None
         if f"{number}/axes/weights" in arrays:
-            count = arrays[f"{number}/axes/weights"].shape[-1]
-            if count < 16 or count % 16:
-                raise ValueError(f"segment {number} has {count} axes")
+            count = arrays[f"{number}/axes/weights"].size
+            if not 16 <= count <= dim or count % 16:
+                raise ValueError(f"segment {number} has {count} axes of {dim} dimensions")
             axes = Axes(
                 part("axes/axes", np.float32, 1, count, dim),
                 part("axes/weights", np.float32, 1, count),

@@ -73,6 +73,8 @@ class Query(NamedTuple):
             state = int(found.counts[0]) if count else 0
             if state == backend.NOT_FINITE:
                 checks.finite(self.directions, "directions")
+            if state == backend.OUT_OF_MEMORY:
+                raise MemoryError("no memory for more hits")
             if state == backend.OVERFULL:
                 size = max(1, min(size, count - first) // 4)
                 continue

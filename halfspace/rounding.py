@@ -33,6 +33,8 @@ __all__ = [
     "dot_intercept",
     "dot_slope",
     "exact_below",
+    "least_norm",
+    "longest_product",
     "norm_bound",
     "pair_margin",
     "radius_factor",
@@ -150,7 +152,7 @@ def axes_error(length: float, spread: float) -> float:
         <q, D> = <p, z> + <g, D - P' z> + <P g, z>  <=  <p, z> + |g| sqrt(|D|^2 - (1 - e) |z|^2) + |P g| |z|
 
     where e = |P P' - I|, since |D - P' z|^2 = |D|^2 - 2 |z|^2 + z' P P' z. For p = P q up to its float64 rounding,
-    |P g| <= (e + 2^-40) |q|, and |q| <= (1 + e) (|p| + |g|): so adding (2 e + 2^-30) |D| both to the radius (which |p|
+    |P g| <= (e + 2^-34) |q|, and |q| <= (1 + e) (|p| + |g|): so adding (2 e + 2^-30) |D| both to the radius (which |p|
     multiplies) and to the rest (which |g| multiplies) pays for the last term. z itself is computed in float32, each
     component with an error of at most (d + 8) 2^-24 |D| (1 + e), and |z| with sqrt(axes) as much. What a process that
     flushes denormals loses is below the constant: axes exist for vectors of moderate norms only.
@@ -171,9 +173,21 @@ def pair_margin(digit_sum: float, ratio: float, dim: int) -> float:
     float32. It and the offset are at most N = 256 sum |A_j| + 128 d in magnitude, and r / s <= sqrt(d), so the second
     term is at most R = ratio sqrt(d). Where |level / s| <= 4 (N + R), conversions, products and sums err by at most
     2^-21 of what all terms come to, below 2^-18 (N + R). Where it is larger, its sign decides, and rounding cannot
-    change that.
+    change that. A level that is flushed to 0 is below 2^-126, and 1 / s is at most 2^126: that costs a unit more.
     """
-    return 2.0**-18 * (256.0 * digit_sum + 128.0 * dim + ratio * sqrt(dim))
+    return 4.0 + 2.0**-18 * (256.0 * digit_sum + 128.0 * dim + ratio * sqrt(dim))
+
+
+def longest_product(norm: float, peak: float) -> float:
+    """Upper bound of |q| |x| from upper bounds of both, its own rounding included."""
+    return norm * peak * (1.0 + 8 * UNIT)
+
+
+def least_norm(tau: float, norm: float) -> float:
+    """Lower bound of |x| for any x with <q, x> >= tau, from an upper bound of |q|."""
+    if tau <= 0.0:
+        return -inf
+    return tau / norm * (1.0 - 8 * UNIT) if norm > 0.0 else inf
 
 
 def threshold_margin(tau: float, base: float, base_error: float) -> float:

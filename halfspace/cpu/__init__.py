@@ -9,7 +9,7 @@ from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import measure, store
 from halfspace.cpu.groups import enclose_groups
 from halfspace.cpu.partition import partition
-from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OVERFULL, SCORES
+from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OUT_OF_MEMORY, OVERFULL, SCORES
 from halfspace.cpu.records import tabulate
 from halfspace.cpu.search import search
 
@@ -17,6 +17,7 @@ __all__ = [
     "COUNT",
     "IDS",
     "NOT_FINITE",
+    "OUT_OF_MEMORY",
     "OVERFULL",
     "SCORES",
     "STAGES",

@@ -25,6 +25,7 @@ __all__ = [
     "entry",
     "float32_of",
     "float64_of",
+    "hold",
     "multiply_add",
     "pointer",
     "stage",
@@ -111,6 +112,19 @@ def bit_length(typingctx: Any, value: Any) -> Any:
         return builder.sub(width, builder.ctlz(args[0], context.get_constant(types.boolean, False)))
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def hold(typingctx: Any, value: Any) -> Any:
+    """Use a value, and do nothing: what is read by address must live until here.
+
+    Numba drops an array after the last use of its variable, though its address, or a record in it, be in use still.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.void(value), codegen
 
 
 @intrinsic

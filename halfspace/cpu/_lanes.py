@@ -1,4 +1,4 @@
-"""Tests on the 16 vectors of a block, or the 64 of a tile, at once: plain vector arithmetic; and the bits they leave."""
+"""Tests on the 16 vectors of a block, or the 64 of a tile, at once: plain vector arithmetic; and the bits it leaves."""
 
 from typing import Any
 

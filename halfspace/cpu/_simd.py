@@ -80,7 +80,7 @@ def _may_use_amx() -> bool:
         return False
     arch_prctl, request, tile_data = 158, 0x1023, 18
     try:
-        return ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0
+        return bool(ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0)
     except (OSError, AttributeError):
         return False
 
@@ -105,7 +105,7 @@ FORM = _choose()
 """Which form is used: the best that the host has, or what the environment variable ``HALFSPACE_SIMD`` names."""
 
 
-# -- pieces of code -------------------------------------------------------------------------------------------------------
+# -- pieces of code ----------------------------------------------------------------------------------------------------
 
 
 def _number(value: int, bits: Any = _I64) -> Any:
@@ -153,7 +153,7 @@ def _avx_vnni_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
         lanes = list(range(first, first + BLOCK // 2))
         parts = [_pick(builder, value, value, lanes) for value in (total, codes, digits)]
         halves.append(_instruction(builder, "llvm.x86.avx512.vpdpbusd.256", half, *parts))
-    return _pick(builder, *halves, list(range(BLOCK)))
+    return _pick(builder, halves[0], halves[1], list(range(BLOCK)))
 
 
 def _portable_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
@@ -202,7 +202,7 @@ def _nibbles(builder: Any, codes: Any) -> tuple[Any, Any]:
     return low, high
 
 
-# -- dot products ---------------------------------------------------------------------------------------------------------
+# -- dot products ------------------------------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -299,7 +299,7 @@ def row_dot(typingctx: Any, row: Any, digits: Any, stride: Any, words: Any) -> A
     return types.int64(*[types.intp] * 4), codegen
 
 
-# -- the integer matrix product -------------------------------------------------------------------------------------------
+# -- the integer matrix product ----------------------------------------------------------------------------------------
 
 _TILE_SHAPES = bytes([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8])
 """Palette 1: eight tile registers of 16 rows of 64 bytes."""
@@ -397,7 +397,7 @@ def matrix_dot(typingctx: Any, tile: Any, digits: Any, columns: Any, out: Any) -
     return types.void(*[types.intp] * 4), codegen
 
 
-# -- other instructions ---------------------------------------------------------------------------------------------------
+# -- other instructions ------------------------------------------------------------------------------------------------
 
 
 @intrinsic

@@ -51,9 +51,13 @@ def choose(sample: npt.NDArray[np.float32], rows: int) -> Basis | None:
     found = np.empty((spaces, count, dim), np.float32)
     weights = np.empty((spaces, count), np.float32)
     for space, part in enumerate(sample):
-        spreads, vectors = np.linalg.eigh((part.T @ part).astype(np.float64) / len(part))
+        largest = float(np.abs(part).max())
+        if not 0.0 < largest < np.inf:
+            return None
+        unit = part / np.float32(largest)  # so that no square overflows
+        spreads, vectors = np.linalg.eigh((unit.T @ unit).astype(np.float64) / len(unit))
         spreads = np.maximum(spreads, 0.0)
-        if spreads[-1] == 0.0 or spreads[:-count].sum() > MOST_LEFT * spreads.sum():
+        if not spreads[:-count].sum() <= MOST_LEFT * spreads.sum() or not spreads[-1] > 0.0:
             return None
         found[space] = vectors[:, : -count - 1 : -1].T
         weights[space] = np.sqrt(spreads[: -count - 1 : -1] / spreads[-1])

@@ -11,6 +11,8 @@ __all__ = [
     "dot_intercept",
     "dot_slope",
     "exact_below",
+    "least_norm",
+    "longest_product",
     "norm_bound",
     "pair_margin",
     "radius_factor",
@@ -22,6 +24,8 @@ __all__ = [
 
 axes_error = stage(rounding.axes_error)
 axes_rest = stage(rounding.axes_rest)
+least_norm = stage(rounding.least_norm)
+longest_product = stage(rounding.longest_product)
 norm_bound = stage(rounding.norm_bound)
 residual_bound = stage(rounding.residual_bound)
 reach = stage(rounding.reach)

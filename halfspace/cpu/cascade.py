@@ -8,6 +8,7 @@ import numpy as np
 from halfspace.cpu._jit import pointer, stage
 from halfspace.cpu._lanes import cell_verdicts, lowest_bit_of
 from halfspace.cpu._simd import BLOCK, nibble_dot, row_dot
+from halfspace.cpu.bounds import longest_product
 from halfspace.cpu.cells import HIGH_MIDDLE, LOW_MIDDLE
 from halfspace.cpu.chunks import (
     AXES,
@@ -36,7 +37,7 @@ SAMPLE = 8
 @stage
 def out_of_reach(cells, chunk, norm, tau):
     """Whether no vector of a chunk is long enough: |q| |x| < tau for all."""
-    return norm * np.float64(pointer(cells.peaks, np.float32)[chunk]) * (1.0 + 2.0**-50) < tau
+    return longest_product(norm, np.float64(pointer(cells.peaks, np.float32)[chunk])) < tau
 
 
 @stage

@@ -49,7 +49,8 @@ class _Frame(NamedTuple):
 
 
 def _frame_of(cells: Cells) -> _Frame:
-    return _Frame(cells.centre, cells.weights, cells.axes and axes.measured(cells.axes.axes, cells.axes.weights))
+    basis = None if cells.axes is None else axes.measured(cells.axes.axes, cells.axes.weights)
+    return _Frame(cells.centre, cells.weights, basis)
 
 
 def _choose(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int) -> _Frame:

@@ -38,10 +38,6 @@ class Directions(NamedTuple):
     digits: npt.NDArray[np.int8]  # (m, steps, 2, 4): of four dimensions the high digits, then the low ones
     plans: np.ndarray  # PLAN (m,)
 
-    def every(self, step: int, first: int) -> "Directions":
-        """Copy the direction `first`, and every `step`-th after it."""
-        return Directions(*(part[first::step].copy() for part in self))
-
 
 @stage
 def digit_unit(largest):

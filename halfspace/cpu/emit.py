@@ -82,7 +82,7 @@ def emit(sink, owner, id, score):
 
 @stage
 def finish(sink, scored):
-    """Make arrays of all hits, of none where they were too many, and give the memory back."""
+    """Make arrays of all hits, of none where there was no room for all, and give the memory back."""
     found = sink.found if sink.full == HELD else 0
     hits = Found(np.empty(found, np.int32), np.empty(found, np.int64), np.empty(found if scored else 0, np.float32))
     if found:
@@ -93,6 +93,4 @@ def finish(sink, scored):
     _free(sink.owners)
     _free(sink.ids)
     _free(sink.scores)
-    if sink.full == OUT_OF_MEMORY:
-        raise MemoryError("no memory for more hits")
     return hits

@@ -122,7 +122,7 @@ def round_up32(value):
 
 @stage
 def round_up16(value):
-    """Bits (uint16) of the smallest normal bfloat16 (or zero, or infinity) that is at least the float64 `value` >= 0."""
+    """Bits (uint16) of the smallest normal bfloat16 (or zero, or infinity) that is at least a float64 that is >= 0."""
     return np.uint16((np.int64(bits_of(round_up32(value))) + 0xFFFF) >> 16)
 
 

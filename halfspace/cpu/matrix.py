@@ -19,7 +19,7 @@ from numba import carray
 
 from halfspace.cpu._jit import pointer, stage
 from halfspace.cpu._simd import BLOCK, GROUP, TILE
-from halfspace.cpu.bounds import norm_bound, pair_margin, radius_factor, reach
+from halfspace.cpu.bounds import least_norm, norm_bound, pair_margin, radius_factor, reach
 from halfspace.cpu.codes import CHUNK
 from halfspace.cpu.formats import widen16
 
@@ -59,11 +59,7 @@ def blank_matrix(spaces, count, dim):
 @stage
 def can_multiply(cells, rows):
     """Whether all norms of a segment are moderate."""
-    peaks = pointer(cells.peaks, np.float32)
-    for chunk in range((rows + CHUNK - 1) // CHUNK):
-        if not np.float64(peaks[chunk]) <= MODERATE:
-            return False
-    return True
+    return carray(pointer(cells.peaks, np.float32), (rows + CHUNK - 1) // CHUNK).max() <= MODERATE
 
 
 @stage
@@ -73,8 +69,7 @@ def fill_matrix(cells, plans, views, tau, wide, space, out):
     weights = carray(pointer(cells.weights, np.float32), dim)
     least = np.empty(count)
     for k in range(count):
-        norm = plans[k].norm
-        least[k] = -np.inf if tau[k] <= 0.0 else (tau[k] / norm if norm > 0.0 else np.inf)
+        least[k] = least_norm(tau[k], plans[k].norm)
     order = np.argsort(least, kind="mergesort")
     for place in range(count):
         k = order[place]
@@ -91,7 +86,7 @@ def fill_matrix(cells, plans, views, tau, wide, space, out):
             magnitude += abs(digit)
         slack = reach(unit, norm_bound(rest, dim), norm, cells.low_span, dim) / unit
         factor = radius_factor(norm) / unit
-        margin = pair_margin(np.float64(magnitude), factor, dim) + 4.0
+        margin = pair_margin(np.float64(magnitude), factor, dim)
         out.order[space, place], out.reach[space, place] = k, least[k]
         out.levels[space, place] = np.float32(view.below / unit)
         out.factors[space, place] = np.float32(factor)
@@ -101,7 +96,7 @@ def fill_matrix(cells, plans, views, tau, wide, space, out):
 @stage
 def reachable_by(reach, peak):
     """How many of the sorted directions a vector of norm `peak` might reach."""
-    return np.searchsorted(reach, np.float64(peak) * (1.0 + 2.0**-40), side="right")
+    return np.searchsorted(reach, np.float64(peak), side="right")
 
 
 @stage

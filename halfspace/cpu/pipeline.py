@@ -12,7 +12,7 @@ import numpy as np
 from numba import carray
 
 from halfspace.cpu import chunks as stages
-from halfspace.cpu._jit import entry, pointer, stage
+from halfspace.cpu._jit import entry, hold, pointer, stage
 from halfspace.cpu._lanes import lowest_bit_of, pairs_reaching
 from halfspace.cpu._simd import GROUP, TILE, matrix_begin, matrix_dot, matrix_end
 from halfspace.cpu.cascade import by_cells
@@ -31,7 +31,7 @@ from halfspace.cpu.chunks import (
 from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, thresholds
 from halfspace.cpu.collect import order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
-from halfspace.cpu.emit import HELD, SINK, emit, finish, make_room
+from halfspace.cpu.emit import HELD, SINK, TOO_MANY, emit, finish, make_room
 from halfspace.cpu.exact import reachable
 from halfspace.cpu.matrix import pack_tile, reachable_by
 from halfspace.cpu.ready import READY, ready_directions, ready_seen
@@ -39,12 +39,12 @@ from halfspace.cpu.records import BALLS, CELLS, SEGMENT
 from halfspace.cpu.verify import decide, decide_hairline, precision
 from halfspace.cpu.views import blank_seen, look
 
-__all__ = ["COUNT", "IDS", "NOT_FINITE", "OVERFULL", "SCORES", "search_chunks"]
+__all__ = ["COUNT", "IDS", "NOT_FINITE", "OUT_OF_MEMORY", "OVERFULL", "SCORES", "search_chunks"]
 
 COUNT, IDS, SCORES = 0, 1, 2
 """What is wanted: counts alone, ids, or ids and scores."""
 
-NOT_FINITE, OVERFULL = -1, -2
+NOT_FINITE, OVERFULL, OUT_OF_MEMORY = -1, -2, -3
 """Counts that say that there is no answer."""
 
 PASS_BYTES = 1 << 20
@@ -75,7 +75,7 @@ def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, l
 
     Returns counts int64 (spaces * m,); the arrays of `halfspace.cpu.emit.Found`, in order of ids where there is a
     single direction; and the counters int64 (STAGES, WORK). Where a direction is not finite, all counts are NOT_FINITE;
-    where there are too many hits to hold, OVERFULL.
+    where there are too many hits to hold, OVERFULL; where there is no memory for them, OUT_OF_MEMORY.
     """
     table = carray(pointer(place, SEGMENT), (spaces, segments))
     total, dim = narrow.shape
@@ -102,7 +102,7 @@ def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, l
         _borrowed(narrow), _borrowed(directions.wide), _borrowed(directions.digits), _borrowed(directions.plans),
         _borrowed(tau), adapt, wanted,
     )  # fmt: skip
-    before, alive = 0, 0
+    before = 0
     for which in range(segments):
         rows = table[0, which].rows
         chunks = (rows + CHUNK - 1) // CHUNK
@@ -124,14 +124,16 @@ def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, l
                 _one_by_one(
                     segment, space, total // spaces, like, question, seen.views, counts, start, stop, sink[0], room[0]
                 )
-        alive += seen.digits.size + seen.axes_digits.size  # what is read by address must live until here
+        hold(seen)
     stages.complete(room[0].work, dim * like.itemsize)
     hits = finish(sink[0], wanted == SCORES)
-    alive += directions.wide.size + directions.digits.size + directions.plans.size + tau.size + sink.size
     if sink[0].full != HELD:
-        counts[:] = OVERFULL
+        counts[:] = OVERFULL if sink[0].full == TOO_MANY else OUT_OF_MEMORY
     if total == 1:
         order_by_id(hits.ids, hits.scores)
+    hold(directions)
+    hold(tau)
+    hold(sink)
     return counts, hits.owners, hits.ids, hits.scores, room[0].work.copy()
 
 

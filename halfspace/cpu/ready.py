@@ -35,6 +35,9 @@ READY = np.dtype(
 )
 
 
+_MATRIX = ("order", "reach", "matrix_digits", "levels", "factors", "offsets")
+
+
 class Ready(NamedTuple):
     """A READY record (1,), and the arrays that it refers to."""
 
@@ -52,7 +55,7 @@ def ready_for(table: Table, directions: Directions, tau: npt.NDArray[np.float64]
         return Ready(record, directions, None)
     seen = _look_at(*table.place, directions, tau)
     record["views"], record["multiplied"] = address(seen.views), len(seen.matrix.order)
-    for name, part in zip(READY.names[-6:], seen.matrix, strict=True):
+    for name, part in zip(_MATRIX, seen.matrix, strict=True):
         record[name] = address(part)
     return Ready(record, directions, seen)
 

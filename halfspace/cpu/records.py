@@ -74,10 +74,9 @@ BALLS = np.dtype(
 
 def tabulate(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
     """Return SEGMENT (spaces,), and what it refers to beside the segment's own arrays."""
-    if "cpu" not in segment.kept:
-        segment.kept["cpu"] = _tabulate(segment)
-    known: tuple[np.ndarray, np.ndarray] = segment.kept["cpu"]
-    return known
+    kept = segment.kept
+    known: tuple[np.ndarray, np.ndarray] | None = kept.get("cpu")
+    return known or kept.setdefault("cpu", _tabulate(segment))
 
 
 def _tabulate(segment: Segment) -> tuple[np.ndarray, np.ndarray]:

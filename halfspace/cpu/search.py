@@ -99,16 +99,17 @@ def _search_few(
     total = sum(-(-segment.rows // CHUNK) for segment in table.segments)
     first = -(-total // START)
     begun = _run(table, like, directions, tau, (0, first), adapt, wanted, most)
+    if first == total or begun.counts[0] < 0:
+        return begun
     left = int(begun.work[:, BYTES].sum()) * (total - first) // first
-    spans = [(first, ALL)]
-    if left >= 2 * MIN_BYTES:
-        threads = min(threads, left // MIN_BYTES)
-        spans = [(first + low, first + high) for low, high in _threads.spans(total - first, RUNS * threads)]
+    threads = max(1, min(threads, left // MIN_BYTES))
+    share = (most - begun.parts[0].ids.size) // threads
+    spans = [(first + low, first + high) for low, high in _threads.spans(total - first, RUNS * threads)]
 
     def run(span: tuple[int, int]) -> Answer:
-        return _run(table, like, directions, tau, span, adapt, wanted, most // threads)
+        return _run(table, like, directions, tau, span, adapt, wanted, share)
 
-    return _sum([begun, *_threads.run(run, spans, threads)])
+    return _sum([begun, *_threads.run(run, spans if threads > 1 else [(first, ALL)], threads)])
 
 
 def _search_many(
@@ -177,7 +178,7 @@ def _search_balls(
         counts[k::batch] = found.counts
         parts += [Found(part.owners * np.int32(batch) + np.int32(k), part.ids, part.scores) for part in found.parts]
         total += work + found.work
-        held += int(found.counts.sum())
+        held += sum(part.ids.size for part in found.parts)
         if k + 1 < batch and held > most:
             return Answer(np.full(tau.size, OVERFULL), [], total)
     return Answer(counts, parts, total)

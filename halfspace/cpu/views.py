@@ -133,7 +133,7 @@ def _view_axes(cells, wide, plan, along, digits, out):
         if k == count // 2 - 1 or k == count - 1:
             part = k // (count // 2)
             out.axes_factors[part] = radius_factor(norm_bound(total, count))
-            left = plan.norm * plan.norm * (1.0 + 2.0**-38) - total * (1.0 - cells.axes_spread)
+            left = plan.norm * plan.norm * (1.0 + 2.0**-34) - total * (1.0 - cells.axes_spread)
             out.axes_remainders[part] = radius_factor(np.sqrt(max(left, 0.0)))
     for k in range(count):
         along[k] *= np.float64(weights[k])

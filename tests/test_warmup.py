@@ -1,0 +1,52 @@
+"""Compiling ahead: `warmup` compiles all that a first question of any kind needs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from halfspace import HalfspaceIndex, warmup
+from halfspace.seal import FILTERS
+
+CODE = """
+import numpy as np
+from numba.core import event
+import halfspace
+
+def ask():
+    rng = np.random.default_rng(1)
+    for filter in {filters}:
+        index = halfspace.HalfspaceIndex(12, filter=filter)
+        index.insert(rng.standard_normal((700, 12), dtype=np.float32))
+        index.compact()
+        directions = rng.standard_normal((40, 12), dtype=np.float32)
+        index.query(directions[0], 2.0, sort=True)
+        index.query(directions, 2.0, limit=3)
+        index.count(directions, 2.0)
+
+halfspace.warmup()
+with event.install_recorder("numba:compile") as recorder:
+    ask()
+print([e.data["dispatcher"].py_func.__name__ for _, e in recorder.buffer if e.is_start])
+"""
+
+
+def test_nothing_is_left_to_compile():
+    code = CODE.format(filters=FILTERS[1:])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_it_tells_how_far_it_is():
+    told = []
+    warmup(progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, len(FILTERS)) for done in range(len(FILTERS) + 1)]
+
+
+def test_it_refuses_what_an_index_refuses():
+    for options in ({"dtype": "int8"}, {"device": "abacus"}):
+        with pytest.raises((TypeError, ValueError)) as refused:
+            warmup(**options)
+        with pytest.raises(type(refused.value)):
+            HalfspaceIndex(4, **options)
