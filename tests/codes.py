@@ -50,6 +50,11 @@ def whole_digits(digits, count):
     return digits[:, :count].astype(np.int64).T @ [256, 1]
 
 
+def by_halves(digits):
+    """Digits (2, stride) with those of low halves of bytes first, and of high halves then, in each 128 dimensions."""
+    return digits.reshape(2, -1, 16, 2, 4).transpose(0, 1, 3, 2, 4).reshape(2, -1)
+
+
 def bounds_of_cells(cells, view, digits, n, d):
     """Values and widths (2, n) after the high codes, and after both."""
     (high, low), integers = planes(cells, n, d), whole_digits(digits, d)

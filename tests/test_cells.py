@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from codes import beyond, bfloat16, bounds_of_cells, planes, units
+from codes import beyond, bfloat16, bounds_of_cells, by_halves, planes, units
 from conftest import DTYPES, EXTREME_TAUS, FAMILIES, MORE_FAMILIES, boundary_taus, gaussian, integers, pairs
 from numba import carray, njit
 
@@ -170,7 +170,8 @@ def test_bounds_are_true(family, dtype, rng):
     finite = 0
     for q, view, digits in zip(directions, seen.views, seen.digits, strict=True):
         products = x @ units(q)
-        for value, width in zip(*bounds_of_cells(cells, view, digits, n, d), strict=True):
+        np.testing.assert_array_equal(digits[2:], by_halves(digits[:2]))
+        for value, width in zip(*bounds_of_cells(cells, view, digits[:2], n, d), strict=True):
             assert beyond(value + width, products) == 0
             assert beyond(width - value, -products) == 0
             finite += np.isfinite(width).sum()

@@ -88,6 +88,64 @@ def test_a_batch_cut_into_blocks(rng, monkeypatch):
     np.testing.assert_array_equal(index.count(directions, tau), counts)
 
 
+@pytest.mark.parametrize("filter", ["cells", "groups", "balls", "scan"])
+@pytest.mark.parametrize("most", [1, 40, 500])
+def test_a_batch_cut_by_its_hits(filter, most, rng, monkeypatch):
+    vectors, directions = rng.standard_normal((2500, 8)).astype(np.float32), rng.standard_normal((60, 8))
+    index, tau = build(vectors, filter=filter, threads=2), rng.normal(3, 3, 60)
+    options = [{}, {"sort": True}, {"limit": 3}, {"scores": False}]
+    whole = [index.query(directions, tau, **option) for option in options]
+    counts = index.count(directions, tau)
+    assert counts.max() > 500
+    monkeypatch.setattr(importlib.import_module("halfspace.query"), "MOST_HITS", most)
+    for option, expected in zip(options, whole, strict=True):
+        ours = index.query(directions, tau, **option)
+        if option == {"scores": False}:
+            assert ours.scores is None
+            assert ours.ids.tolist() == expected.ids.tolist()
+        else:
+            identical(ours, expected)
+    np.testing.assert_array_equal(index.count(directions, tau), counts)
+
+
+def test_a_refused_direction_is_not_remembered(rng):
+    index = HalfspaceIndex(64)
+    for ask in (index.query, index.count, index.explain):
+        with pytest.raises(ValueError, match=r"directions\[0, 0\] is nan"):
+            ask(np.full(64, np.nan, np.float32), 0.0)
+    index.insert(rng.standard_normal((40_000, 64)))
+    assert index.stats()["filters"] == {"cells": 40_000}
+
+
+def test_axes_of_long_vectors(rng):
+    vectors = rng.standard_normal((4096, 256))
+    vectors[:, :8] *= 1.5e17
+    index = build(vectors, filter="cells")
+    assert np.isfinite(index._snapshot.sealed[0].cells.axes.axes).all()
+    index.verify()
+
+
+def test_returned_ids_are_the_callers(rng):
+    index = HalfspaceIndex(4, filter="scan")
+    ids = index.insert(rng.standard_normal((300, 4)))
+    ids += 1000
+    assert index.ids.tolist() == list(range(300))
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (1, 24), (1, 0), (), (4096,)])
+def test_more_axes_than_dimensions_are_refused(shape, tmp_path, rng):
+    index = build(rng.standard_normal((200, 32)), filter="cells")
+    persist = importlib.import_module("halfspace.persist")
+    arrays = persist.storage.read
+    index.save(tmp_path / "index")
+    stored = arrays(tmp_path / "index", mmap=False)
+    persist.storage.write(
+        tmp_path / "index", stored.metadata, stored.arrays | {"0/axes/weights": np.ones(shape, np.float32)}
+    )
+    with pytest.raises(ValueError, match="axes"):
+        HalfspaceIndex.load(tmp_path / "index", mmap=True)
+
+
 def test_kernels_compile_where_no_folder_can_be_written(monkeypatch):
     def nowhere(function):
         raise RuntimeError("cannot cache function: no locator available")

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from codes import by_halves
 from numba import njit, types
 
 from halfspace.cpu import _simd
@@ -140,6 +141,7 @@ def test_row_dot(kernel, dim, extreme, rng):
     if extreme:
         digits[:, :dim] = -128
     expected = exact(codes[:, :dim], digits[:, :dim].T) @ [256, 1]
+    digits[...] = by_halves(digits)
     for garbage in (0, 255, 0x5A):
         memory = np.full(3 * 4 * words + 64, garbage, np.uint8)
         memory[: 12 * words] = split(codes).reshape(-1)

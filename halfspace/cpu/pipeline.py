@@ -64,18 +64,22 @@ class Question(NamedTuple):
 
 
 @entry
-def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, last, adapt, wanted, most):
+def search_chunks(
+    place, spaces, segments, like, narrow, tau, prepared, first, last, pause, enough, adapt, wanted, most
+):
     """Search chunks [first, last) for every direction.
 
     place : address of SEGMENT (spaces, segments); like : an empty array in the stored format
     narrow : float32 (spaces * m, d), the directions; tau : float64 (spaces * m,)
     prepared : address of one `halfspace.cpu.ready.READY` for the only segment; or 0, and all is prepared here
+    pause, enough : stop at chunk `pause` if so many bytes have been read by then
     adapt : whether to leave cells where they do not pay; wanted : COUNT, IDS or SCORES
     most : hits that may be held at once, if there are several directions
 
     Returns counts int64 (spaces * m,); the arrays of `halfspace.cpu.emit.Found`, in order of ids where there is a
-    single direction; and the counters int64 (STAGES, WORK). Where a direction is not finite, all counts are NOT_FINITE;
-    where there are too many hits to hold, OVERFULL; where there is no memory for them, OUT_OF_MEMORY.
+    single direction; the counters int64 (STAGES, WORK); and the chunk at which the search has stopped. Where a
+    direction is not finite, all counts are NOT_FINITE; where there are too many hits to hold, OVERFULL; where there is
+    no memory for them, OUT_OF_MEMORY.
     """
     table = carray(pointer(place, SEGMENT), (spaces, segments))
     total, dim = narrow.shape
@@ -102,28 +106,35 @@ def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, l
         _borrowed(narrow), _borrowed(directions.wide), _borrowed(directions.digits), _borrowed(directions.plans),
         _borrowed(tau), adapt, wanted,
     )  # fmt: skip
-    before = 0
+    before, reached = 0, last
     for which in range(segments):
         rows = table[0, which].rows
         chunks = (rows + CHUNK - 1) // CHUNK
         start = max(first - before, 0)
         stop = min(last - before, chunks)
+        middle = min(max(pause - before, start), stop)
         before += chunks
-        if start >= stop:
+        if start >= stop or reached != last:
             continue
         has_cells = table[0, which].cells != 0
         if prepared:
             seen = ready_seen(ready[0], spaces, total, dim)
         else:
             seen = look(table, which, directions, tau) if has_cells else blank_seen(0, 0, dim, 0, 0)
-        for space in range(spaces):
-            segment = table[space, which]
-            if seen.matrix.order.shape[0]:
-                _multiply(segment, space, like, question, seen.matrix, counts, start, stop, sink[0], room[0])
-            else:
-                _one_by_one(
-                    segment, space, total // spaces, like, question, seen.views, counts, start, stop, sink[0], room[0]
-                )
+        for part in range(2):
+            low, high = (start, middle) if part == 0 else (middle, stop)
+            if before - chunks + low == pause and room[0].work[:, stages.BYTES].sum() >= enough:
+                reached = pause
+            if low >= high or reached != last:
+                continue
+            for space in range(spaces):
+                segment = table[space, which]
+                if seen.matrix.order.shape[0]:
+                    _multiply(segment, space, like, question, seen.matrix, counts, low, high, sink[0], room[0])
+                else:
+                    _one_by_one(
+                        segment, space, total // spaces, like, question, seen.views, counts, low, high, sink[0], room[0]
+                    )  # fmt: skip
         hold(seen)
     stages.complete(room[0].work, dim * like.itemsize)
     hits = finish(sink[0], wanted == SCORES)
@@ -134,7 +145,7 @@ def search_chunks(place, spaces, segments, like, narrow, tau, prepared, first, l
     hold(directions)
     hold(tau)
     hold(sink)
-    return counts, hits.owners, hits.ids, hits.scores, room[0].work.copy()
+    return counts, hits.owners, hits.ids, hits.scores, room[0].work.copy(), reached
 
 
 @stage

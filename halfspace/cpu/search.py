@@ -62,7 +62,7 @@ def search(
     if threads > 1:
         threads = min(threads, table.rows * directions.size // MIN_BYTES)
     if threads <= 1:
-        return _run(table, like, directions, tau, (0, ALL), adapt, wanted, most)
+        return _run(table, like, directions, tau, (0, ALL), adapt, wanted, most)[0]
     if len(tau) < LEAST:
         return _search_few(table, like, directions, tau, adapt, wanted, threads, most)
     return _search_many(table, like, directions, tau, adapt, wanted, threads, most)
@@ -78,11 +78,14 @@ def _run(
     wanted: int,
     most: int,
     ready: Ready | None = None,
-) -> Answer:
-    """Search a run of chunks in this thread; holds all memory that is read."""
+    pause: tuple[int, int] = (ALL, ALL),
+) -> tuple[Answer, int]:
+    """Search a run of chunks in this thread, and tell where it stopped; holds all memory that is read."""
     place = 0 if ready is None else address(ready.record)
-    counts, *hits, work = search_chunks(*table.place, like, directions, tau, place, *span, adapt, wanted, most)
-    return Answer(counts, [Found(*hits)], work)
+    counts, *hits, work, reached = search_chunks(
+        *table.place, like, directions, tau, place, *span, *pause, adapt, wanted, most
+    )
+    return Answer(counts, [Found(*hits)], work), reached
 
 
 def _search_few(
@@ -95,21 +98,22 @@ def _search_few(
     threads: int,
     most: int,
 ) -> Answer:
-    """Search for few directions: alone at first, then with as many threads as the bytes that were read ask for."""
+    """Search for few directions: alone, unless the first chunks read so many bytes that threads are worth waking."""
     total = sum(-(-segment.rows // CHUNK) for segment in table.segments)
     first = -(-total // START)
-    begun = _run(table, like, directions, tau, (0, first), adapt, wanted, most)
-    if first == total or begun.counts[0] < 0:
+    pause = first, 2 * MIN_BYTES * first // max(1, total - first) if threads > 1 else ALL
+    begun, reached = _run(table, like, directions, tau, (0, ALL), adapt, wanted, most, pause=pause)
+    if reached >= total or begun.counts[0] < 0:
         return begun
     left = int(begun.work[:, BYTES].sum()) * (total - first) // first
-    threads = max(1, min(threads, left // MIN_BYTES))
+    threads = max(2, min(threads, left // MIN_BYTES))
     share = (most - begun.parts[0].ids.size) // threads
     spans = [(first + low, first + high) for low, high in _threads.spans(total - first, RUNS * threads)]
 
     def run(span: tuple[int, int]) -> Answer:
-        return _run(table, like, directions, tau, span, adapt, wanted, share)
+        return _run(table, like, directions, tau, span, adapt, wanted, share)[0]
 
-    return _sum([begun, *_threads.run(run, spans if threads > 1 else [(first, ALL)], threads)])
+    return _sum([begun, *_threads.run(run, spans, threads)])
 
 
 def _search_many(
@@ -135,7 +139,7 @@ def _search_many(
 
     def run(task: tuple[Table, Ready, tuple[int, int]]) -> Answer:
         own, ready, span = task
-        return _run(own, like, directions, tau, span, adapt, wanted, most // threads, ready)
+        return _run(own, like, directions, tau, span, adapt, wanted, most // threads, ready)[0]
 
     return _sum(_threads.run(run, tasks, threads))
 
