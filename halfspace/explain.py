@@ -12,8 +12,9 @@ class Stage:
     Attributes
     ----------
     name : str
-        ``"chunks"`` and ``"groups"`` (balls around 1,024 and around 16 vectors), ``"sweep"`` (the sorted lists),
-        ``"gates"`` and ``"balls"`` (the bounds of one subspace, and their sums), ``"cells"`` (8-bit codes of vectors),
+        ``"norms"``, ``"axes"`` (principal axes), ``"high"`` and ``"low"`` (the halves of codes); ``"chunks"``,
+        ``"groups"`` and ``"cells"`` (balls around 1,024, around 16 vectors and around each); ``"sweep"`` (the sorted
+        lists), ``"gates"`` and ``"balls"`` (the bounds of one subspace, and their sums);
         ``"scan"`` (float32 dot products), ``"verify"`` (float64) or ``"exact"`` (no error at all).
     tested : int
         Vectors that reached the stage.

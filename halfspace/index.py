@@ -45,11 +45,12 @@ class HalfspaceIndex:
     device : {"cpu"}
         Where vectors are kept and searched.
     filter : {"auto", "cells", "groups", "balls", "sweep", "scan"}
-        How vectors are ruled out before they are verified; the answer does not depend on it. ``"cells"`` tests an
-        8-bit code of each vector; ``"groups"`` first tests balls around 1,024 and around 16 vectors that lie close
-        together; ``"balls"`` sums the bounds of small balls in each subspace, and ``"sweep"`` collects vectors from
-        their sorted lists before; ``"scan"`` reads every vector. ``"auto"`` builds the one that reads the fewest bytes
-        on a sample, in batches of at least 32,768 vectors, and leaves codes where they do not pay.
+        How vectors are ruled out before they are verified; the answer does not depend on it. ``"cells"`` tests norms,
+        principal axes where they pay, and codes of each vector, in 4 and then in 8 bits; ``"groups"`` tests balls
+        around 1,024, around 16 vectors that lie close together, and around each; ``"balls"`` sums the bounds of small
+        balls in each subspace, and ``"sweep"`` collects vectors from their sorted lists before; ``"scan"`` reads every
+        vector. ``"auto"`` builds the one that reads the fewest bytes on a sample, in batches of at least 32,768
+        vectors, and leaves codes where they do not pay.
     dtype : {"float32", "float16", "bfloat16"}
         What is stored. Inserted numbers are rounded to it (to nearest, ties to even), and the promise is about the
         rounded ones.
@@ -70,6 +71,7 @@ class HalfspaceIndex:
     -----
     Vectors lie in immutable segments and a small tail that is scanned; segments of like size merge, so that n inserts
     cost O(n log n). With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >= 128.
+    The first query of a stored format compiles its kernels; `halfspace.warmup` does it ahead.
 
     References
     ----------
