@@ -333,7 +333,7 @@ def test_in_a_process_of_its_own(scenario, layer):
     if layer != "default":
         environment["NUMBA_THREADING_LAYER"] = layer
     command = [sys.executable, "-W", "ignore", __file__, scenario]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
 
