@@ -282,6 +282,7 @@ def leave_in_the_middle():
     signal.signal(signal.SIGALRM, alarm)
     rng = np.random.default_rng(6)
     interrupted = 0
+    build(rng.standard_normal((30_000, 64)).astype(np.float32)).count(np.zeros((400, 64), np.float32), 10.0, threads=2)
     for attempt in range(12):
         directions = rng.standard_normal((400, 64)).astype(np.float32)
         try:

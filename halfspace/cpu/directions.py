@@ -103,12 +103,18 @@ def blank_directions(narrow):
     )
 
 
+def prepare(narrow: npt.NDArray[np.float32]) -> Directions:
+    """Prepare directions (m, d) of finite float32."""
+    return Directions(*_prepare(narrow))
+
+
 @entry
-def prepare(narrow):
-    """Prepare directions (m, d) of finite float32; returns `Directions`."""
+def _prepare(narrow):
+    """Return the arrays of `Directions`: a named tuple is not made by compiled code, which a signal may interrupt."""
     prepared = blank_directions(narrow)
     fill_directions(prepared, True)
-    return prepared
+    narrow, wide, digits, plans = prepared
+    return narrow, wide, digits, plans
 
 
 @stage

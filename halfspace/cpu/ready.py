@@ -53,7 +53,8 @@ def ready_for(table: Table, directions: Directions, tau: npt.NDArray[np.float64]
         record[name] = address(getattr(directions, name))
     if not views:
         return Ready(record, directions, None)
-    seen = _look_at(*table.place, directions, tau)
+    *parts, matrix = _look_at(*table.place, directions, tau)
+    seen = Seen(*parts, Matrix(*matrix))
     record["views"], record["multiplied"] = address(seen.views), len(seen.matrix.order)
     for name, part in zip(_MATRIX, seen.matrix, strict=True):
         record[name] = address(part)
@@ -62,11 +63,14 @@ def ready_for(table: Table, directions: Directions, tau: npt.NDArray[np.float64]
 
 @entry
 def _look_at(place, spaces, segments, directions, tau):
+    """Return the parts of `Seen`, in plain tuples: compiled code that makes a named one may not be interrupted."""
     table = carray(pointer(place, SEGMENT), (spaces, segments))
     reached = np.empty_like(tau)
     for k in range(tau.size):
         reached[k] = reachable(tau[k])
-    return look(table, 0, directions, reached)
+    views, digits, axes_digits, matrix = look(table, 0, directions, reached)
+    order, reach, matrix_digits, levels, factors, offsets = matrix
+    return views, digits, axes_digits, (order, reach, matrix_digits, levels, factors, offsets)
 
 
 @stage
