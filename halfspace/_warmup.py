@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from halfspace import backend
 from halfspace.index import HalfspaceIndex
 from halfspace.seal import FILTERS
 
@@ -12,8 +13,8 @@ __all__ = ["warmup"]
 
 SHAPES = ((300, 4), (4096, 256))
 """Rows and dimensions: few, and so many that cells get principal axes."""
-BATCH = 32
-"""Directions that meet cells in a matrix product."""
+BATCHES = (3, 32, 160)
+"""Directions that meet cells a few at a time, and in matrix products."""
 
 
 def warmup(
@@ -29,7 +30,7 @@ def warmup(
     ----------
     dtype : {"float32", "float16", "bfloat16"}
         The stored format.
-    device : {"cpu"}
+    device : {"cpu", "gpu", "gpu:0", ...}
     progress : callable, optional
         Called with how many steps are done, and of how many.
 
@@ -39,6 +40,7 @@ def warmup(
         If an argument is not one of the above.
     """
     rng = np.random.default_rng(0)
+    stages = backend.load(device)
     kinds = [(filter, SHAPES[0]) for filter in FILTERS[1:]] + [("cells", SHAPES[1])]
     for done, (filter, (rows, dim)) in enumerate(kinds):
         if progress is not None:
@@ -46,10 +48,13 @@ def warmup(
         index = HalfspaceIndex(dim, device=device, filter=filter, dtype=dtype)
         vectors = rng.standard_normal((rows, dim), dtype=np.float32)
         vectors[:, : dim // 8] *= 8.0
-        index.insert(vectors)
-        index.compact()
-        index.query(vectors[0], 1.0, sort=True)
-        index.query(vectors[:BATCH], 1.0, limit=1)
-        index.count(vectors[:BATCH], 1.0)
+        with stages.on(device):
+            own = stages.xp.asarray(vectors)
+            index.insert(own)
+            index.compact()
+            index.query(own[0], 1.0, sort=True)
+            for batch in BATCHES:
+                index.query(own[:batch], 1.0, limit=1)
+                index.count(own[:batch], 1.0)
     if progress is not None:
         progress(len(kinds), len(kinds))

@@ -1,15 +1,30 @@
 """Validation of what users pass: every error names the value and the place, and comes before anything changes."""
 
 import operator
+from math import isfinite
+from types import ModuleType
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.dtypes import widen32
+from halfspace.arrays import host, namespace
+from halfspace.dtypes import FORMATS, widen32
 
-__all__ = ["as_count", "as_ids", "as_matrix", "as_tau", "finite", "one_of"]
+__all__ = [
+    "as_count",
+    "as_ids",
+    "as_matrix",
+    "as_tau",
+    "asarray",
+    "distinct",
+    "finite",
+    "grouping",
+    "numbers",
+    "one_of",
+    "rounded",
+]
 
 _FLOATS = frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
 
@@ -36,38 +51,71 @@ def one_of(value: Any, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _native(values: Any) -> np.ndarray:
+def grouping(subspaces: Any, group_size: Any, dim: int, filter: str) -> tuple[int | None, int | None]:
+    """Return the arguments that only filters with balls take."""
+    for name, given, most in (("subspaces", subspaces, dim), ("group_size", group_size, np.iinfo(np.int64).max)):
+        if given is None:
+            continue
+        if filter not in ("balls", "sweep"):
+            raise ValueError(f"{name} belongs to the filters 'balls' and 'sweep', not to {filter!r}")
+        if as_count(given, name, 1) > most:
+            raise ValueError(f"{name} must be at most {most}, got {given}")
+    return None if subspaces is None else int(subspaces), None if group_size is None else int(group_size)
+
+
+def asarray(values: Any, name: str) -> np.ndarray:
+    """Return an array on the host, in native byte order."""
     array = np.asarray(values)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def as_matrix(values: Any, dim: int, name: str) -> tuple[np.ndarray, bool]:
-    """Return (n, dim) numbers in their own dtype, and whether a single (dim,) was given."""
-    array = _native(values)
+def as_matrix(array: np.ndarray, dim: int, name: str) -> tuple[np.ndarray, bool]:
+    """Return (n, dim) numbers in their own dtype, and whether a single (dim,) was given, of an array of any device."""
     if array.dtype in _FLOATS and array.shape == (dim,):
         return array[None], True
     if array.size == 0 and array.shape in ((0,), (0, dim)):
-        return np.empty((0, dim), np.float32), False
+        return namespace(array).empty((0, dim), np.float32), False
     if not (array.dtype in _FLOATS or array.dtype.kind in "biu"):
         raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ValueError(f"{name} must have shape ({dim},) or (n, {dim}), got {array.shape}")
-    return np.atleast_2d(array), array.ndim == 1
+    return (array[None], True) if array.ndim == 1 else (array, False)
+
+
+def numbers(values: np.ndarray, name: str) -> None:
+    """Refuse float64 numbers (n,), of any device, that are NaN."""
+    bad = np.flatnonzero(np.isnan(host(values)))
+    if bad.size:
+        raise ValueError(f"{name}[{int(bad[0])}] is nan")
 
 
 def finite(values: np.ndarray, name: str) -> None:
-    """Refuse float32 numbers (n, d) that are NaN or infinite."""
+    """Refuse float32 numbers (n, d), of any device, that are NaN or infinite."""
+    values = host(values)
     bad = np.argwhere(~np.isfinite(values))
     if bad.size:
         row, column = bad[0]
         raise ValueError(f"{name}[{row}, {column}] is {float(values[row, column])}")
 
 
+def rounded(numbers: np.ndarray, bits: np.dtype[Any], name: str, backend: ModuleType, threads: int) -> np.ndarray:
+    """Round (n, d) numbers to a stored format, on their device; refuse what is not finite there."""
+    stored: np.ndarray
+    stored, bad = backend.store(numbers, bits, threads)
+    if bad >= 0:
+        row, column = divmod(bad, numbers.shape[1])
+        value = float(numbers[row, column])
+        format = next(format for format, (_, carried) in FORMATS.items() if carried == bits)
+        how = f", which is infinite in {format}" if isfinite(value) else ""
+        raise ValueError(f"{name}[{row}, {column}] is {value}{how}")
+    return stored
+
+
 def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
     """Return the thresholds (count,) in float64."""
     if isinstance(tau, float) and tau == tau:
         return np.array([tau], np.float64) if single else np.full(count, tau)
-    array = _native(float(tau) if type(tau) is int and abs(tau) < 2**1023 else tau)
+    array = asarray(float(tau) if type(tau) is int and abs(tau) < 2**1023 else tau, "tau")
     if not (array.dtype in _FLOATS or array.dtype.kind in "iu"):
         raise TypeError(f"tau must be a real number or an array of them, got {tau!r}")
     if array.ndim > 0 and (single or array.shape != (count,)):
@@ -82,15 +130,24 @@ def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
     return wide if array.ndim else np.full(count, wide)
 
 
-def as_ids(ids: Any, name: str = "ids") -> npt.NDArray[np.int64]:
-    """Return ids (n,) in int64."""
-    array = np.asarray(ids)
+def as_ids(array: np.ndarray, name: str = "ids", *, scalar: bool = False) -> npt.NDArray[np.int64]:
+    """Return ids (n,) in int64, a copy, on the device of an array; `scalar` says whether a single id may be given."""
+    if scalar and array.ndim == 0:
+        array = array[None]
     if array.size == 0 and array.ndim == 1:
-        return np.empty(0, np.int64)
+        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim != 1:
         raise ValueError(f"{name} must have one dimension, got shape {array.shape}")
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name} must fit in int64, got {int(array.max())}")
-    return np.array(array, np.int64)
+    return array.astype(np.int64)
+
+
+def distinct(ids: npt.NDArray[np.int64]) -> None:
+    """Refuse ids (n,) that are given twice."""
+    ordered = namespace(ids).sort(ids)
+    repeated = ordered[1:] == ordered[:-1]
+    if repeated.any():
+        raise ValueError(f"id {int(ordered[1:][repeated][0])} is given twice")

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FORMATS", "as_bits", "as_numbers", "parse", "widen32"]
+__all__ = ["FORMATS", "as_bits", "as_float32", "as_numbers", "parse", "widen32"]
 
 FORMATS: dict[str, tuple[np.dtype[Any], np.dtype[Any]]] = {
     "float32": (np.dtype(np.float32), np.dtype(np.float32)),
@@ -46,6 +46,13 @@ def as_bits(numbers: np.ndarray) -> np.ndarray:
         if numbers.dtype == public:
             return numbers.view(bits)
     raise TypeError(f"{numbers.dtype} is not a stored format")
+
+
+def as_float32(bits: np.ndarray) -> npt.NDArray[np.float32]:
+    """Widen bits to the float32 that they stand for."""
+    if bits.dtype == np.int16:
+        return (bits.astype(np.int32) << 16).view(np.float32)
+    return bits.view(np.float16).astype(np.float32) if bits.dtype == np.uint16 else bits
 
 
 def as_numbers(bits: np.ndarray) -> np.ndarray:

@@ -1,6 +1,10 @@
 """What a query did: the counts behind an answer."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from halfspace.segment import Segment
 
 __all__ = ["Choice", "Explanation", "Stage"]
 
@@ -81,6 +85,17 @@ class Explanation:
     vectors: int
     stages: tuple[Stage, ...]
     choices: tuple[Choice, ...]
+
+    @classmethod
+    def of(cls, filter: str, hits: int, work: Iterable[tuple[Any, ...]], segments: Sequence[Segment]) -> "Explanation":
+        """Explain a query by the counters of each stage, its name first, and the segments that it searched."""
+        return cls(
+            filter,
+            hits,
+            sum(segment.live for segment in segments),
+            tuple(Stage(*counted) for counted in work if any(counted[1:])),
+            tuple(Choice(segment.filter, segment.live, segment.trial) for segment in segments),
+        )
 
     def __str__(self) -> str:
         head = f"filter {self.filter!r}: {self.hits:,} hits among {self.vectors:,} vectors"

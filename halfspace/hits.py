@@ -1,11 +1,12 @@
 """The answer to a query: compressed sparse rows, a row per direction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.arrays import host, namespace
 from halfspace.dtypes import widen32
 
 __all__ = ["Hit", "Hits"]
@@ -23,7 +24,7 @@ class Hits:
 
     For one direction, the length is the number of hits; items and iteration are `Hit` pairs ``(id, score)``. For a
     batch of m directions, the length is m; items and iteration are the `Hits` of each direction. Slices are `Hits`
-    too.
+    too. All arrays lie on the index's device: they are NumPy's, or CuPy's.
 
     Attributes
     ----------
@@ -57,6 +58,38 @@ class Hits:
         self._single = single
         self._columns = columns
 
+    @staticmethod
+    def preallocate(capacity: int, directions: int | None = None, *, scores: bool = True) -> "Any":
+        """Make room on the current GPU for an answer, for ``HalfspaceIndex.query(..., out=...)``.
+
+        A query into it does not wait for the GPU, and may be captured in a CUDA graph once it has run outside of one;
+        replays ask what is then in the memory of the directions and thresholds, of the index as it was captured.
+
+        Parameters
+        ----------
+        capacity : int
+            Hits that there is room for, of all directions together.
+        directions : int, optional
+            Number of directions of a batch; by default the query has one, of shape (d,).
+        scores : bool
+            Whether there is room for scores.
+
+        Returns
+        -------
+        Hits
+            Its ``check()`` waits for the answer, raises ValueError if it did not fit or the question was bad, and
+            makes it readable; until then nothing in it is. Its ``buffers`` are the whole arrays, for kernels that
+            follow on the same stream.
+
+        Raises
+        ------
+        ImportError
+            If CuPy is missing.
+        """
+        from halfspace.gpu.preallocated import Preallocated
+
+        return Preallocated(capacity, directions, scores)
+
     def __len__(self) -> int:
         return self.ids.size if self._single else self.totals.size
 
@@ -70,31 +103,47 @@ class Hits:
         length = len(self)
         at = range(length)[item]  # IndexError and TypeError as for any sequence
         if self._single:
-            return Hit(int(self.ids[at]), None if self.scores is None else float(widen32(self.scores[at : at + 1])[0]))
-        return self._rows([at], single=True)
+            score = None if self.scores is None else float(widen32(host(self.scores[at : at + 1]))[0])
+            return Hit(int(self.ids[at]), score)
+        return self._rows([at], host(self.offsets), single=True)
 
     def _slice(self, item: slice) -> "Hits":
         if not self._single:
-            return self._rows(list(range(len(self))[item]), single=False)
+            return self._rows(range(len(self))[item], host(self.offsets), single=False)
         ids = self.ids[item]
         scores = None if self.scores is None else self.scores[item]
-        offsets = np.array([0, ids.size])
+        offsets = namespace(ids).asarray([0, ids.size], np.int64)
         return Hits(ids, scores, offsets, self.totals, single=True, columns=self._columns)
 
-    def _rows(self, rows: list[int], single: bool) -> "Hits":
-        spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
-        ids = np.concatenate([self.ids[span] for span in spans] or [self.ids[:0]])
+    def _rows(self, rows: Sequence[int], offsets: npt.NDArray[np.int64], single: bool) -> "Hits":
+        """Take some directions; `offsets` are those of all, on the host."""
+        xp = namespace(self.ids)
+        spans = [slice(int(offsets[row]), int(offsets[row + 1])) for row in rows]
+        ids = xp.concatenate([self.ids[span] for span in spans] or [self.ids[:0]])
         scores = self.scores
         if scores is not None:
-            scores = np.concatenate([scores[span] for span in spans] or [scores[:0]])
-        offsets = np.cumsum([0, *(span.stop - span.start for span in spans)], dtype=np.int64)
-        return Hits(ids, scores, offsets, self.totals[rows], single=single, columns=self._columns)
+            scores = xp.concatenate([scores[span] for span in spans] or [scores[:0]])
+        own = np.cumsum([0, *(span.stop - span.start for span in spans)], dtype=np.int64)
+        totals = self.totals[xp.asarray(rows, np.int64)]
+        return Hits(ids, scores, xp.asarray(own), totals, single=single, columns=self._columns)
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[at] for at in range(len(self)))
+        if self._single:
+            own = self._on_host()
+            return (own[at] for at in range(len(own)))
+        offsets = host(self.offsets)
+        return (self._rows([at], offsets, single=True) for at in range(len(self)))
+
+    def _on_host(self) -> "Hits":
+        """Return the same answer in the host's memory."""
+        if isinstance(self.ids, np.ndarray):
+            return self
+        scores = None if self.scores is None else host(self.scores)
+        own = host(self.ids), scores, host(self.offsets), host(self.totals)
+        return Hits(*own, single=self._single, columns=self._columns)
 
     def to_scipy(self) -> Any:
-        """Return the answer as a sparse matrix of scores.
+        """Return the answer as a sparse matrix of scores, on the host.
 
         Returns
         -------
@@ -109,12 +158,13 @@ class Hits:
         """
         from scipy.sparse import csr_array
 
-        if self.ids.size and int(self.ids.min()) < 0:
-            raise ValueError(f"id {int(self.ids.min())} is negative: it cannot be a column")
+        own = self._on_host()
+        if own.ids.size and int(own.ids.min()) < 0:
+            raise ValueError(f"id {int(own.ids.min())} is negative: it cannot be a column")
         if self._columns > np.iinfo(np.int64).max:
             raise ValueError(f"id {self._columns - 1} is too large to be a column")
-        data = np.ones(self.ids.size, np.float32) if self.scores is None else self.scores
-        return csr_array((data, self.ids, self.offsets), shape=(self.totals.size, self._columns), copy=True)
+        data = np.ones(own.ids.size, np.float32) if own.scores is None else own.scores
+        return csr_array((data, own.ids, own.offsets), shape=(own.totals.size, self._columns), copy=True)
 
     def __repr__(self) -> str:
         total, kept = int(self.totals.sum()), self.ids.size

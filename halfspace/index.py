@@ -1,7 +1,6 @@
 """The public index: validate, choose, call the stages in the order of the mathematics."""
 
 import os
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -9,26 +8,25 @@ import numpy.typing as npt
 
 from halfspace import backend as backends
 from halfspace import checks, persist
-from halfspace.dtypes import FORMATS, as_numbers, parse
-from halfspace.explain import Choice, Explanation, Stage
+from halfspace.contents import Contents
+from halfspace.dtypes import FORMATS, parse
+from halfspace.explain import Explanation
 from halfspace.hits import Hits
 from halfspace.lock import WriterLock
 from halfspace.query import Query
 from halfspace.rounding import MAX_CELL_DIM, MAX_DIM
 from halfspace.seal import FILTERS, Progress, Sealer
-from halfspace.segment import Segment, nbytes
-from halfspace.snapshot import Snapshot, empty
+from halfspace.segment import Segment
+from halfspace.snapshot import MAX_ID, Snapshot, empty
 from halfspace.tail import TailWriter
 from halfspace.within import restrict
 
 __all__ = ["HalfspaceIndex"]
 
-MAX_ID = np.iinfo(np.int64).max
-
 _FLOAT32 = np.dtype(np.float32)
 
 
-class HalfspaceIndex:
+class HalfspaceIndex(Contents):
     """Vectors that can be asked for *all* of their number in a halfspace, exactly.
 
     `query` returns the set {i : sum_j q_j x_ij >= tau}, evaluated in real arithmetic on the stored floats: no false
@@ -42,8 +40,10 @@ class HalfspaceIndex:
     ----------
     dim : int
         Number of dimensions d, at least 1.
-    device : {"cpu"}
-        Where vectors are kept and searched.
+    device : {"cpu", "gpu", "gpu:0", "gpu:1", ...}
+        Where vectors are kept and searched. On a GPU, arrays are CuPy's, both those that are given (or what shares its
+        memory with CuPy without a copy, such as PyTorch's; numbers and lists are copied) and those that come back. An
+        array in the host's memory is refused there: ``cupy.asarray`` copies it. ``"gpu"`` is the current GPU.
     filter : {"auto", "cells", "groups", "balls", "sweep", "scan"}
         How vectors are ruled out before they are verified; the answer does not depend on it. ``"cells"`` tests norms,
         principal axes where they pay, and codes of each vector, in 4 and then in 8 bits; ``"groups"`` tests balls
@@ -93,134 +93,22 @@ class HalfspaceIndex:
         if self._dim > MAX_DIM:
             raise ValueError(f"dim must be at most {MAX_DIM}, got {dim}")
         self._backend = backends.load(device)
+        self._on = self._backend.on(device)
         self._device = device
         self._filter = checks.one_of(filter, "filter", FILTERS)
         if filter not in ("auto", "scan") and dim > MAX_CELL_DIM:
             raise ValueError(f"filter {filter!r} takes at most {MAX_CELL_DIM} dimensions, got {dim}")
-        for name, given, most in (("subspaces", subspaces, self._dim), ("group_size", group_size, MAX_ID)):
-            if given is None:
-                continue
-            if filter not in ("balls", "sweep"):
-                raise ValueError(f"{name} belongs to the filters 'balls' and 'sweep', not to {filter!r}")
-            if checks.as_count(given, name, 1) > most:
-                raise ValueError(f"{name} must be at most {most}, got {given}")
+        cut, size = checks.grouping(subspaces, group_size, self._dim, filter)
         self._format = parse(dtype)
         self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
         self._bits = FORMATS[self._format][1]
-        self._like = np.empty(0, self._bits)
         self._writing = WriterLock()
         self._stored: Any = None
-        cut, size = (None if given is None else int(given) for given in (subspaces, group_size))
         sealer = Sealer(self._backend, self._filter, cut, size, self._threads)
-        self._snapshot = Snapshot((), empty(self._bits, self._dim), 0, sealer)
+        with self._on:
+            self._like = self._backend.xp.empty(0, self._bits)
+            self._snapshot = Snapshot((), empty(self._backend.xp, self._bits, self._dim), 0, sealer)
         self._tail = TailWriter()
-
-    # -- what is in it ------------------------------------------------------------------------------------------------
-
-    @property
-    def dim(self) -> int:
-        """Number of dimensions."""
-        return self._dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of stored vectors."""
-        return FORMATS[self._format][0]
-
-    @property
-    def filter(self) -> str:
-        """The filter, as given."""
-        return self._filter
-
-    @property
-    def device(self) -> str:
-        """The device, as given."""
-        return self._device
-
-    @property
-    def ids(self) -> npt.NDArray[np.int64]:
-        """Ids of all vectors, ascending, (n,)."""
-        return self._snapshot.ids()
-
-    def __len__(self) -> int:
-        return self._snapshot.live
-
-    def __contains__(self, id: object) -> bool:
-        try:
-            number = checks.as_count(id, "id", -MAX_ID - 1)
-        except (TypeError, ValueError):
-            return False
-        return number <= MAX_ID and bool(self._snapshot.locate(np.array([number]))[0][0] >= 0)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("an index is not pickled: use save and load, with mmap=True to share it between processes")
-
-    def __repr__(self) -> str:
-        return (
-            f"<HalfspaceIndex: {len(self):,} vectors, dim={self._dim}, dtype={self._format!r}, "
-            f"filter={self._filter!r}, device={self._device!r}>"
-        )
-
-    def vectors(self, ids: npt.ArrayLike) -> np.ndarray:
-        """Return stored vectors by id.
-
-        Parameters
-        ----------
-        ids : array_like of int, shape (n,)
-
-        Returns
-        -------
-        ndarray of `dtype`, shape (n, d)
-            A copy, in the order of `ids`.
-
-        Raises
-        ------
-        KeyError
-            If an id is not in the index.
-        """
-        snapshot = self._snapshot
-        wanted = checks.as_ids(ids)
-        where, rows = snapshot.known(wanted)
-        out = np.empty((wanted.size, self._dim), self._bits)
-        for number, segment in enumerate(snapshot.segments):
-            here = where == number
-            out[here] = segment.vectors[0, rows[here]]
-        return as_numbers(out)
-
-    def stats(self) -> dict[str, Any]:
-        """Count what the index holds: vectors, segments, bytes.
-
-        Returns
-        -------
-        dict
-            ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail``
-            (rows not sealed yet); ``filters`` (rows by the filter that they have); ``dim``, ``dtype``, ``filter``,
-            ``device``, ``threads``; ``bytes_vectors``, ``bytes_cells`` (codes of balls of any kind, and who is in
-            them), ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
-        """
-        snapshot = self._snapshot
-        segments = snapshot.segments
-        return {
-            "vectors": snapshot.live,
-            "deleted": sum(segment.rows - segment.live for segment in segments),
-            "segments": len(snapshot.sealed),
-            "tail": snapshot.tail.rows,
-            "filters": {
-                name: sum(segment.rows for segment in segments if segment.filter == name)
-                for name in sorted({segment.filter for segment in segments})
-            },
-            "dim": self._dim,
-            "dtype": self._format,
-            "filter": self._filter,
-            "device": self._device,
-            "threads": self._threads,
-            "bytes_vectors": sum(segment.vectors.nbytes for segment in segments),
-            "bytes_cells": sum(
-                nbytes(segment.cells) + nbytes(segment.groups) + nbytes(segment.balls) for segment in segments
-            ),
-            "bytes_ids": sum(segment.ids.nbytes + nbytes(segment.by_id) for segment in segments),
-            "bytes_bounds": sum(segment.norms.nbytes + nbytes(segment.dead) for segment in segments),
-        }
 
     # -- changing it --------------------------------------------------------------------------------------------------
 
@@ -243,7 +131,7 @@ class HalfspaceIndex:
         Returns
         -------
         ndarray of int64, shape (n,)
-            The ids.
+            The ids, on the index's device.
 
         Raises
         ------
@@ -253,31 +141,26 @@ class HalfspaceIndex:
         TypeError
             If vectors are not real numbers or ids not integers.
         """
-        numbers, single = checks.as_matrix(vectors, self._dim, "vectors")
-        bits = self._rounded(numbers, self._bits, "vectors")
-        own = None
-        if ids is not None:
-            own = checks.as_ids(np.atleast_1d(np.asarray(ids)) if single else ids)
-            if own.size != len(bits):
-                raise ValueError(f"ids must have shape ({len(bits)},), got {own.shape}")
-            _refuse_repeated(own)
-        if len(bits) == 0:
-            return np.empty(0, np.int64)
-        norms, grain = self._backend.measure(bits[None], self._threads)
-        with self._writing:
-            snapshot = self._snapshot
-            if own is None:
-                if snapshot.next_id > MAX_ID - len(bits) + 1:
-                    raise ValueError(f"no id is left above {snapshot.next_id - 1}: give ids")
-                own = snapshot.next_id + np.arange(len(bits), dtype=np.int64)
-            else:
-                taken = snapshot.locate(own)[0] >= 0
-                if taken.any():
-                    raise ValueError(f"id {own[taken][0]} is in the index already")
-            next_id = max(snapshot.next_id, int(own.max()) + 1)
-            fresh = Segment(bits[None], own, norms, grain, live=own.size)
-            self._snapshot = self._tail.append(snapshot, fresh, next_id, progress)
-        return own.copy()
+        backend = self._backend
+        with self._on:
+            numbers, single = checks.as_matrix(backend.asarray(vectors, "vectors"), self._dim, "vectors")
+            bits = checks.rounded(numbers, self._bits, "vectors", backend, self._threads)
+            own = None
+            if ids is not None:
+                own = checks.as_ids(backend.asarray(ids, "ids"), scalar=single)
+                if own.size != len(bits):
+                    raise ValueError(f"ids must have shape ({len(bits)},), got {own.shape}")
+                checks.distinct(own)
+            if len(bits) == 0:
+                return self._snapshot.claimed(None, 0)
+            norms, grain = backend.measure(bits[None], self._threads)
+            with self._writing:
+                snapshot = self._snapshot
+                own = snapshot.claimed(own, len(bits))
+                next_id = max(snapshot.next_id, int(own.max()) + 1)
+                fresh = Segment(bits[None], own, norms, grain, live=own.size)
+                self._publish(self._tail.append(snapshot, fresh, next_id, progress))
+            return own.copy()
 
     def delete(self, ids: npt.ArrayLike) -> None:
         """Remove vectors.
@@ -293,12 +176,13 @@ class HalfspaceIndex:
         ValueError
             If an id is given twice.
         """
-        gone = checks.as_ids(np.atleast_1d(np.asarray(ids)) if np.ndim(ids) == 0 else ids)
-        _refuse_repeated(gone)
-        with self._writing:
-            where, rows = self._snapshot.known(gone)
-            if gone.size:
-                self._snapshot = self._snapshot.excluding(where, rows)
+        with self._on:
+            gone = checks.as_ids(self._backend.asarray(ids, "ids"), scalar=True)
+            checks.distinct(gone)
+            with self._writing:
+                where, rows = self._snapshot.known(gone)
+                if gone.size:
+                    self._publish(self._snapshot.excluding(where, rows))
 
     def compact(self, *, progress: Progress | None = None) -> None:
         """Bring all vectors into one segment and reclaim the space of deleted ones.
@@ -306,8 +190,8 @@ class HalfspaceIndex:
         With the filter ``"auto"``, that segment gets the filter that suits the last questions best. Time O(n d), or
         O(n d log n) where vectors are grouped; `progress` as for `insert`.
         """
-        with self._writing:
-            self._snapshot = self._snapshot.compacted(progress)
+        with self._on, self._writing:
+            self._publish(self._snapshot.compacted(progress))
 
     # -- asking it ----------------------------------------------------------------------------------------------------
 
@@ -321,6 +205,7 @@ class HalfspaceIndex:
         within: npt.ArrayLike | None = None,
         limit: int | None = None,
         threads: int | None = None,
+        out: Hits | None = None,
     ) -> Hits:
         """Find every vector x with <q, x> >= tau.
 
@@ -342,11 +227,14 @@ class HalfspaceIndex:
             Keep only so many hits of each direction, the best by score and then by id; `Hits.totals` still counts all.
         threads : int, optional
             Threads for this call; the index's by default. The answer does not depend on it.
+        out : Hits, optional
+            A `Hits` made by `Hits.preallocate`, on a GPU: filled without synchronisation.
 
         Returns
         -------
         Hits
-            Ids and scores: of the hits, for one direction; of each direction's hits, for a batch.
+            Ids and scores, on the index's device: of the hits, for one direction; of each direction's hits, for a
+            batch.
 
         Raises
         ------
@@ -362,12 +250,17 @@ class HalfspaceIndex:
         Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score is the real
         dot product rounded once to the nearest float32 (so it may round below tau). See ``docs/exactness.md``.
         """
-        best = None if limit is None else checks.as_count(limit, "limit", 0)
+        best = None if limit is None else min(checks.as_count(limit, "limit", 0), MAX_ID)
         snapshot = self._snapshot
-        query, single = self._asked(snapshot, directions, tau, within, threads)
-        offsets, ids, values, totals = query.rows(scores, sort, best)
-        self._remember(snapshot, query)
-        return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
+        with self._on:
+            query, single = self._asked(snapshot, directions, tau, within, threads)
+            if out is not None:
+                shape = {"scores": scores, "sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
+                filled: Hits = self._backend.fill(out, query, **shape)
+                return filled
+            offsets, ids, values, totals = query.rows(scores, sort, best)
+            snapshot.sealer.remember(query.directions, query.tau)
+            return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
         self,
@@ -381,13 +274,14 @@ class HalfspaceIndex:
 
         Returns
         -------
-        int, or ndarray of int64 of shape (m,) for a batch
+        int, or ndarray of int64 of shape (m,), on the index's device, for a batch
         """
         snapshot = self._snapshot
-        query, single = self._asked(snapshot, directions, tau, within, threads)
-        counts = query.counts()
-        self._remember(snapshot, query)
-        return int(counts[0]) if single else counts
+        with self._on:
+            query, single = self._asked(snapshot, directions, tau, within, threads)
+            counts = query.count() if single else query.counts()
+            snapshot.sealer.remember(query.directions, query.tau)
+            return counts
 
     def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
         """Answer one query, with scores, and count what each stage tested, decided and read.
@@ -403,50 +297,42 @@ class HalfspaceIndex:
             The counts; they depend on the index, the direction and tau alone, so they repeat.
         """
         snapshot = self._snapshot
-        query, single = self._asked(snapshot, direction, tau, None, 1)
-        if not single:
-            raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(query.directions)}")
-        hits, stages = query.work()
-        self._remember(snapshot, query)
-        return Explanation(
-            self._filter,
-            hits,
-            snapshot.live,
-            tuple(Stage(*stage) for stage in stages if any(stage[1:])),
-            tuple(Choice(segment.filter, segment.live, segment.trial) for segment in snapshot.segments),
-        )
+        with self._on:
+            query, single = self._asked(snapshot, direction, tau, None, 1)
+            if not single:
+                raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(query.directions)}")
+            explanation = Explanation.of(self._filter, *query.work(), snapshot.segments)
+            snapshot.sealer.remember(query.directions, query.tau)
+            return explanation
 
     def _asked(
         self, snapshot: Snapshot, directions: Any, tau: Any, within: Any, threads: int | None
     ) -> tuple[Query, bool]:
         """Validate a question; returns it, and whether it has a single direction."""
-        numbers, single = checks.as_matrix(directions, self._dim, "directions")
-        thresholds = checks.as_tau(tau, len(numbers), single)
+        backend = self._backend
+        numbers, single = checks.as_matrix(backend.asarray(directions, "directions"), self._dim, "directions")
+        thresholds = backend.as_tau(tau, len(numbers), single)
         workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
         table = restrict(snapshot, within)
-        narrow = numbers  # the kernels find what is not finite
-        if numbers.dtype != _FLOAT32 or not numbers.flags.carray:
-            narrow = self._rounded(numbers, _FLOAT32, "directions")
-        return Query(self._backend, table, self._like, self._filter == "auto", narrow, thresholds, workers), single
-
-    def _remember(self, snapshot: Snapshot, query: Query) -> None:
-        """Note a question that was answered, for what seals segments."""
-        if self._filter == "auto" and len(query.directions):
-            snapshot.sealer.lately.append((query.directions[0].copy(), float(query.tau[0])))
+        if numbers.dtype != _FLOAT32 or not backend.plain(numbers):  # of others, kernels find what is not finite
+            numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
+        return Query(backend, table, self._like, self._filter == "auto", numbers, thresholds, workers), single
 
     # -- keeping it ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, in one step: a crash leaves the old file or the new one, whole.
 
-        The state written is that of one moment; other threads may go on querying and inserting.
+        The state written is that of one moment; other threads may go on querying and inserting. Files are the same for
+        all devices, and an index of any may read them.
 
         Raises
         ------
         OSError
             If the file cannot be written; what was there before is untouched.
         """
-        persist.save(path, self._snapshot, self._dim, self._format)
+        with self._on:
+            persist.save(path, self._snapshot, self._dim, self._format)
 
     @classmethod
     def load(
@@ -465,9 +351,8 @@ class HalfspaceIndex:
         mmap : bool
             Map the file instead of reading it: opens in milliseconds and shares memory between processes. Only size,
             header and section table are checked then; `verify` checks the rest.
-        device : {"cpu"}
-        threads : int, optional
-            As for a new index.
+        device, threads : optional
+            As for a new index; a GPU copies what is mapped.
 
         Raises
         ------
@@ -486,14 +371,16 @@ class HalfspaceIndex:
             subspaces=loaded.subspaces,
             group_size=loaded.group_size,
         )
-        index._snapshot = Snapshot(loaded.sealed, loaded.tail, loaded.next_id, index._snapshot.sealer)
+        with index._on:
+            *sealed, tail = (part.moved(index._backend.xp.asarray) for part in (*loaded.sealed, loaded.tail))
+            index._publish(Snapshot(tuple(sealed), tail, loaded.next_id, index._snapshot.sealer))
         index._stored = loaded.stored
         return index
 
     def verify(self) -> None:
         """Check all data: the checksums of the file that it maps, and all that is derived from the vectors.
 
-        Time O(n d).
+        Time O(n d), on the host for all devices.
 
         Raises
         ------
@@ -502,24 +389,12 @@ class HalfspaceIndex:
         """
         if self._stored is not None:
             self._stored.verify()
-        persist.check(self._snapshot, self._threads)
+        with self._on:
+            persist.check(self._snapshot, self._threads)
 
     # -- details ------------------------------------------------------------------------------------------------------
 
-    def _rounded(self, numbers: np.ndarray, bits: np.dtype[Any], name: str) -> np.ndarray:
-        """Round (n, d) numbers to a stored format; refuse what is not finite there."""
-        stored: np.ndarray
-        stored, bad = self._backend.store(numbers, bits, self._threads)
-        if bad >= 0:
-            row, column = divmod(bad, self._dim)
-            value = float(numbers[row, column])
-            how = "" if not isfinite(value) else f", which is infinite in {as_numbers(stored).dtype.name}"
-            raise ValueError(f"{name}[{row}, {column}] is {value}{how}")
-        return stored
-
-
-def _refuse_repeated(ids: npt.NDArray[np.int64]) -> None:
-    ordered = np.sort(ids)
-    repeated = ordered[1:] == ordered[:-1]
-    if repeated.any():
-        raise ValueError(f"id {ordered[1:][repeated][0]} is given twice")
+    def _publish(self, snapshot: Snapshot) -> None:
+        """Make a new state the one that is asked, once all of it is there."""
+        self._backend.finish(snapshot)
+        self._snapshot = snapshot

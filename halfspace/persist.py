@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from halfspace import backend as backends
 from halfspace import storage
+from halfspace.arrays import host
 from halfspace.dtypes import FORMATS
 from halfspace.rounding import MAX_CELL_DIM
 from halfspace.seal import FILTERS
@@ -198,15 +200,18 @@ def _segment(
 
 
 def check(snapshot: Snapshot, threads: int) -> None:
-    """Check that ids are unique, and derive again all that is derived from vectors; ValueError names what differs."""
-    ids = snapshot.ids()
+    """Check that ids are unique, and derive again all that is derived from vectors; ValueError names what differs.
+
+    This is done on the host for all devices, which derive the same bits.
+    """
+    ids = host(snapshot.ids())
     repeated = ids[1:] == ids[:-1]
     if repeated.any():
         raise ValueError(f"id {ids[1:][repeated][0]} is there twice")
     if ids.size and ids[-1] >= snapshot.next_id:
         raise ValueError(f"id {ids[-1]} is above the next id to assign, {snapshot.next_id}")
     for number, segment in enumerate(snapshot.segments):
-        _check_segment(segment, f"segment {number}", snapshot.sealer.backend, threads)
+        _check_segment(segment.moved(host), f"segment {number}", backends.load("cpu"), threads)
 
 
 def _check_segment(segment: Segment, name: str, backend: ModuleType, threads: int) -> None:

@@ -8,14 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import checks
+from halfspace.arrays import host
 from halfspace.table import Table
 
 __all__ = ["Query"]
-
-WORKSPACE = 32 << 20
-"""Bytes that prepared directions may take at once: a batch is cut to fit."""
-MOST_HITS = 3 << 20
-"""Hits that a batch may hold on their way into the answer, 28 bytes each: it is cut again where there are more."""
 
 
 class Query(NamedTuple):
@@ -26,7 +22,7 @@ class Query(NamedTuple):
     like: np.ndarray  # an empty array in the stored format
     adapt: bool  # whether to leave cells where they do not pay
     directions: npt.NDArray[np.float32]  # (m, d)
-    tau: npt.NDArray[np.float64]  # (m,)
+    tau: Any  # float64 (m,), or a float that is the threshold of all, where the backend takes one
     threads: int
 
     def rows(
@@ -39,64 +35,59 @@ class Query(NamedTuple):
         for found in self._found(wanted):
             offsets, ids, values = backend.collect(found)
             if limit is not None:
-                most = int(found.counts.max(initial=0))
-                offsets, ids, values = backend.best(offsets, ids, values, min(limit, most))
+                offsets, ids, values = backend.best(offsets, ids, values, limit)
             if sort:
-                backend.sort_by_score(offsets, ids, values)
+                offsets, ids, values = backend.sort_by_score(offsets, ids, values)
             block = offsets, ids, values, found.counts
-            whole = block if whole is None else _joined(whole, block)
+            whole = block if whole is None else backend.joined(whole, block)
         assert whole is not None
         return whole
 
+    def count(self) -> int:
+        """Count the hits of all directions together."""
+        return sum(found.hits for found in self._found(self.backend.COUNT))
+
     def counts(self) -> npt.NDArray[np.int64]:
         """Count the hits (m,)."""
-        return np.concatenate([found.counts for found in self._found(self.backend.COUNT)])
+        blocks = [found.counts for found in self._found(self.backend.COUNT)]
+        counts: npt.NDArray[np.int64] = blocks[0] if len(blocks) == 1 else self.backend.xp.concatenate(blocks)
+        return counts
 
     def work(self) -> tuple[int, list[tuple[Any, ...]]]:
         """Count the hits with scores, and what each stage did: its name, then the columns of its counters."""
         hits = 0
         total = np.zeros(())
-        for found in self._found(self.backend.SCORES):
-            hits += int(found.counts.sum())
-            total = total + found.work
+        for found in self._found(self.backend.EXPLAINED):
+            hits += found.hits
+            total = total + host(found.work)
         return hits, [(name, *map(int, row)) for name, row in zip(self.backend.STAGES, total, strict=True)]
 
     def _found(self, wanted: int) -> Iterator[Any]:
         """Search block by block: as many directions at once as there is room to prepare, and to hold the hits of."""
         count, dim = self.directions.shape
         backend = self.backend
-        room = size = max(1, WORKSPACE // (16 * dim + 2048))
+        room = size = backend.room(self.table, dim)
         first = 0
         while first < max(count, 1):
-            directions, tau = self.directions[first : first + size], self.tau[first : first + size]
-            found = backend.search(self.table, self.like, directions, tau, self.adapt, wanted, self.threads, MOST_HITS)
-            state = int(found.counts[0]) if count else 0
-            if state == backend.NOT_FINITE:
-                checks.finite(self.directions, "directions")
-            if state == backend.OUT_OF_MEMORY:
-                raise MemoryError("no memory for more hits")
-            if state == backend.OVERFULL:
+            whole = first == 0 and count <= size
+            directions, tau = (self.directions, self.tau) if whole else self._block(first, first + size)
+            found = backend.search(
+                self.table, self.like, directions, tau, self.adapt, wanted, self.threads, backend.MOST_HITS
+            )
+            if found.state:
+                if found.state == backend.OUT_OF_MEMORY:
+                    raise MemoryError("no memory for more hits")
+                if found.state == backend.NOT_FINITE:
+                    checks.finite(self.directions, "directions")
+                    checks.numbers(self.tau, "tau")
+                    raise ValueError("directions have changed while they were asked for")
                 size = max(1, min(size, count - first) // 4)
                 continue
             yield found
             first += size
             if first < count and size < room:
-                size = min(room, 2 * size, max(1, size * MOST_HITS // (2 * max(1, int(found.counts.sum())))))
+                size = min(room, 2 * size, max(1, size * backend.MOST_HITS // (2 * max(1, found.hits))))
 
-
-def _joined(whole: tuple[Any, ...], block: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Add a block of rows to those before; large arrays grow in place."""
-    offsets, ids, values, totals = whole
-    more_offsets, more_ids, more_values, more_totals = block
-    held = ids.size
-    ids, values = (array if array.flags.owndata else array.copy() for array in (ids, values))
-    for array, more in ((ids, more_ids), (values, more_values)):
-        before = array.size
-        array.resize(before + more.size, refcheck=False)
-        array[before:] = more
-    return (
-        np.concatenate([offsets, more_offsets[1:] + held]),
-        ids,
-        values,
-        np.concatenate([totals, more_totals]),
-    )
+    def _block(self, first: int, last: int) -> tuple[npt.NDArray[np.float32], Any]:
+        """Cut directions [first, last) and their thresholds out of a batch."""
+        return self.directions[first:last], self.tau if isinstance(self.tau, float) else self.tau[first:last]

@@ -1,14 +1,17 @@
 """Sealing: join rows into one segment and derive what its filter needs; "auto" takes the one that reads least."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from threading import Lock
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.arrays import namespace
 from halfspace.rounding import MAX_CELL_DIM
 from halfspace.segment import Segment, join
 from halfspace.trial import QUESTIONS, TRIAL_ROWS, Lately, cheapest, trial
@@ -45,6 +48,14 @@ class Sealer:
     group_size: int | None
     threads: int
     lately: Lately = field(default_factory=lambda: deque(maxlen=QUESTIONS))
+    answered: Iterator[int] = field(default_factory=count)
+
+    def remember(self, directions: npt.NDArray[np.float32], tau: Any) -> None:
+        """Note a question that was answered, for trials to come; `tau` is one threshold, or one for each direction."""
+        if self.filter != "auto" or not len(directions):
+            return
+        if next(self.answered) % self.backend.REMEMBERED == 0 or len(self.lately) < QUESTIONS:
+            self.lately.append((directions[0].copy(), tau if isinstance(tau, float) else tau[0] + 0.0))  # both copies
 
     def seal(self, segments: Iterable[Segment], progress: Progress | None = None) -> Segment:
         """Join segments into one and derive what its filter needs."""
@@ -98,11 +109,13 @@ def _by_norm(segment: Segment) -> Segment:
     norms = segment.norms
     if len(norms) > 1 or segment.rows <= CHUNK:
         return segment
-    order = np.argsort(-norms[0], kind="stable")
-    peaks = [np.maximum.reduceat(part, np.arange(0, segment.rows, CHUNK)) for part in (norms[0], norms[0, order])]
+    xp = namespace(norms)
+    order = xp.argsort(-norms[0], kind="stable")
+    padded = xp.zeros((2, -(-segment.rows // CHUNK) * CHUNK), np.float32)
+    padded[0, : segment.rows], padded[1, : segment.rows] = norms[0], norms[0, order]
     with np.errstate(over="ignore"):
-        spread = peaks[1].mean(dtype=np.float64) < SORTED_GAIN * peaks[0].mean(dtype=np.float64)
-    return segment.reordered(order) if spread else segment
+        before, after = padded.reshape(2, -1, CHUNK).max(axis=2).mean(axis=1, dtype=np.float64)
+        return segment.reordered(order) if after < SORTED_GAIN * before else segment
 
 
 class _Counter:

@@ -1,15 +1,18 @@
 """One batch of vectors and all that is derived from it, never changed once it is made.
 
 Arrays carry a leading axis of independent *spaces*, which share their ids: one space for an ordinary index, one per
-head for attention.
+head for attention. They lie on the device of the index, all but `Balls.columns`, which is always on the host.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from halfspace.arrays import is_array, namespace
 
 __all__ = ["Axes", "Balls", "Cells", "Codes", "Groups", "Segment", "address", "join", "nbytes"]
 
@@ -77,7 +80,7 @@ class Groups:
 class Balls:
     """Subspaces, each with its own partition of the rows into groups of one size, and a ball around each group."""
 
-    columns: npt.NDArray[np.int64]  # (S + 1,): subspace s has the dimensions columns[s] to columns[s + 1] - 1
+    columns: npt.NDArray[np.int64]  # (S + 1,), on the host: subspace s is dimensions columns[s] to columns[s + 1] - 1
     size: int  # rows in a group; the last one may have fewer
     centre: npt.NDArray[np.float32]  # (spaces, d)
     groups: Codes  # (spaces * S, ...), coded around that subspace's part of the centre
@@ -114,9 +117,11 @@ class Segment:
     @property
     def dead_rows(self) -> npt.NDArray[np.bool_]:
         """Whether each row (n,) is dead."""
-        if self.dead is None:
-            return np.zeros(self.rows, np.bool_)
-        return np.unpackbits(self.dead, count=self.rows, bitorder="little").view(np.bool_)
+        xp = namespace(self.ids)
+        dead: npt.NDArray[np.bool_] = xp.zeros(self.rows, np.bool_)
+        if self.dead is not None:
+            dead = xp.unpackbits(self.dead, bitorder="little")[: self.rows].view(np.bool_)
+        return dead
 
     @cached_property
     def kept(self) -> dict[str, Any]:
@@ -125,63 +130,81 @@ class Segment:
 
     def excluding(self, rows: npt.NDArray[np.int64]) -> "Segment":
         """Return the same segment with some live rows (k,), each named once, dead as well."""
-        dead = np.zeros(-(-self.rows // 8), np.uint8) if self.dead is None else self.dead.copy()
-        np.bitwise_or.at(dead, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
+        xp = namespace(self.ids)
+        dead = xp.zeros(-(-self.rows // 8), np.uint8) if self.dead is None else self.dead.copy()
+        at, places = xp.unique(rows >> 3, return_inverse=True)
+        dead[at] |= xp.bincount(places, weights=2.0 ** (rows & 7)).astype(np.uint8)  # sums of different bits
         return replace(self, dead=dead, live=self.live - rows.size)
 
     def find(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Find the live row of each of the ids (k,), or -1."""
+        xp = namespace(self.ids)
         if self.live == 0:
-            return np.full(ids.size, -1)
+            nowhere: npt.NDArray[np.int64] = xp.full(ids.size, -1, np.int64)
+            return nowhere
         keys, sorter, rows = self._lookup
-        at = np.minimum(np.searchsorted(keys, ids, sorter=sorter), keys.size - 1)
+        at = xp.minimum(xp.searchsorted(keys, ids, sorter=sorter), keys.size - 1)
         if sorter is not None:
             at = sorter[at]
         found = keys[at] == ids
-        if rows is not None:
-            return np.where(found, rows[at], -1)
-        if self.dead is not None:
+        if rows is None and self.dead is not None:
             found &= (self.dead[at >> 3] >> (at & 7)) & 1 == 0
-        return np.where(found, at, -1)
+        where: npt.NDArray[np.int64] = xp.where(found, at if rows is None else rows[at], -1)
+        return where
 
     @cached_property
     def ordered(self) -> bool:
         """Whether ids are in ascending order, as in every sealed segment whose rows no filter has moved."""
         if self.by_id is not None:
             return False
-        return self.filter != "scan" or bool(np.all(self.ids[1:] > self.ids[:-1]))
+        return self.filter != "scan" or bool((self.ids[1:] > self.ids[:-1]).all())
 
-    @property
-    def first_id(self) -> int:
-        """Smallest id of a sealed segment."""
-        return int(self.ids[0] if self.by_id is None else self.ids[self.by_id[0]])
+    @cached_property
+    def ends(self) -> tuple[int, int]:
+        """The first and the last id of a segment that has rows, in order of ids where it is sealed."""
+        first, last = (0, -1) if self.by_id is None else (self.by_id[0], self.by_id[-1])
+        return int(self.ids[first]), int(self.ids[last])
 
     @property
     def _lookup(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Ids; what sorts them, if they are not sorted; the rows that they belong to, if not all in order."""
         if self.by_id is not None or self.ordered:
             return self.ids, self.by_id, None
-        rows = np.flatnonzero(~self.dead_rows)  # of a tail, which is short, and may hold an id that died and came again
-        rows = rows[np.argsort(self.ids[rows])]
+        xp = namespace(self.ids)
+        rows = xp.flatnonzero(~self.dead_rows)  # of a tail, which is short, and may hold an id that died and came again
+        rows = rows[xp.argsort(self.ids[rows])]
         return self.ids[rows], None, rows
 
     def reordered(self, order: npt.NDArray[np.int64]) -> "Segment":
         """Return the same rows in another order (n,); this segment's ids are ascending."""
-        by_id = np.empty_like(order)
-        by_id[order] = np.arange(order.size)
+        xp = namespace(self.ids)
+        by_id = xp.empty_like(order)
+        by_id[order] = xp.arange(order.size)
         return replace(
             self,
-            vectors=np.ascontiguousarray(self.vectors[:, order]),
+            vectors=xp.ascontiguousarray(self.vectors[:, order]),
             ids=self.ids[order],
-            norms=np.ascontiguousarray(self.norms[:, order]),
+            norms=xp.ascontiguousarray(self.norms[:, order]),
             by_id=by_id,
         )
+
+    def moved(self, convert: Callable[[Any], Any]) -> "Segment":
+        """Return the same segment on another device, to which `convert` brings an array."""
+        moved: Segment = _moved(self, convert)
+        return moved
+
+
+def _moved(part: Any, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(part, (Axes, Balls, Cells, Codes, Groups, Segment)):
+        names = [field.name for field in fields(part) if field.name != "columns"]
+        return replace(part, **{name: _moved(getattr(part, name), convert) for name in names})
+    return convert(part) if is_array(part) else part
 
 
 def nbytes(part: Any) -> int:
     """Bytes of an array, of all arrays of one of the classes above, or of nothing."""
-    if isinstance(part, np.ndarray):
-        return part.nbytes
+    if is_array(part):
+        return int(part.nbytes)
     return (
         sum(nbytes(inner) for inner in vars(part).values())
         if isinstance(part, (Axes, Balls, Cells, Codes, Groups))
@@ -190,10 +213,10 @@ def nbytes(part: Any) -> int:
 
 
 def address(array: np.ndarray) -> int:
-    """Return where a contiguous array lies in memory, for kernels."""
+    """Return where a contiguous array lies in the memory of its device, for kernels."""
     if not array.flags.c_contiguous:
         raise ValueError(f"kernels need contiguous arrays, got strides {array.strides} of shape {array.shape}")
-    place: int = array.__array_interface__["data"][0]
+    place: int = array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr
     return place
 
 
@@ -202,12 +225,13 @@ def join(segments: list[Segment]) -> Segment:
     segments = [segment for segment in segments if segment.live] or segments[:1]
     if len(segments) == 1 and segments[0].live == segments[0].rows and segments[0].ordered:
         return Segment(segments[0].vectors, segments[0].ids, segments[0].norms, segments[0].grain)
-    alive = [~segment.dead_rows if segment.dead is not None else slice(None) for segment in segments]
-    ids = np.concatenate([segment.ids[rows] for segment, rows in zip(segments, alive, strict=True)])
-    vectors = np.concatenate([segment.vectors[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
-    norms = np.concatenate([segment.norms[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
-    order = np.argsort(ids, kind="stable")
-    if bool(np.any(order[1:] < order[:-1])):
+    xp = namespace(segments[0].ids)
+    alive = [xp.flatnonzero(~segment.dead_rows) if segment.dead is not None else slice(None) for segment in segments]
+    ids = xp.concatenate([segment.ids[rows] for segment, rows in zip(segments, alive, strict=True)])
+    vectors = xp.concatenate([segment.vectors[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
+    norms = xp.concatenate([segment.norms[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
+    order = xp.argsort(ids, kind="stable")
+    if bool((order[1:] < order[:-1]).any()):
         ids, vectors, norms = ids[order], vectors[:, order], norms[:, order]
     grain = min(segment.grain for segment in segments)
-    return Segment(np.ascontiguousarray(vectors), ids, np.ascontiguousarray(norms), grain)
+    return Segment(xp.ascontiguousarray(vectors), ids, xp.ascontiguousarray(norms), grain)

@@ -8,12 +8,15 @@ segments.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.arrays import host, namespace
 from halfspace.seal import Progress, Sealer
-from halfspace.segment import Segment
+from halfspace.segment import Segment, nbytes
 from halfspace.table import Table
 
 __all__ = ["FANOUT", "TAIL_ROWS", "Snapshot", "empty"]
@@ -23,10 +26,12 @@ TAIL_ROWS = 256
 FANOUT = 4
 """Segments of like size that merge into one."""
 
+MAX_ID = np.iinfo(np.int64).max
 
-def empty(bits: np.dtype[np.generic], dim: int, spaces: int = 1) -> Segment:
-    """Return a segment without rows."""
-    return Segment(np.empty((spaces, 0, dim), bits), np.empty(0, np.int64), np.empty((spaces, 0), np.float32), np.inf)
+
+def empty(xp: ModuleType, bits: np.dtype[np.generic], dim: int, spaces: int = 1) -> Segment:
+    """Return a segment without rows, of arrays of `xp`."""
+    return Segment(xp.empty((spaces, 0, dim), bits), xp.empty(0, np.int64), xp.empty((spaces, 0), np.float32), np.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,26 +60,51 @@ class Snapshot:
 
     def ids(self) -> npt.NDArray[np.int64]:
         """All ids, ascending."""
+        xp = namespace(self.tail.ids)
         parts = [segment.ids[~segment.dead_rows] for segment in self.segments]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
+        ids: npt.NDArray[np.int64] = xp.sort(xp.concatenate([xp.empty(0, np.int64), *parts]))
+        return ids
+
+    def vectors(self, ids: npt.NDArray[np.int64]) -> np.ndarray:
+        """Copy the stored bits of ids (k,), (k, d)."""
+        where, rows = self.known(ids)
+        xp = namespace(ids)
+        out: np.ndarray = xp.empty((ids.size, self.tail.vectors.shape[2]), self.tail.vectors.dtype)
+        for number, segment in enumerate(self.segments):
+            here = xp.flatnonzero(where == number)
+            out[here] = segment.vectors[0][rows[here]]
+        return out
 
     def locate(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Find the segment and the row of each id (k,); the segment is -1 where there is none."""
-        where = np.full(ids.size, -1)
-        rows = np.full(ids.size, -1)
+        xp = namespace(ids)
+        where = xp.full(ids.size, -1, np.int64)
+        rows = xp.full(ids.size, -1, np.int64)
         for number, segment in enumerate(self.segments):
             found = segment.find(ids)
-            here = found >= 0
-            where[here] = number
-            rows[here] = found[here]
+            where[found >= 0] = number
+            rows = xp.maximum(rows, found)
         return where, rows
 
     def known(self, ids: npt.NDArray[np.int64], name: str = "") -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Like `locate`, but an id that is not there, of the argument `name`, is a KeyError."""
         where, rows = self.locate(ids)
         if (where < 0).any():
-            raise KeyError(f"id {ids[where < 0][0]}{name and ' in ' + name} is not in the index")
+            raise KeyError(f"id {int(ids[where < 0][0])}{name and ' in ' + name} is not in the index")
         return where, rows
+
+    def claimed(self, ids: npt.NDArray[np.int64] | None, count: int) -> npt.NDArray[np.int64]:
+        """Return the ids of fresh rows (count,): those that are given, which must not be taken, or the next ones."""
+        if ids is None:
+            if self.next_id > MAX_ID - count + 1:
+                raise ValueError(f"no id is left above {self.next_id - 1}: give ids")
+            xp = namespace(self.tail.ids)
+            assigned: npt.NDArray[np.int64] = self.next_id + xp.arange(count, dtype=np.int64)
+            return assigned
+        taken = self.locate(ids)[0] >= 0
+        if taken.any():
+            raise ValueError(f"id {int(ids[taken][0])} is in the index already")
+        return ids
 
     def sealing(self, fresh: Segment, progress: Progress | None = None) -> "Snapshot":
         """Seal the tail together with fresh rows, and merge what has become of like size."""
@@ -94,7 +124,7 @@ class Snapshot:
     def excluding(self, where: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> "Snapshot":
         """Mark rows of segments as dead; a sealed segment more than half dead is rewritten without them."""
         segments = list(self.segments)
-        for number in np.unique(where):
+        for number in host(namespace(where).unique(where)).tolist():
             segments[number] = segments[number].excluding(rows[where == number])
         tail = segments.pop() if self.tail.rows else self.tail
         return self.holding(
@@ -110,8 +140,34 @@ class Snapshot:
 
     def holding(self, sealed: Iterable[Segment], tail: Segment) -> "Snapshot":
         """Return a snapshot with other segments."""
-        kept = sorted((segment for segment in sealed if segment.live), key=lambda segment: segment.first_id)
+        kept = sorted((segment for segment in sealed if segment.live), key=lambda segment: segment.ends[0])
         return replace(self, sealed=tuple(kept), tail=tail)
+
+    def counted(self) -> dict[str, Any]:
+        """Count vectors, dead rows that take space still, sealed segments, and rows of the tail and of each filter."""
+        segments = self.segments
+        return {
+            "vectors": self.live,
+            "deleted": sum(segment.rows - segment.live for segment in segments),
+            "segments": len(self.sealed),
+            "tail": self.tail.rows,
+            "filters": {
+                name: sum(segment.rows for segment in segments if segment.filter == name)
+                for name in sorted({segment.filter for segment in segments})
+            },
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """Sum bytes of vectors, of balls of any kind, of ids, and of norms and tombstones."""
+        segments = self.segments
+        return {
+            "bytes_vectors": sum(nbytes(segment.vectors) for segment in segments),
+            "bytes_cells": sum(
+                nbytes(segment.cells) + nbytes(segment.groups) + nbytes(segment.balls) for segment in segments
+            ),
+            "bytes_ids": sum(nbytes(segment.ids) + nbytes(segment.by_id) for segment in segments),
+            "bytes_bounds": sum(nbytes(segment.norms) + nbytes(segment.dead) for segment in segments),
+        }
 
 
 def _level(part: list[Segment]) -> int:
@@ -125,4 +181,4 @@ def _level(part: list[Segment]) -> int:
 
 def _no_rows(segment: Segment) -> Segment:
     spaces, _, dim = segment.vectors.shape
-    return empty(segment.vectors.dtype, dim, spaces)
+    return empty(namespace(segment.ids), segment.vectors.dtype, dim, spaces)

@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from halfspace.arrays import host, is_array
+
 __all__ = ["FORMAT_VERSION", "StoredFile", "read", "write"]
 
 FORMAT_VERSION = 1
@@ -108,7 +110,7 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
         Anything that JSON returns unchanged: string keys, lists, finite numbers.
     arrays : mapping of str to ndarray
         Bool, integers and floats of at most 64 bits, in any shape, memory order and byte order. They are written piece
-        by piece, not copied as a whole, and must not change meanwhile.
+        by piece, not copied as a whole, and must not change meanwhile. Arrays of a GPU come to the host one by one.
 
     Raises
     ------
@@ -120,7 +122,7 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
     """
     target = Path(os.path.realpath(path))
     permissions = _permissions(target)
-    sources = {name: np.asarray(array) for name, array in arrays.items()}
+    sources = {name: array if is_array(array) else np.asarray(array) for name, array in arrays.items()}
     sections = _layout(
         {"name": name, "dtype": array.dtype.name, "shape": list(array.shape), "crc32": "00000000"}
         for name, array in sources.items()
@@ -137,7 +139,7 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
             if permissions is not None:
                 temporary.chmod(permissions)
             file.seek(len(_head(copy, sections, 0)))
-            sections = [_write_section(file, section, sources[section.name]) for section in sections]
+            sections = [_write_section(file, section, host(sources[section.name])) for section in sections]
             file_nbytes = file.tell()
             file.seek(0)
             file.write(_head(copy, sections, file_nbytes))

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ __all__ = ["Table"]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Records of addresses, and what keeps the memory at those addresses alive."""
+    """Records of addresses, on the host, and what keeps the memory at those addresses, on the device, alive."""
 
     records: np.ndarray  # SEGMENT (spaces, segments)
     segments: tuple[Segment, ...]
@@ -38,6 +40,19 @@ class Table:
     def place(self) -> tuple[int, int, int]:
         """Where the records lie, and their numbers of spaces and segments."""
         return address(self.records), *self.records.shape
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What a backend derives from a table for its kernels."""
+        return {}
+
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether all ids are in ascending order, segment after segment, in each by ids."""
+        held = [segment for segment in self.segments if segment.rows]
+        return all(segment.ordered or segment.by_id is not None for segment in held) and all(
+            before.ends[1] < after.ends[0] for before, after in pairwise(held)
+        )
 
     @cached_property
     def rows(self) -> int:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from halfspace.arrays import namespace
 from halfspace.seal import Progress
-from halfspace.segment import Segment
+from halfspace.segment import Segment, address
 from halfspace.snapshot import TAIL_ROWS, Snapshot
 
 __all__ = ["TailWriter"]
@@ -29,7 +30,8 @@ class TailWriter:
         buffer.ids[tail.rows : rows] = fresh.ids
         dead = tail.dead
         if dead is not None:
-            dead = np.concatenate([dead, np.zeros(-(-rows // 8) - dead.size, np.uint8)])
+            xp = namespace(dead)
+            dead = xp.concatenate([dead, xp.zeros(-(-rows // 8) - dead.size, np.uint8)])
         longer = Segment(
             buffer.vectors[:, :rows],
             buffer.ids[:rows],
@@ -43,13 +45,14 @@ class TailWriter:
     def _room(self, tail: Segment) -> Segment:
         """Return the buffer that `tail` begins, or a new one that begins with a copy of it."""
         buffer = self._buffer
-        if buffer is not None and tail.rows and np.shares_memory(buffer.ids[:1], tail.ids[:1]):
+        if buffer is not None and tail.rows and address(buffer.ids) == address(tail.ids):
             return buffer
+        xp = namespace(tail.ids)
         spaces, rows, dim = tail.vectors.shape
         buffer = Segment(
-            np.empty((spaces, TAIL_ROWS, dim), tail.vectors.dtype),
-            np.empty(TAIL_ROWS, np.int64),
-            np.empty((spaces, TAIL_ROWS), np.float32),
+            xp.empty((spaces, TAIL_ROWS, dim), tail.vectors.dtype),
+            xp.empty(TAIL_ROWS, np.int64),
+            xp.empty((spaces, TAIL_ROWS), np.float32),
             np.inf,
             live=0,
         )

@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.dtypes import as_numbers
+from halfspace.arrays import host, namespace
+from halfspace.dtypes import as_float32
 from halfspace.segment import Segment
 from halfspace.table import Table
 
@@ -33,8 +35,8 @@ GAIN = 0.9
 TRIED = ("scan", "cells", "groups", "balls", "sweep")
 """Filters, cheapest to build first."""
 
-Lately = deque[tuple[npt.NDArray[np.float32], float]]
-"""Directions (d,) and thresholds of the last questions."""
+Lately = deque[tuple[npt.NDArray[np.float32], Any]]
+"""Directions (d,) and thresholds, floats or 0-d arrays of the same device, of the last questions."""
 
 
 def trial(
@@ -44,28 +46,30 @@ def trial(
 
     The same rows and questions give the same counts.
     """
+    xp = namespace(segment.ids)
     dim = segment.vectors.shape[2]
     size = min(segment.rows, SAMPLE, max(QUESTIONS, COMPONENTS // dim))
-    rows = np.linspace(0, segment.rows - 1, size).astype(np.int64)
+    rows = xp.asarray(np.linspace(0, segment.rows - 1, size).astype(np.int64))
     if segment.by_id is not None:
         rows = segment.by_id[rows]  # the same sample in whatever order rows are
-    vectors, norms = (np.ascontiguousarray(part[:1, rows]) for part in (segment.vectors, segment.norms))
+    vectors, norms = (xp.ascontiguousarray(part[:1, rows]) for part in (segment.vectors, segment.norms))
     sample = Segment(vectors, segment.ids[rows], norms, segment.grain)
-    numbers = as_numbers(vectors[0]).astype(np.float32)
+    numbers = as_float32(vectors[0])
     own = numbers[:: size // QUESTIONS][:QUESTIONS]
     with np.errstate(all="ignore"):
-        scores = np.nan_to_num(numbers @ own.T).astype(np.float64)
+        scores = xp.nan_to_num(numbers @ own.T).astype(np.float64)
     hits = max(1, round(SHARE * size))
     asked = list(lately)
-    directions = np.stack([*own, *(direction for direction, _ in asked)])
-    tau = np.array([*np.partition(scores, -hits, axis=0)[-hits], *(threshold for _, threshold in asked)])
+    directions = xp.stack([*own, *(direction for direction, _ in asked)])
+    thresholds = xp.asarray([float(threshold) for _, threshold in asked], np.float64)
+    tau = xp.concatenate([xp.partition(scores, -hits, axis=0)[-hits], thresholds])
     counted = {}
     derived = sample
     for filter in TRIED:
         derived = replace(derived, filter=filter) if filter == "sweep" else derive(sample, filter)
         table = Table.of([derived], backend)
-        found = backend.search(table, vectors[0, :0, 0], directions, tau, True, backend.SCORES, 1)
-        counted[filter] = int(found.work[:, -1].sum())
+        found = backend.search(table, vectors[0, :0, 0], directions, tau, True, backend.EXPLAINED, 1)
+        counted[filter] = int(host(found.work)[:, -1].sum())
     return counted
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import checks
+from halfspace.arrays import namespace
 from halfspace.segment import address
 from halfspace.snapshot import Snapshot
 from halfspace.table import Table
@@ -17,9 +18,10 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
     """Return the table of a snapshot with all rows excluded that are dead or not within."""
     if within is None:
         return snapshot.table
-    array = np.asarray(within)
+    array = snapshot.sealer.backend.asarray(within, "within")
+    xp = namespace(array)
     inside = _by_mask(snapshot, array) if array.dtype == np.bool_ else _by_ids(snapshot, checks.as_ids(array, "within"))
-    masks = [np.packbits(~rows, bitorder="little") for rows in inside]
+    masks = [xp.packbits(~rows, bitorder="little") for rows in inside]
     records = snapshot.table.records.copy()
     for number, mask in enumerate(masks):
         records[:, number]["excluded"] = address(mask)
@@ -29,7 +31,7 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
 def _by_ids(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.bool_]]:
     """Tell of each segment's rows whether they are live and among the ids."""
     where, rows = snapshot.known(ids, "within")
-    inside = [np.zeros(segment.rows, np.bool_) for segment in snapshot.segments]
+    inside = [namespace(ids).zeros(segment.rows, np.bool_) for segment in snapshot.segments]
     for number, segment in enumerate(inside):
         segment[rows[where == number]] = True
     return inside
@@ -39,16 +41,17 @@ def _by_mask(snapshot: Snapshot, mask: npt.NDArray[np.bool_]) -> list[npt.NDArra
     """Tell of each segment's rows whether they are live and their ids true in a mask."""
     if mask.ndim != 1:
         raise ValueError(f"within must have one dimension, got shape {mask.shape}")
-    inside = []
+    xp = namespace(mask)
+    inside: list[npt.NDArray[np.bool_]] = []
     for segment in snapshot.segments:
-        live = ~segment.dead_rows
-        ids = segment.ids[live]
-        lowest, highest = int(ids.min(initial=0)), int(ids.max(initial=-1))
+        rows = xp.flatnonzero(~segment.dead_rows)
+        ids = segment.ids[rows]
+        lowest, highest = (int(ids.min()), int(ids.max())) if segment.live else (0, -1)
         if lowest < 0 or highest >= mask.size:
             beyond = lowest if lowest < 0 else highest
             raise ValueError(f"within is a mask of ids 0 to {mask.size - 1}, but the index holds id {beyond}")
-        live[live] = mask[ids]
-        inside.append(live)
-    if sum(int(rows.sum()) for rows in inside) < np.count_nonzero(mask):
-        _by_ids(snapshot, np.flatnonzero(mask))  # names the id that is not there
+        inside.append(xp.zeros(segment.rows, np.bool_))
+        inside[-1][rows] = mask[ids]
+    if sum(int(rows.sum()) for rows in inside) < int(mask.sum()):
+        _by_ids(snapshot, xp.flatnonzero(mask))  # names the id that is not there
     return inside

@@ -270,6 +270,7 @@ def test_within(index, method, within, error, said):
         ({"threads": 0}, ValueError, "0"),
         ({"threads": -3}, ValueError, "-3"),
         ({"threads": 1.5}, TypeError, "1.5|float"),
+        ({"out": object()}, ValueError, "out.*GPU"),
     ],
 )
 def test_options_of_a_query(index, options, error, said):
@@ -291,6 +292,12 @@ def test_options_of_a_query(index, options, error, said):
         ({"dtype": "nonsense"}, (ValueError, TypeError), "nonsense"),
         ({"device": "tpu"}, ValueError, "tpu"),
         ({"device": "cpu:0:1"}, ValueError, "cpu:0:1"),
+        ({"device": "cpu:0"}, ValueError, "'cpu', 'gpu' or 'gpu:<number>', got 'cpu:0'"),
+        ({"device": "gpu:"}, ValueError, "gpu:"),
+        ({"device": "gpu:-1"}, ValueError, "gpu:-1"),
+        ({"device": "gpu:one"}, ValueError, "gpu:one"),
+        ({"device": "GPU"}, ValueError, "GPU"),
+        ({"device": None}, TypeError, "None"),
         ({"device": 0}, (ValueError, TypeError), "0|int"),
         ({"threads": 0}, ValueError, "0"),
         ({"threads": -1}, ValueError, "-1"),

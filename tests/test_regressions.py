@@ -82,7 +82,7 @@ def test_a_batch_cut_into_blocks(rng, monkeypatch):
     options = [{}, {"sort": True}, {"limit": 3}, {"within": np.arange(0, 300, 2)}]
     whole = [index.query(directions, tau, **option) for option in options]
     counts = index.count(directions, tau)
-    monkeypatch.setattr(importlib.import_module("halfspace.query"), "WORKSPACE", 7 * (16 * 16 + 128))
+    monkeypatch.setattr(importlib.import_module("halfspace.cpu.search"), "WORKSPACE", 7 * (16 * 16 + 128))
     for option, expected in zip(options, whole, strict=True):
         identical(index.query(directions, tau, **option), expected)
     np.testing.assert_array_equal(index.count(directions, tau), counts)
@@ -97,7 +97,7 @@ def test_a_batch_cut_by_its_hits(filter, most, rng, monkeypatch):
     whole = [index.query(directions, tau, **option) for option in options]
     counts = index.count(directions, tau)
     assert counts.max() > 500
-    monkeypatch.setattr(importlib.import_module("halfspace.query"), "MOST_HITS", most)
+    monkeypatch.setattr(cpu, "MOST_HITS", most)
     for option, expected in zip(options, whole, strict=True):
         ours = index.query(directions, tau, **option)
         if option == {"scores": False}:
@@ -181,3 +181,8 @@ def test_integers_beyond_64_bits_as_tau():
     index = build(LINE)
     assert index.count([1.0], 10**30) == 0
     assert index.count([1.0], -(10**30)) == 6
+
+
+def test_a_limit_beyond_64_bits():
+    index = build(LINE)
+    identical(index.query([1.0], -np.inf, limit=10**30), index.query([1.0], -np.inf))

@@ -1,37 +1,53 @@
 """The stages on the CPU, compiled by Numba."""
 
+import numpy as xp
+
+from halfspace.checks import as_tau, asarray
 from halfspace.cpu._threads import available
 from halfspace.cpu.balls import enclose
 from halfspace.cpu.cells import encode
 from halfspace.cpu.chunks import STAGES
-from halfspace.cpu.collect import best, collect, sort_by_score
+from halfspace.cpu.collect import best, collect, joined, sort_by_score
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import measure, store
 from halfspace.cpu.groups import enclose_groups
+from halfspace.cpu.host import EXPLAINED, REMEMBERED, fill, finish, on, plain
 from halfspace.cpu.partition import partition
 from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OUT_OF_MEMORY, OVERFULL, SCORES
 from halfspace.cpu.records import tabulate
-from halfspace.cpu.search import search
+from halfspace.cpu.search import MOST_HITS, room, search
 
 __all__ = [
     "COUNT",
+    "EXPLAINED",
     "IDS",
+    "MOST_HITS",
     "NOT_FINITE",
     "OUT_OF_MEMORY",
     "OVERFULL",
+    "REMEMBERED",
     "SCORES",
     "STAGES",
+    "as_tau",
+    "asarray",
     "available",
     "best",
     "collect",
     "enclose",
     "enclose_groups",
     "encode",
+    "fill",
+    "finish",
+    "joined",
     "measure",
+    "on",
     "partition",
+    "plain",
     "prepare",
+    "room",
     "search",
     "sort_by_score",
     "store",
     "tabulate",
+    "xp",
 ]

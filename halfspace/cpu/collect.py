@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from halfspace.cpu._jit import bits_of, entry, stage
 
-__all__ = ["best", "collect", "order_by_id", "sort_by_score"]
+__all__ = ["best", "collect", "joined", "order_by_id", "sort_by_score"]
 
 RADIX_BITS = 11
 RADIX = 1 << RADIX_BITS
@@ -16,6 +16,8 @@ SHORT = 256
 
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
 """Offsets (m + 1,), ids and scores (hits,); no scores are an empty array."""
+Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
+"""The same, and the true number of hits of each row (m,)."""
 
 
 def collect(found: Any) -> Rows:
@@ -115,12 +117,13 @@ def _descending(scores):
 
 @entry
 def sort_by_score(offsets, ids, scores):
-    """Order each row by descending score, then by id; rows come ordered by id."""
+    """Order each row by descending score, then by id, in place; rows come ordered by id."""
     for row in range(offsets.size - 1):
         first, last = offsets[row], offsets[row + 1]
         order = _descending(scores[first:last])
         ids[first:last] = ids[first:last][order]
         scores[first:last] = scores[first:last][order]
+    return offsets, ids, scores
 
 
 @entry
@@ -140,3 +143,19 @@ def best(offsets, ids, scores, limit):
             out_ids[kept[row] + k] = ids[first + order[k]]
             out_scores[kept[row] + k] = scores[first + order[k]]
     return kept, out_ids, out_scores
+
+
+def joined(whole: Block, block: Block) -> Block:
+    """Add a block of rows to those before; large arrays grow in place."""
+    offsets, ids, scores, totals = whole
+    more_offsets, more_ids, more_scores, more_totals = block
+    offsets = np.concatenate([offsets, more_offsets[1:] + ids.size])
+    return offsets, _longer(ids, more_ids), _longer(scores, more_scores), np.concatenate([totals, more_totals])
+
+
+def _longer(array: Any, more: Any) -> Any:
+    array = array if array.flags.owndata else array.copy()
+    before = array.size
+    array.resize(before + more.size, refcheck=False)
+    array[before:] = more
+    return array

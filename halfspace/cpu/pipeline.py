@@ -45,7 +45,7 @@ COUNT, IDS, SCORES = 0, 1, 2
 """What is wanted: counts alone, ids, or ids and scores."""
 
 NOT_FINITE, OVERFULL, OUT_OF_MEMORY = -1, -2, -3
-"""Counts that say that there is no answer."""
+"""States that say that there is no answer; else the state is 0."""
 
 PASS_BYTES = 1 << 20
 """Bytes of vectors that meet all directions of a batch, and are verified, before the next come: half of a cache."""
@@ -77,9 +77,9 @@ def search_chunks(
     most : hits that may be held at once, if there are several directions
 
     Returns counts int64 (spaces * m,); the arrays of `halfspace.cpu.emit.Found`, in order of ids where there is a
-    single direction; the counters int64 (STAGES, WORK); and the chunk at which the search has stopped. Where a
-    direction is not finite, all counts are NOT_FINITE; where there are too many hits to hold, OVERFULL; where there is
-    no memory for them, OUT_OF_MEMORY.
+    single direction; the counters int64 (STAGES, WORK); the state, which is NOT_FINITE where a direction is not finite,
+    OVERFULL where there are too many hits to hold, OUT_OF_MEMORY where there is no memory for them, and else 0; and the
+    chunk at which the search has stopped.
     """
     table = carray(pointer(place, SEGMENT), (spaces, segments))
     total, dim = narrow.shape
@@ -98,10 +98,10 @@ def search_chunks(
     room[0].work[:] = 0
     sink = np.zeros(1, SINK)
     sink[0].most = most if total > spaces else np.iinfo(np.int64).max
+    state = 0
     for k in range(total):
         if not directions.plans[k].norm < np.inf:
-            counts[:] = NOT_FINITE
-            segments = 0
+            state, segments = NOT_FINITE, 0
     question = Question(
         _borrowed(narrow), _borrowed(directions.wide), _borrowed(directions.digits), _borrowed(directions.plans),
         _borrowed(tau), adapt, wanted,
@@ -139,13 +139,13 @@ def search_chunks(
     stages.complete(room[0].work, dim * like.itemsize)
     hits = finish(sink[0], wanted == SCORES)
     if sink[0].full != HELD:
-        counts[:] = OVERFULL if sink[0].full == TOO_MANY else OUT_OF_MEMORY
+        state = OVERFULL if sink[0].full == TOO_MANY else OUT_OF_MEMORY
     if total == 1:
         order_by_id(hits.ids, hits.scores)
     hold(directions)
     hold(tau)
     hold(sink)
-    return counts, hits.owners, hits.ids, hits.scores, room[0].work.copy(), reached
+    return counts, hits.owners, hits.ids, hits.scores, room[0].work.copy(), state, reached
 
 
 @stage

@@ -20,7 +20,7 @@ from halfspace.cpu.sweep import sweep
 from halfspace.segment import address
 from halfspace.table import Table
 
-__all__ = ["Answer", "search"]
+__all__ = ["MOST_HITS", "Answer", "room", "search"]
 
 MIN_BYTES = 1 << 22
 """Bytes to read per thread below which another thread, which has to wake up, costs more than it saves."""
@@ -33,12 +33,41 @@ ALL = np.iinfo(np.int64).max
 """More chunks than any index has."""
 
 
+WORKSPACE = 32 << 20
+"""Bytes that prepared directions may take at once: a batch is cut to fit."""
+MOST_HITS = 3 << 20
+"""Hits that a batch may hold on their way into the answer, 28 bytes each: it is cut again where there are more."""
+
+
 class Answer(NamedTuple):
     """What a search found, in parts, and what it did."""
 
     counts: npt.NDArray[np.int64]  # (m,)
     parts: list[Found]
     work: npt.NDArray[np.int64]  # (STAGES, WORK)
+    state: int  # 0, or why there is no answer
+
+    @property
+    def hits(self) -> int:
+        """Number of hits."""
+        return int(self.counts.sum())
+
+
+class _Asked(NamedTuple):
+    """What is asked: the arguments of `search`."""
+
+    table: Table
+    like: np.ndarray
+    directions: npt.NDArray[np.float32]
+    tau: npt.NDArray[np.float64]
+    adapt: bool
+    wanted: int
+    most: int
+
+
+def room(table: Table, dim: int) -> int:
+    """Count the directions of a batch that are prepared at once."""
+    return max(1, WORKSPACE // (16 * dim + 2048))
 
 
 def search(
@@ -55,137 +84,101 @@ def search(
 
     most : hits that may be held at once, if there are several directions
 
-    Where there is no answer, all counts are NOT_FINITE (because of a direction) or OVERFULL (of hits).
+    Where there is no answer, because of a direction or of the hits, its state says so.
     """
+    asked = _Asked(table, like, directions, tau, adapt, wanted, most)
     if table.has_balls:
-        return _search_balls(table, like, directions, tau, adapt, wanted, threads, most)
+        return _search_balls(asked, threads)
     if threads > 1:
         threads = min(threads, table.rows * directions.size // MIN_BYTES)
     if threads <= 1:
-        return _run(table, like, directions, tau, (0, ALL), adapt, wanted, most)[0]
-    if len(tau) < LEAST:
-        return _search_few(table, like, directions, tau, adapt, wanted, threads, most)
-    return _search_many(table, like, directions, tau, adapt, wanted, threads, most)
+        return _run(asked, (0, ALL))[0]
+    return (_search_few if len(tau) < LEAST else _search_many)(asked, threads)
 
 
 def _run(
-    table: Table,
-    like: np.ndarray,
-    directions: npt.NDArray[np.float32],
-    tau: npt.NDArray[np.float64],
-    span: tuple[int, int],
-    adapt: bool,
-    wanted: int,
-    most: int,
-    ready: Ready | None = None,
-    pause: tuple[int, int] = (ALL, ALL),
+    asked: _Asked, span: tuple[int, int], ready: Ready | None = None, pause: tuple[int, int] = (ALL, ALL)
 ) -> tuple[Answer, int]:
     """Search a run of chunks in this thread, and tell where it stopped; holds all memory that is read."""
+    table, like, directions, tau, adapt, wanted, most = asked
     place = 0 if ready is None else address(ready.record)
-    counts, *hits, work, reached = search_chunks(
+    counts, owners, ids, scores, work, state, reached = search_chunks(
         *table.place, like, directions, tau, place, *span, *pause, adapt, wanted, most
     )
-    return Answer(counts, [Found(*hits)], work), reached
+    return Answer(counts, [Found(owners, ids, scores)], work, state), reached
 
 
-def _search_few(
-    table: Table,
-    like: np.ndarray,
-    directions: npt.NDArray[np.float32],
-    tau: npt.NDArray[np.float64],
-    adapt: bool,
-    wanted: int,
-    threads: int,
-    most: int,
-) -> Answer:
+def _search_few(asked: _Asked, threads: int) -> Answer:
     """Search for few directions: alone, unless the first chunks read so many bytes that threads are worth waking."""
-    total = sum(-(-segment.rows // CHUNK) for segment in table.segments)
+    total = sum(-(-segment.rows // CHUNK) for segment in asked.table.segments)
     first = -(-total // START)
     pause = first, 2 * MIN_BYTES * first // max(1, total - first) if threads > 1 else ALL
-    begun, reached = _run(table, like, directions, tau, (0, ALL), adapt, wanted, most, pause=pause)
-    if reached >= total or begun.counts[0] < 0:
+    begun, reached = _run(asked, (0, ALL), pause=pause)
+    if reached >= total or begun.state:
         return begun
     left = int(begun.work[:, BYTES].sum()) * (total - first) // first
     threads = max(2, min(threads, left // MIN_BYTES))
-    share = (most - begun.parts[0].ids.size) // threads
+    shared = asked._replace(most=(asked.most - begun.parts[0].ids.size) // threads)
     spans = [(first + low, first + high) for low, high in _threads.spans(total - first, RUNS * threads)]
-
-    def run(span: tuple[int, int]) -> Answer:
-        return _run(table, like, directions, tau, span, adapt, wanted, share)[0]
-
-    return _sum([begun, *_threads.run(run, spans, threads)])
+    return _sum([begun, *_threads.run(lambda span: _run(shared, span)[0], spans, threads)])
 
 
-def _search_many(
-    table: Table,
-    like: np.ndarray,
-    directions: npt.NDArray[np.float32],
-    tau: npt.NDArray[np.float64],
-    adapt: bool,
-    wanted: int,
-    threads: int,
-    most: int,
-) -> Answer:
+def _search_many(asked: _Asked, threads: int) -> Answer:
     """Search for a batch, prepared once for each segment and shared by all threads, which take runs of chunks."""
-    tasks: list[tuple[Table, Ready, tuple[int, int]]] = []
-    total = sum(-(-segment.rows // CHUNK) for segment in table.segments)
-    prepared = prepare(directions)
-    for which, segment in enumerate(table.segments):
-        own = table.part(which)
-        ready = ready_for(own, prepared, tau, segment.cells is not None)
+    tasks: list[tuple[_Asked, Ready, tuple[int, int]]] = []
+    total = sum(-(-segment.rows // CHUNK) for segment in asked.table.segments)
+    prepared = prepare(asked.directions)
+    for which, segment in enumerate(asked.table.segments):
+        own = asked._replace(table=asked.table.part(which), most=asked.most // threads)
+        ready = ready_for(own.table, prepared, asked.tau, segment.cells is not None)
         chunks = -(-segment.rows // CHUNK)
         runs = max(1, round(RUNS * threads * chunks / total))
         tasks += [(own, ready, span) for span in _threads.spans(chunks, runs)]
 
-    def run(task: tuple[Table, Ready, tuple[int, int]]) -> Answer:
+    def run(task: tuple[_Asked, Ready, tuple[int, int]]) -> Answer:
         own, ready, span = task
-        return _run(own, like, directions, tau, span, adapt, wanted, most // threads, ready)[0]
+        return _run(own, span, ready)[0]
 
     return _sum(_threads.run(run, tasks, threads))
 
 
 def _sum(answers: list[Answer]) -> Answer:
     """Put parts of an answer together; where one has no answer, nor has the whole."""
-    worst = min(answers, key=lambda answer: int(answer.counts[0]))
-    if worst.counts[0] < 0:
+    worst = min(answers, key=lambda answer: answer.state)
+    if worst.state:
         return worst
     return Answer(
         np.sum([answer.counts for answer in answers], axis=0),
         [part for answer in answers for part in answer.parts],
         np.sum([answer.work for answer in answers], axis=0),
+        0,
     )
 
 
-def _search_balls(
-    table: Table,
-    like: np.ndarray,
-    directions: npt.NDArray[np.float32],
-    tau: npt.NDArray[np.float64],
-    adapt: bool,
-    wanted: int,
-    threads: int,
-    most: int = ALL,
-) -> Answer:
+def _search_balls(asked: _Asked, threads: int) -> Answer:
     """Bound the balls of segments that have them for one direction of each space at a time, and search."""
-    batch = len(tau) // len(table.records)
+    tau = asked.tau
+    batch = len(tau) // len(asked.table.records)
     counts = np.zeros(tau.size, np.int64)
     parts = []
     held = 0
     total = np.zeros((len(STAGES), len(WORK)), np.int64)
     for k in range(batch):
         levels = each_reachable(tau[k::batch].copy())
-        own = directions[k::batch].copy()
+        own = asked.directions[k::batch].copy()
         if not np.isfinite(own).all():
-            return Answer(np.full(tau.size, NOT_FINITE), [], total)
-        bounded, work = _bounded(table, own, levels, threads)
-        found = _search_few(bounded, like, own, levels, adapt, wanted, threads, ALL)
+            return Answer(counts, [], total, NOT_FINITE)
+        bounded, work = _bounded(asked.table, own, levels, threads)
+        found = _search_few(asked._replace(table=bounded, directions=own, tau=levels, most=ALL), threads)
+        if found.state:
+            return found
         counts[k::batch] = found.counts
         parts += [Found(part.owners * np.int32(batch) + np.int32(k), part.ids, part.scores) for part in found.parts]
         total += work + found.work
         held += sum(part.ids.size for part in found.parts)
-        if k + 1 < batch and held > most:
-            return Answer(np.full(tau.size, OVERFULL), [], total)
-    return Answer(counts, parts, total)
+        if k + 1 < batch and held > asked.most:
+            return Answer(counts, [], total, OVERFULL)
+    return Answer(counts, parts, total, 0)
 
 
 def _bounded(

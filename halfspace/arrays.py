@@ -1,0 +1,29 @@
+"""Arrays of either device: NumPy's on the host, CuPy's on a GPU; one code reads and makes both."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["host", "is_array", "namespace"]
+
+
+def namespace(array: Any) -> ModuleType:
+    """Return the module whose functions take an array: NumPy, or CuPy, which such an array has imported."""
+    if isinstance(array, np.ndarray):
+        return np
+    return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def host(array: Any) -> np.ndarray:
+    """Return an array in the host's memory: the array itself, or a copy, for which the host waits."""
+    if isinstance(array, np.ndarray):
+        return array
+    copy: np.ndarray = array.get()
+    return copy
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of either device."""
+    return isinstance(value, np.ndarray) or (hasattr(value, "dtype") and hasattr(value, "get"))

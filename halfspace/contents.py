@@ -1,0 +1,110 @@
+"""What can be read off an index without asking it a question."""
+
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace import checks
+from halfspace.dtypes import FORMATS, as_numbers
+from halfspace.snapshot import MAX_ID, Snapshot
+
+__all__ = ["Contents"]
+
+
+class Contents:
+    """The arguments of an index, its ids and vectors, counts and sizes."""
+
+    _dim: int
+    _device: str
+    _filter: str
+    _format: str
+    _threads: int
+    _backend: ModuleType
+    _on: AbstractContextManager[Any]  # makes the device the current one
+    _snapshot: Snapshot
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return self._dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of stored vectors."""
+        return FORMATS[self._format][0]
+
+    @property
+    def filter(self) -> str:
+        """The filter, as given."""
+        return self._filter
+
+    @property
+    def device(self) -> str:
+        """The device, as given."""
+        return self._device
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Ids of all vectors, ascending, (n,), on the index's device."""
+        with self._on:
+            return self._snapshot.ids()
+
+    def __len__(self) -> int:
+        return self._snapshot.live
+
+    def __contains__(self, id: object) -> bool:
+        try:
+            number = checks.as_count(id, "id", -MAX_ID - 1)
+        except (TypeError, ValueError):
+            return False
+        if number > MAX_ID:
+            return False
+        with self._on:
+            return bool(self._snapshot.locate(self._backend.xp.asarray([number], np.int64))[0][0] >= 0)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an index is not pickled: use save and load, with mmap=True to share it between processes")
+
+    def __repr__(self) -> str:
+        return (
+            f"<HalfspaceIndex: {len(self):,} vectors, dim={self._dim}, dtype={self._format!r}, "
+            f"filter={self._filter!r}, device={self._device!r}>"
+        )
+
+    def vectors(self, ids: npt.ArrayLike) -> np.ndarray:
+        """Return stored vectors by id.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (n,)
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (n, d)
+            A copy, in the order of `ids`, on the index's device.
+
+        Raises
+        ------
+        KeyError
+            If an id is not in the index.
+        """
+        with self._on:
+            return as_numbers(self._snapshot.vectors(checks.as_ids(self._backend.asarray(ids, "ids"))))
+
+    def stats(self) -> dict[str, Any]:
+        """Count what the index holds: vectors, segments, bytes.
+
+        Returns
+        -------
+        dict
+            ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail``
+            (rows not sealed yet); ``filters`` (rows by the filter that they have); ``dim``, ``dtype``, ``filter``,
+            ``device``, ``threads``; ``bytes_vectors``, ``bytes_cells`` (codes of balls of any kind, and who is in
+            them), ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
+        """
+        snapshot = self._snapshot
+        given = {"dim": self._dim, "dtype": self._format, "filter": self._filter, "device": self._device}
+        return {**snapshot.counted(), **given, "threads": self._threads, **snapshot.sizes()}
