@@ -1,0 +1,63 @@
+"""The stages on a GPU: CuPy arrays, and kernels in ``kernels/``."""
+
+try:
+    import cupy as xp
+except ImportError as error:
+    raise ImportError("an index on a GPU needs CuPy: pip install halfspace[gpu]") from error
+
+from halfspace.gpu.balls import enclose
+from halfspace.gpu.cells import encode
+from halfspace.gpu.collect import best, collect, joined, sort_by_score
+from halfspace.gpu.device import REMEMBERED, as_tau, asarray, available, finish, on, plain
+from halfspace.gpu.explain import STAGES
+from halfspace.gpu.formats import measure, store
+from halfspace.gpu.groups import enclose_groups
+from halfspace.gpu.partition import partition
+from halfspace.gpu.preallocated import fill
+from halfspace.gpu.records import tabulate
+from halfspace.gpu.search import (
+    COUNT,
+    EXPLAINED,
+    IDS,
+    MOST_HITS,
+    NOT_FINITE,
+    OUT_OF_MEMORY,
+    OVERFULL,
+    SCORES,
+    room,
+    search,
+)
+
+__all__ = [
+    "COUNT",
+    "EXPLAINED",
+    "IDS",
+    "MOST_HITS",
+    "NOT_FINITE",
+    "OUT_OF_MEMORY",
+    "OVERFULL",
+    "REMEMBERED",
+    "SCORES",
+    "STAGES",
+    "as_tau",
+    "asarray",
+    "available",
+    "best",
+    "collect",
+    "enclose",
+    "enclose_groups",
+    "encode",
+    "fill",
+    "finish",
+    "joined",
+    "measure",
+    "on",
+    "partition",
+    "plain",
+    "room",
+    "search",
+    "sort_by_score",
+    "store",
+    "tabulate",
+    "xp",
+]

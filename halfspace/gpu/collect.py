@@ -1,0 +1,63 @@
+"""Shaping an answer on the device: order and cut its rows, put blocks of rows together."""
+
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+__all__ = ["best", "collect", "joined", "order_by_id", "sort_by_score"]
+
+
+def collect(found: Any) -> tuple[Any, Any, Any]:
+    """Return offsets (m + 1,), ids and scores (hits,) of an `halfspace.gpu.search.Answer`."""
+    return found.offsets, found.ids, found.scores
+
+
+def _rows(offsets: Any, size: int) -> Any:
+    """Return the row of each of so many hits."""
+    return cp.searchsorted(offsets[1:], cp.arange(size), side="right")
+
+
+def _order(*keys: Any) -> Any:
+    """Return what sorts int64 keys, the last one first."""
+    return cp.lexsort(cp.stack([key.astype(np.int64) for key in keys]))
+
+
+def _by_score(offsets: Any, scores: Any) -> tuple[Any, Any]:
+    """Return what sorts each row by descending score and then by place, and the row of each hit."""
+    bits = scores.view(np.int32).astype(np.int64)
+    descending = cp.where(bits >= 0, -bits, bits + 0x80000000)  # integers: flushed subnormals keep their places
+    rows = _rows(offsets, scores.size)
+    return _order(cp.arange(scores.size), descending, rows), rows
+
+
+def order_by_id(offsets: Any, ids: Any, scores: Any) -> tuple[Any, Any, Any]:
+    """Order each row by id."""
+    order = _order(ids, _rows(offsets, ids.size))
+    return offsets, ids[order], scores[order] if scores.size else scores
+
+
+def sort_by_score(offsets: Any, ids: Any, scores: Any) -> tuple[Any, Any, Any]:
+    """Order each row by descending score, then by id; rows come ordered by id."""
+    order, _ = _by_score(offsets, scores)
+    return offsets, ids[order], scores[order]
+
+
+def best(offsets: Any, ids: Any, scores: Any, limit: int) -> tuple[Any, Any, Any]:
+    """Keep of each row the `limit` best, by score and then by id, in order of ids; rows come ordered by id."""
+    order, rows = _by_score(offsets, scores)
+    kept = cp.sort(order[cp.arange(scores.size) - offsets[rows] < limit])
+    lengths = cp.minimum(offsets[1:] - offsets[:-1], limit)
+    return cp.concatenate([offsets[:1], cp.cumsum(lengths)]), ids[kept], scores[kept]
+
+
+def joined(whole: tuple[Any, ...], block: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Add a block of rows to those before: offsets, ids, scores and true numbers."""
+    offsets, ids, scores, totals = whole
+    more_offsets, more_ids, more_scores, more_totals = block
+    return (
+        cp.concatenate([offsets, more_offsets[1:] + ids.size]),
+        cp.concatenate([ids, more_ids]),
+        cp.concatenate([scores, more_scores]),
+        cp.concatenate([totals, more_totals]),
+    )

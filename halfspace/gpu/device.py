@@ -1,0 +1,150 @@
+"""The GPU as a device: what may be given to it, and when it is done."""
+
+import threading
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from halfspace import checks
+
+__all__ = ["REMEMBERED", "On", "as_tau", "asarray", "available", "finish", "on", "plain"]
+
+REMEMBERED = 64
+"""Of the questions that are answered, one in so many is remembered: a copy costs a launch."""
+CAPABILITY = 80
+"""The oldest GPU that has the instructions: Ampere, of 2020."""
+ALIGNMENT = 16
+"""Bytes that kernels read at once."""
+CUDA = 2
+"""The kind of device in DLPack."""
+
+
+class On:
+    """Makes a GPU the current one while it is entered: any number of times, by any thread."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._before = threading.local()
+
+    def __enter__(self) -> None:
+        stack = self._before.__dict__.setdefault("stack", [])
+        stack.append(cp.cuda.runtime.getDevice())
+        if stack[-1] != self._number:
+            cp.cuda.runtime.setDevice(self._number)
+
+    def __exit__(self, *exception: object) -> None:
+        before = self._before.stack.pop()
+        if before != self._number:
+            cp.cuda.runtime.setDevice(before)
+
+
+def on(device: str) -> On:
+    """Return what makes a device the current one; ``"gpu"`` is the one that is current now.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no such GPU, no driver for it, or it is too old.
+    """
+    try:
+        count = cp.cuda.runtime.getDeviceCount()
+    except cp.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(
+            f"device {device!r} needs an NVIDIA GPU and a driver for CUDA {_cuda_version()} or later: {error}"
+        ) from error
+    number = cp.cuda.runtime.getDevice() if device == "gpu" else int(device.removeprefix("gpu:"))
+    if number >= count:
+        raise RuntimeError(f"device {device!r} is not there: {count} GPU{'s are' if count != 1 else ' is'} visible")
+    capability = cp.cuda.Device(number).compute_capability
+    if int(capability) < CAPABILITY:
+        raise RuntimeError(
+            f"device {device!r} has compute capability {capability[:-1]}.{capability[-1]}: "
+            f"{CAPABILITY // 10}.{CAPABILITY % 10} (Ampere) or later is needed"
+        )
+    return On(number)
+
+
+def _cuda_version() -> str:
+    version = cp.cuda.runtime.runtimeGetVersion()
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def available() -> int:
+    """Count threads: one asks, the GPU does the rest."""
+    return 1
+
+
+def finish(snapshot: Any) -> None:
+    """Wait until all that a `halfspace.snapshot.Snapshot` holds is there, and make it ready to be asked."""
+    from halfspace.gpu.tables import upload
+
+    upload(snapshot.table)
+    cp.cuda.get_current_stream().synchronize()
+
+
+def asarray(values: Any, name: str) -> Any:
+    """Return an array on the current GPU: without a copy of anything that lies there, of any library.
+
+    Raises
+    ------
+    TypeError
+        If it is an array in the host's memory.
+    ValueError
+        If it lies on another GPU.
+    """
+    if isinstance(values, cp.ndarray):
+        array = values
+    elif isinstance(values, (np.ndarray, np.generic)) and np.ndim(values) > 0:
+        raise TypeError(_elsewhere(name))
+    elif hasattr(values, "__dlpack_device__"):
+        if values.__dlpack_device__()[0] != CUDA:
+            raise TypeError(_elsewhere(name))
+        array = cp.from_dlpack(values)
+    elif hasattr(values, "__cuda_array_interface__"):
+        array = cp.asarray(values)
+    else:
+        return cp.asarray(checks.asarray(values, name))
+    current = cp.cuda.runtime.getDevice()
+    if array.device.id != current:
+        raise ValueError(f"{name} is on GPU {array.device.id}, the index on GPU {current}: copy it there")
+    return array
+
+
+def _elsewhere(name: str) -> str:
+    return f"{name} is an array in the host's memory, the index is on a GPU: bring it there with cupy.asarray({name})"
+
+
+def as_tau(tau: Any, count: int, single: bool) -> Any:
+    """Return the thresholds: a float for all, or float64 (count,) on the device, where NaN is found by the kernels."""
+    if type(tau) is float and tau == tau:
+        return tau
+    if np.ndim(tau) == 0 and not hasattr(tau, "__dlpack_device__"):
+        return float(checks.as_tau(tau, 1, True)[0])
+    array = asarray(tau, "tau")
+    if array.ndim == 0 or isinstance(tau, (list, tuple)):
+        checked = checks.as_tau(array.get(), count, single)
+        return float(checked[0]) if array.ndim == 0 else cp.asarray(checked)
+    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+        raise TypeError(f"tau must be real numbers, got dtype {array.dtype}")
+    if single or array.shape != (count,):
+        expected = "a scalar" if single else f"a scalar or have shape ({count},)"
+        raise ValueError(f"tau must be {expected}, got shape {array.shape}")
+    if array.dtype == np.float64:
+        return cp.ascontiguousarray(array)
+    if array.dtype.kind in "iu":
+        return array.astype(np.float64)
+    return _widen(array.astype(np.float32))
+
+
+def _widen(array: Any) -> Any:
+    """Convert float32 to float64, subnormals by their bits: CuPy's own kernels flush them."""
+    bits = array.view(np.int32)
+    tiny = (bits & 0x7F800000) == 0
+    by_bits = (bits & 0x7FFFFF).astype(np.float64) * 2.0**-149
+    return cp.where(tiny, cp.where(bits < 0, -by_bits, by_bits), array.astype(np.float64))
+
+
+def plain(array: Any) -> bool:
+    """Whether kernels take an array as it is."""
+    return bool(array.flags.c_contiguous) and array.data.ptr % ALIGNMENT == 0

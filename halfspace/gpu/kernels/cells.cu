@@ -1,0 +1,198 @@
+// Cells: every vector is a ball of its own, whose centre lies on a lattice. Twin of cpu/cells.py.
+#include "formats.cuh"
+#include "rounding.cuh"
+#include "rows.cuh"
+
+constexpr int CHUNK = 1024;           // rows that share a peak
+constexpr double LEAST_WEIGHT = 0x1p-16;
+constexpr int TEAM = 256;             // threads of a block of `weigh`
+
+// The largest norm among each 1,024 rows: norms (spaces, n), peaks (spaces, chunks). A warp for a chunk.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
+    peaks_of_chunks(const float* __restrict__ norms, float* peaks, long long spaces, long long rows) {
+    const long long chunks = (rows + CHUNK - 1) / CHUNK;
+    const long long chunk = static_cast<long long>(blockIdx.x) * WARPS + warp_of_block();
+    if (chunk >= spaces * chunks) return;
+    const long long first = chunk % chunks * CHUNK, last = first + CHUNK < rows ? first + CHUNK : rows;
+    const float* own = norms + chunk / chunks * rows;
+    unsigned most = 0;  // norms are not negative: the order of their bits is theirs
+    for (long long row = first + lane_of_warp(); row < last; row += 32) most = max(most, __float_as_uint(own[row]));
+    for (int distance = 16; distance > 0; distance /= 2) most = max(most, __shfl_xor_sync(ALL, most, distance));
+    if (lane_of_warp() == 0) peaks[chunk] = __uint_as_float(most);
+}
+
+// The largest of what the threads of a block of `weigh` have.
+__device__ inline double largest_of_block(double value, double (&parts)[TEAM]) {
+    parts[threadIdx.x] = value;
+    __syncthreads();
+    for (int distance = TEAM / 2; distance > 0; distance /= 2) {
+        if (threadIdx.x < distance) parts[threadIdx.x] = fmax(parts[threadIdx.x], parts[threadIdx.x + distance]);
+        __syncthreads();
+    }
+    const double most = parts[0];
+    __syncthreads();
+    return most;
+}
+
+// Weights of dimensions (spaces, d), at most 1 and of 8 significant bits: spreads to the power 3/4. Where the largest
+// of all peaks is not within [lowest, highest], they are 1. A block for a space. Twin of `_weigh`.
+// sums (spaces, parts, 2, d), see `sum_spreads`, over `count` rows; spreads : scratch (spaces, d)
+extern "C" __global__ void __launch_bounds__(TEAM)
+    weigh(const double* __restrict__ sums, const float* __restrict__ peaks, double* spreads, float* weights,
+          long long dim, long long count, long long parts, long long all_peaks, double lowest, double highest) {
+    __shared__ double shared[TEAM];
+    const long long space = blockIdx.x;
+    double peak = 0.0;
+    for (long long i = threadIdx.x; i < all_peaks; i += TEAM) peak = fmax(peak, exact64(peaks[i]));
+    peak = largest_of_block(peak, shared);
+    const bool moderate = lowest <= peak && peak <= highest;
+    double most = 0.0;
+    for (long long j = threadIdx.x; j < dim; j += TEAM) {
+        double total = 0.0, squares = 0.0;
+#pragma unroll 8
+        for (long long part = 0; part < parts; ++part) {
+            const double* own = sums + (space * parts + part) * 2 * dim + j;
+            total += own[0];
+            squares += own[dim];
+        }
+        const double mean = total / static_cast<double>(count);
+        const double spread = sqrt(fmax(0.0, squares / static_cast<double>(count) - mean * mean));
+        spreads[space * dim + j] = spread;
+        most = fmax(most, spread);
+    }
+    most = largest_of_block(most, shared);
+    for (long long j = threadIdx.x; j < dim; j += TEAM) {
+        float weight = 1.0f;
+        if (moderate && most > 0.0) {
+            const double share = spreads[space * dim + j] / most;
+            const float whole = narrow(fmax(sqrt(share) * sqrt(sqrt(share)), LEAST_WEIGHT));
+            weight = __uint_as_float(__float_as_uint(whole) & 0xFFFF0000u);
+        }
+        weights[space * dim + j] = weight;
+    }
+}
+
+// What a warp knows of the dimensions of a slab: the centre, the weight, and one over it.
+struct Frame {
+    double base[SLAB], weight[SLAB], inverse[SLAB];
+};
+
+__device__ inline void stage_frame(const float* centre, const float* weights, long long first, int count,
+                                   Frame& frame) {
+    const int lane = lane_of_warp();
+    if (lane < count) {
+        frame.base[lane] = exact64(centre[first + lane]);
+        frame.weight[lane] = exact64(weights[first + lane]);
+        frame.inverse[lane] = 1.0 / frame.weight[lane];
+    }
+    __syncwarp();
+}
+
+// Encode vectors (spaces, n, d): a thread for a row, blocks of WARPS warps, warps space by space. Twin of `_encode`.
+// high (spaces, blocks, words, 16, 4), low (spaces, 4 * (16 blocks words + 16)), scales (spaces, 16 blocks), radii
+// (spaces, 2, 16 blocks) and longest (spaces, 2) are zero at first. The latter gets the largest of four times the
+// squared norm of a high code, and of the squared norm of a whole code.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
+    encode_cells(const stored_t* __restrict__ vectors, const float* __restrict__ centre,
+                 const float* __restrict__ weights, unsigned char* high, unsigned char* low, unsigned short* scales,
+                 unsigned short* radii, unsigned* longest, long long spaces, long long rows, long long dim,
+                 long long blocks) {
+    __shared__ float slabs[WARPS][32][PITCH];
+    __shared__ Frame frames[WARPS];
+    auto& slab = slabs[warp_of_block()];
+    Frame& frame = frames[warp_of_block()];
+    const Place place = place_of_thread(spaces, rows);
+    if (!place.any) return;
+    const int lane = lane_of_warp();
+    const long long row = place.row, words = (dim + 7) / 8;
+    vectors += place.space * rows * dim;
+    centre += place.space * dim;
+    weights += place.space * dim;
+
+    double largest = 0.0;
+    for (long long first = 0; first < dim; first += SLAB) {
+        const int count = slab_width(dim, first);
+        stage(vectors, dim, row, first, count, slab);
+        stage_frame(centre, weights, first, count, frame);
+        if (row < 0) continue;
+        for (int k = 0; k < count; ++k) {
+            largest = fmax(largest, fabs(exact64(slab[lane][k]) - frame.base[k]) * frame.inverse[k]);
+        }
+    }
+    const unsigned short scale_bits = round_up16(largest / 127.0);
+    const double scale = widen16(scale_bits);
+    const double step = 0.0 < scale && fabs(scale) <= 0x1.fffffep127 ? 1.0 / scale : 0.0;
+
+    // the words of this thread's row: 16 apart in the blocks of the high plane, side by side in the low one
+    unsigned* high_words = nullptr;
+    unsigned* low_words = nullptr;
+    if (row >= 0) {
+        high_words = reinterpret_cast<unsigned*>(high) + (place.space * blocks + row / 16) * words * 16 + row % 16;
+        low_words = reinterpret_cast<unsigned*>(low) + place.space * (16 * blocks * words + 16) + row * words;
+    }
+    double rest = 0.0, coarse = 0.0;
+    unsigned length = 0, length_high = 0;
+    for (long long first = 0; first < dim; first += SLAB) {
+        const int count = slab_width(dim, first);
+        if (dim > SLAB) {  // else it is all there
+            stage(vectors, dim, row, first, count, slab);
+            stage_frame(centre, weights, first, count, frame);
+        }
+        if (row < 0) continue;
+        unsigned lows[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int word = 0; word < 4; ++word) {
+            if (8 * word >= count) break;
+            unsigned highs = 0;
+#pragma unroll
+            for (int b = 0; b < 8; ++b) {
+                const int k = 8 * word + b;
+                if (k >= count) break;
+                const double offset = exact64(slab[lane][k]) - frame.base[k];
+                const int whole = static_cast<int>(rint(offset * frame.inverse[k] * step));
+                const int nearest = min(max(whole, -127), 127);
+                const unsigned code = static_cast<unsigned>(nearest + 128);
+                const int doubled = 32 * static_cast<int>(code >> 4) - 241;  // twice the middle of the 16 codes
+                const double unit = frame.weight[k] * scale;
+                double error = offset - unit * static_cast<double>(nearest);
+                rest += error * error;
+                error = offset - unit * (0.5 * static_cast<double>(doubled));
+                coarse += error * error;
+                length += static_cast<unsigned>(nearest * nearest);
+                length_high += static_cast<unsigned>(doubled * doubled);
+                const int shift = 8 * (b % 4) + 4 * (b / 4);
+                highs |= (code >> 4) << shift;
+                lows[word] |= (code & 15u) << shift;
+            }
+            high_words[(first / 8 + word) * 16] = highs;
+        }
+        if (words % 4 == 0) {
+            *reinterpret_cast<uint4*>(low_words + first / 8) = {lows[0], lows[1], lows[2], lows[3]};
+        } else {
+#pragma unroll
+            for (int word = 0; word < 4; ++word) {
+                if (8 * word < count) low_words[first / 8 + word] = lows[word];
+            }
+        }
+    }
+    if (row >= 0) {
+        unsigned short* own = radii + place.space * 2 * 16 * blocks + row;
+        scales[place.space * 16 * blocks + row] = scale_bits;
+        own[0] = round_up16(residual_bound(norm_bound(coarse, dim), scale, 0.0, dim));
+        own[16 * blocks] = round_up16(residual_bound(norm_bound(rest, dim), scale, 0.0, dim));
+    }
+    for (int distance = 16; distance > 0; distance /= 2) {
+        length_high = max(length_high, __shfl_xor_sync(ALL, length_high, distance));
+        length = max(length, __shfl_xor_sync(ALL, length, distance));
+    }
+    if (lane == 0) {
+        atomicMax(longest + 2 * place.space, length_high);
+        atomicMax(longest + 2 * place.space + 1, length);
+    }
+}
+
+// Norms of the longest codes, rounded up, from `longest` of `encode_cells`. A thread for each number.
+extern "C" __global__ void spans_of_codes(const unsigned* longest, double* spans, long long count, long long dim) {
+    const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < count) spans[i] = norm_bound((i % 2 == 0 ? 0.25 : 1.0) * static_cast<double>(longest[i]), dim);
+}

@@ -1,0 +1,38 @@
+// Sums over a block of threads, and directions as digits: what all that codes a direction shares. See code_in_digits in
+// halfspace/cpu/directions.py.
+#pragma once
+
+#include "formats.cuh"
+#include "records.cuh"
+
+#define DIGIT_LIMIT (127 * 256 + 127)  // the largest digit pair: two signed digits of 8 bits, the high one within 127
+
+struct Sum {
+    __device__ double operator()(double a, double b) const { return a + b; }
+};
+
+struct Largest {
+    __device__ double operator()(double a, double b) const { return fmax(a, b); }
+};
+
+// Combine a value of each thread; all get the result. `room` holds a value of each warp.
+template <typename Combine>
+__device__ double over_block(double value, double* room, Combine combine) {
+    for (int step = WARP / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(FULL, value, step));
+    __syncthreads();
+    if (lane_number() == 0) room[threadIdx.x / WARP] = value;
+    __syncthreads();
+    value = room[0];
+    for (unsigned warp = 1; warp < blockDim.x / WARP; warp++) value = combine(value, room[warp]);
+    return value;
+}
+
+// A power of two a, such that components up to `largest` are two digits.
+__device__ inline double digit_unit(double largest) {
+    if (largest == 0.0) return 1.0;
+    const double unit = leading_bit(largest) * 0x1p-14;
+    return unit * DIGIT_LIMIT < largest ? 2.0 * unit : unit;
+}
+
+// The high digit of a number of two, rounded so that the low one, which is what is left, has 8 bits with its sign.
+__device__ inline int high_digit(int digits) { return (digits + 128) >> 8; }

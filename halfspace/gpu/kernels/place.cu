@@ -1,0 +1,116 @@
+// The answer: count, scan, fill. Hits were counted by direction and chunk, in order of ids; here they get their places in
+// rows, one row for each direction. The twin of halfspace/cpu/collect.py.
+#include "ptx.cuh"
+#include "emit.cuh"
+
+#define THREADS 256
+
+// Sum over a block; all threads get it.
+__device__ long long block_sum(long long value) {
+    __shared__ long long room[THREADS / WARP];
+    value = warp_sum(value);
+    __syncthreads();
+    if (lane_number() == 0) room[threadIdx.x / WARP] = value;
+    __syncthreads();
+    long long total = 0;
+    for (int warp = 0; warp < THREADS / WARP; warp++) total += room[warp];
+    return total;
+}
+
+// Count the hits of a direction, by a block, and note if it cannot be answered.
+__device__ void count_one(const Call& call, long long k) {
+    long long total = 0;
+    for (long long chunk = threadIdx.x; chunk < call.chunks; chunk += THREADS) total += call.counts[k * call.chunks + chunk];
+    total = block_sum(total);
+    if (threadIdx.x != 0) return;
+    call.totals[k] = total;
+    if (call.plans[k].bad != 0.0) atomicMin(&call.header->bad, (unsigned long long)k);
+}
+
+// Count the hits of each direction, one a block.
+extern "C" __global__ void __launch_bounds__(THREADS) count_hits(Call call) { count_one(call, blockIdx.x); }
+
+// Find where the hits of each direction and chunk begin, one direction a block; the last one tells the host. A single
+// direction has not been counted before.
+extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
+    __shared__ long long sums[THREADS / WARP];
+    const long long k = blockIdx.x;
+    if (call.count == 1) count_one(call, k);
+    long long before = 0;
+    for (long long other = threadIdx.x; other < k; other += THREADS) before += call.totals[other];
+    before = block_sum(before);
+    if (k == 0 && threadIdx.x == 0) call.offsets[0] = 0;
+    for (long long first = 0; first < call.chunks; first += THREADS) {
+        const long long chunk = first + threadIdx.x;
+        const long long own = chunk < call.chunks ? call.counts[k * call.chunks + chunk] : 0;
+        long long upto = own;
+        for (int step = 1; step < WARP; step *= 2) {
+            const long long other = __shfl_up_sync(FULL, upto, step);
+            if (lane_number() >= step) upto += other;
+        }
+        if (lane_number() == WARP - 1) sums[threadIdx.x / WARP] = upto;
+        __syncthreads();
+        long long all = 0;
+        for (int warp = 0; warp < THREADS / WARP; warp++) {
+            if (warp < threadIdx.x / WARP) upto += sums[warp];
+            all += sums[warp];
+        }
+        if (chunk < call.chunks) call.starts[k * call.chunks + chunk] = before + upto - own;
+        before += all;
+        __syncthreads();
+    }
+    if (threadIdx.x != 0) return;
+    call.offsets[k + 1] = before;
+    if (k + 1 < call.count) return;
+    call.header->hits = before;
+    if (call.told != nullptr) *call.told = *call.header;
+}
+
+// Write the ids of all hits, from their bits: a warp for each direction and chunk. Blocks of THREADS.
+extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
+    const long long warps = (long long)gridDim.x * (THREADS / WARP);
+    for (long long at = (long long)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP; at < call.count * call.chunks;
+         at += warps) {
+        if (call.counts[at] == 0) continue;
+        const long long chunk = at % call.chunks;
+        const Segment& segment = segment_of(call, at / call.chunks, chunk);
+        unsigned word = call.bits[32 * at + lane_number()];
+        int upto = __popc(word);
+        for (int step = 1; step < WARP; step *= 2) {
+            const int other = __shfl_up_sync(FULL, upto, step);
+            if (lane_number() >= step) upto += other;
+        }
+        long long out = call.starts[at] + upto - __popc(word);
+        for (; word != 0; word &= word - 1, out++) {
+            const long long place = ((chunk - segment.first) << 10) + 32 * lane_number() + __ffs(word) - 1;
+            if (out >= call.answer_room) break;
+            call.ids[out] = segment.ids[segment.by_id == nullptr ? place : segment.by_id[place]];
+        }
+    }
+}
+
+// Write the ids and scores of the hits that were listed, each at the place that its bit has among all. A grid of any size.
+extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
+    const unsigned long long listed = min(call.header->listed, (unsigned long long)call.listed_room);
+    const unsigned long long threads = (unsigned long long)gridDim.x * THREADS;
+    for (unsigned long long i = (unsigned long long)blockIdx.x * THREADS + threadIdx.x; i < listed; i += threads) {
+        const unsigned long long pair = call.listed[i];
+        const long long direction = direction_of(pair);
+        const Segment& segment = segment_of(call, direction, chunk_of(pair));
+        const long long row = row_in_segment(segment, pair);
+        const long long place = segment.places == nullptr ? row : segment.places[row];
+        const long long at = direction * call.chunks + segment.first + (place >> 10);
+        const int word = (int)(place >> 5 & 31);
+        long long out = call.starts[at];
+        const uint4* fours = reinterpret_cast<const uint4*>(call.bits + 32 * at);
+        for (int other = 0; other < word / 4; other++) {
+            const uint4 four = fours[other];
+            out += __popc(four.x) + __popc(four.y) + __popc(four.z) + __popc(four.w);
+        }
+        for (int other = word / 4 * 4; other < word; other++) out += __popc(call.bits[32 * at + other]);
+        out += __popc(call.bits[32 * at + word] & ((1u << (place & 31)) - 1));
+        if (out >= call.answer_room) continue;
+        call.ids[out] = segment.ids[row];
+        call.values[out] = call.scores[i];
+    }
+}

@@ -1,0 +1,149 @@
+// Directions, prepared for all segments at once: measured, and coded in two digits of 8 bits in the frame of each segment.
+// The twin of halfspace/cpu/directions.py and halfspace/cpu/views.py.
+#include "ptx.cuh"
+#include "formats.cuh"
+#include "rounding.cuh"
+#include "records.cuh"
+#include "digits.cuh"
+
+#define THREADS 256
+#define MOST 4  // sums, or maxima, that are formed at once
+
+// Sums and maxima over a block; all threads get them. One pass for all: each costs two barriers.
+template <int SUMS, int MAXIMA>
+__device__ void over_block(double (&sums)[SUMS], double (&maxima)[MAXIMA], double (*room)[2 * MOST]) {
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        for (int k = 0; k < SUMS; k++) sums[k] += __shfl_xor_sync(FULL, sums[k], step);
+        for (int k = 0; k < MAXIMA; k++) maxima[k] = fmax(maxima[k], __shfl_xor_sync(FULL, maxima[k], step));
+    }
+    __syncthreads();
+    if (lane_number() == 0) {
+        for (int k = 0; k < SUMS; k++) room[threadIdx.x / WARP][k] = sums[k];
+        for (int k = 0; k < MAXIMA; k++) room[threadIdx.x / WARP][MOST + k] = maxima[k];
+    }
+    __syncthreads();
+    for (int k = 0; k < SUMS; k++) {
+        sums[k] = 0.0;
+        for (int warp = 0; warp < THREADS / WARP; warp++) sums[k] += room[warp][k];
+    }
+    for (int k = 0; k < MAXIMA; k++)
+        for (int warp = 0; warp < THREADS / WARP; warp++) maxima[k] = fmax(maxima[k], room[warp][MOST + k]);
+}
+
+// Dot products are multiples of 2^-298: a tau that is closer to 0 than any but 0 is raised to the least that is not below.
+__device__ double reachable(double tau) {
+    const long long bits = __double_as_longlong(tau);
+    const long long magnitude = bits & 0x7fffffffffffffffll;
+    if (magnitude == 0 || magnitude >= __double_as_longlong(0x1p-298)) return tau;
+    return bits > 0 ? 0x1p-298 : 0.0;
+}
+
+// Measure a direction; all threads get its plan.
+__device__ Plan measure(const Call& call, const float* direction, double tau, double (*room)[2 * MOST]) {
+    double squares[1] = {0.0}, maxima[2] = {-1000.0, 0.0};  // minus the lowest exponent; whether anything is not finite
+    for (long long j = threadIdx.x; j < call.dim; j += THREADS) {
+        const double value = exact64(direction[j]);
+        squares[0] += value * value;
+        maxima[0] = fmax(maxima[0], -(double)lowest_exponent(direction[j]));
+        if ((__float_as_uint(direction[j]) & 0x7f800000u) == 0x7f800000u) maxima[1] = 1.0;
+    }
+    over_block(squares, maxima, room);
+    Plan plan;
+    plan.norm = norm_bound(squares[0], call.dim);
+    plan.grain = grain_of((int)-maxima[0]);
+    plan.slope = dot_slope(call.dim, plan.norm);
+    plan.intercept = dot_intercept(call.dim, plan.norm);
+    plan.tau = reachable(tau);
+    plan.bad = maxima[1] != 0.0 ? 1.0 : tau != tau ? 2.0 : 0.0;
+    return plan;
+}
+
+// The thresholds of a view in units of an integer product, whose digits are worth `unit` and sum to at most `magnitude`.
+__device__ Level level_of(const View& view, double unit, double slack, double magnitude, long long dim) {
+    const double ratio = view.factor / unit;
+    return Level{narrow(view.below / unit), narrow(view.above / unit), narrow(ratio),
+                 narrow(slack / unit + pair_margin(magnitude, ratio, dim))};
+}
+
+// Code a direction in a segment's frame; digits : int8 (2, stride). The first thread fills in the view.
+__device__ void look(const Call& call, const Segment& segment, const float* direction, const Plan& plan,
+                     signed char* digits, View* view, double (*room)[2 * MOST]) {
+    const long long dim = call.dim;
+    double seen[2] = {0.0, 0.0}, largest[1] = {0.0};  // the dot product with the centre, its squares
+    for (long long j = threadIdx.x; j < dim; j += THREADS) {
+        const double value = exact64(direction[j]), centre = exact64(segment.centre[j]);
+        const double weight = segment.weights == nullptr ? 1.0 : (double)segment.weights[j];
+        largest[0] = fmax(largest[0], fabs(value * weight));
+        seen[0] += value * centre;
+        seen[1] += centre * centre;
+    }
+    over_block(seen, largest, room);
+    const double base = seen[0], unit = digit_unit(largest[0]);
+    const double inverse = 1.0 / unit;  // exact: a power of two
+    double coded[4] = {0.0, 0.0, 0.0, 0.0};  // squares of what coding leaves, in two digits and in one; sums of digits
+    for (long long j = threadIdx.x; j < call.stride; j += THREADS) {
+        int digit = 0, high = 0;
+        if (j < dim) {
+            const double weight = segment.weights == nullptr ? 1.0 : (double)segment.weights[j];
+            const double value = exact64(direction[j]) * weight;
+            digit = (int)rint(value * inverse);
+            high = high_digit(digit);
+            const double error = value - digit * unit, error_high = value - high * (256.0 * unit);
+            coded[0] += error * error;
+            coded[1] += error_high * error_high;
+            coded[2] += digit;
+            coded[3] += abs(high);
+        }
+        digits[j] = (signed char)high;
+        digits[call.stride + j] = (signed char)(digit - 256 * high);
+    }
+    over_block(coded, largest, room);
+    if (threadIdx.x != 0) return;
+    const double rest = norm_bound(coded[0], dim), coarse = norm_bound(coded[1], dim);
+    const double high_span = segment.kind == CELLS ? segment.high_span : 128.0 * sqrt((double)dim);
+    const double low_span = segment.kind == CELLS ? segment.low_span : high_span;
+    double below = plan.tau, above = plan.tau;
+    if (fabs(plan.tau) < INFINITY) {
+        const double error = plan.slope * norm_bound(seen[1], dim) + plan.intercept;
+        const double margin = threshold_margin(plan.tau, base, error);
+        below = (plan.tau - base) - margin;
+        above = (plan.tau - base) + margin;
+    }
+    view->below = below;
+    view->above = above;
+    view->factor = radius_factor(plan.norm);
+    view->unit = unit;
+    view->digit_sum = coded[2];
+    view->high_slack = reach(unit, rest, plan.norm, high_span, dim);
+    view->low_slack = reach(unit, rest, plan.norm, low_span, dim);
+    // the same, solved for the integer product of whole codes: with both digits, and with the high ones alone
+    const double whole = 256.0 * unit, coarse_slack = reach(whole, coarse, plan.norm, low_span, dim);
+    view->levels[0] = level_of(*view, unit, view->low_slack, 256.0 * coded[3] + 128.0 * dim, dim);
+    view->levels[1] = level_of(*view, whole, coarse_slack, coded[3], dim);
+}
+
+// Prepare all directions, and clear what a search counts in.
+//
+// Grid: x is the number of segments, plus blocks that only clear; y strides over the directions. Blocks of THREADS.
+extern "C" __global__ void __launch_bounds__(THREADS) prepare(Call call) {
+    __shared__ double room[THREADS / WARP][2 * MOST];
+    const long long own = ((long long)blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
+    const long long threads = (long long)gridDim.x * gridDim.y * THREADS;
+    const long long counters = call.count * call.chunks;
+    for (long long i = own; i < counters; i += threads) call.counts[i] = 0;
+    if (call.wanted != COUNT)
+        for (long long i = own; i < 8 * counters; i += threads)
+            reinterpret_cast<uint4*>(call.bits)[i] = make_uint4(0, 0, 0, 0);
+    if (own == 0) *call.header = Header{0, 0, 0, ~0ull};
+    const long long which = blockIdx.x;
+    if (which >= call.segment_count) return;
+    for (long long k = blockIdx.y; k < call.count; k += gridDim.y) {
+        const float* direction = call.directions + k * call.dim;
+        const Plan plan = measure(call, direction, call.tau == nullptr ? call.one_tau : call.tau[k], room);
+        if (which == 0 && threadIdx.x == 0) call.plans[k] = plan;
+        const Segment& segment = call.segments[k / call.batch * call.segment_count + which];
+        if (plan.bad != 0.0 || (segment.kind != CELLS && segment.kind != GROUPS)) continue;
+        const long long at = k * call.segment_count + which;
+        look(call, segment, direction, plan, call.digits + 2 * call.stride * at, call.views + at, room);
+    }
+}

@@ -1,0 +1,160 @@
+// Segments, questions and answers as the kernels see them: the twins of the records in halfspace/gpu/records.py. All fields
+// have 8 bytes.
+#pragma once
+
+#define WARP 32
+#define FULL 0xffffffffu
+#define CHUNK 1024  // rows that share a word of many things: a norm, a ball, a counter
+#define BLOCK 16    // rows in a block of codes
+
+enum Kind : long long { SCAN, CELLS, GROUPS, BALLS };
+enum Wanted : long long { COUNT, IDS, SCORES };
+enum Stage { NORMS_STAGE, AXES_STAGE, HIGH_STAGE, LOW_STAGE, CHUNKS_STAGE, GROUPS_STAGE, CELLS_STAGE, SWEEP_STAGE,
+             GATES_STAGE, BALLS_STAGE, SCAN_STAGE, VERIFY_STAGE, EXACT_STAGE };
+enum Column { TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES, COLUMNS };
+
+// Balls with coded centres, see halfspace.segment.Codes.
+struct Codes {
+    const unsigned char* codes;
+    const float* scales;
+    const float* radii;
+};
+
+// One space of one segment.
+struct Segment {
+    long long kind;
+    long long rows;
+    long long first;              // its first chunk, among those of all segments
+    const long long* ids;         // (rows,)
+    const long long* by_id;       // (rows,), rows in order of ids, or null where they are
+    const long long* places;      // (rows,), the place of each row in that order, or null
+    const unsigned char* excluded;  // a bit a row, or null
+    const void* vectors;          // stored (rows, d)
+    const float* norms;           // (rows,)
+    double grain;
+    const float* centre;          // (d,)
+    // cells
+    const float* weights;         // (d,)
+    const unsigned char* high;    // (blocks, words, 16, 4)
+    const unsigned char* low;     // (16 blocks, words, 4)
+    const unsigned short* scales;  // bfloat16 (16 blocks,)
+    const unsigned short* high_radii;
+    const unsigned short* low_radii;
+    const float* peaks;           // (chunks,)
+    double high_span;
+    double low_span;
+    // groups
+    Codes of_rows;
+    Codes of_groups;
+    Codes of_chunks;
+    // balls
+    long long subspaces;
+    long long groups;             // in each subspace
+    long long width;              // dimensions of the widest subspace
+    long long swept;              // whether the lists are swept
+    const long long* columns;     // (subspaces + 1,)
+    Codes of_subspaces;           // (subspaces, ...)
+    const int* holders;           // (subspaces, rows)
+};
+
+// What is known of a direction, see halfspace.cpu.directions.PLAN.
+struct Plan {
+    double norm;
+    double grain;
+    double slope;
+    double intercept;
+    double tau;        // the threshold, brought to where dot products are
+    double bad;        // 0, or 1 where a component is not finite, or 2 where tau is NaN
+};
+
+// Thresholds of a direction in units of an integer product of whole codes, in float32: see halfspace.cpu.matrix.
+struct Level {
+    float level;
+    float sure_level;
+    float ratio;
+    float offset;
+};
+
+// A direction as one segment with cells or groups sees it, see halfspace.cpu.views.VIEW; its digits lie beside.
+struct View {
+    double below;
+    double above;
+    double factor;
+    double unit;
+    double digit_sum;
+    double high_slack;  // of groups: the slack of every level
+    double low_slack;
+    Level levels[2];    // of products with both digits, and with the high ones alone
+};
+
+// What a search found, in numbers.
+struct Header {
+    unsigned long long pairs;  // candidates listed, or that would have been
+    unsigned long long listed;  // hits listed, or that would have been
+    unsigned long long hits;
+    unsigned long long bad;    // of directions that cannot be answered: the lowest, or the largest number
+};
+
+// A question, and room for the answer: the one argument of the query kernels.
+struct Call {
+    // the question
+    const float* directions;  // (count, d)
+    const double* tau;        // (count,), or null where all have the same
+    double one_tau;
+    long long count;
+    long long batch;          // directions in each space
+    long long dim;
+    long long wanted;
+    // the table
+    const Segment* segments;  // (spaces, segment_count)
+    long long segment_count;
+    long long chunks;
+    const int* owners;        // (chunks,), the segment of each
+    // prepared
+    Plan* plans;              // (count,)
+    View* views;              // (count, segment_count)
+    signed char* digits;      // (count, segment_count, 2, stride)
+    long long stride;         // dimensions, rounded up to a multiple of 32
+    // candidates and hits: the direction times 2^40, plus 1,024 times the chunk, plus the row in it
+    unsigned long long* pairs;
+    long long pair_room;
+    unsigned long long* listed;
+    float* scores;            // of each hit listed
+    long long listed_room;
+    unsigned* bits;           // (count, chunks, 32), a bit for each place in order of ids
+    int* counts;              // (count, chunks)
+    long long* starts;        // (count, chunks), hits before
+    long long* totals;        // (count,)
+    long long* offsets;       // (count + 1,)
+    Header* header;
+    Header* told;             // a copy of it that the host reads, or null
+    // the answer
+    long long* ids;
+    float* values;
+    long long answer_room;
+    unsigned long long* work;  // (stages, columns), or null
+};
+
+__device__ __forceinline__ const Segment& segment_of(const Call& call, long long direction, long long chunk) {
+    return call.segments[direction / call.batch * call.segment_count + call.owners[chunk]];
+}
+
+__device__ __forceinline__ bool is_excluded(const Segment& segment, long long row) {
+    return segment.excluded != nullptr && (segment.excluded[row >> 3] >> (row & 7) & 1) != 0;
+}
+
+// Add to a counter, where there are any; by one thread.
+__device__ __forceinline__ void count_work(const Call& call, int stage, int column, long long amount) {
+    if (call.work != nullptr && amount != 0) atomicAdd(call.work + stage * COLUMNS + column, (unsigned long long)amount);
+}
+
+__device__ __forceinline__ int lane_number() { return threadIdx.x & (WARP - 1); }
+
+__device__ __forceinline__ unsigned lanes_below() { return (1u << lane_number()) - 1; }
+
+// Sum over a warp.
+template <typename T>
+__device__ __forceinline__ T warp_sum(T value) {
+    for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(FULL, value, step);
+    return value;
+}

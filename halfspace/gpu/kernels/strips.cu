@@ -1,0 +1,177 @@
+// Some directions at once: like matrix.cu, with both digits of each direction, so that hardly more than the hits are left.
+// Few directions cost little arithmetic for the codes that are read: what counts is that reading never waits. So every warp
+// goes through its own strips of 32 vectors, holds their codes in registers, and needs nobody else; the digits of the
+// directions lie in shared memory all the time.
+#include "ptx.cuh"
+#include "formats.cuh"
+#include "emit.cuh"
+
+#define THREADS 256
+#define ROWS 32     // vectors in a strip: two blocks of codes
+#define MOST 64     // directions at once
+#define HELD 256    // candidates that a warp holds before it lists them
+#define NIBBLES 0x0f0f0f0fu
+
+// What the warps of a block share, and the candidates of each.
+struct Shared {
+    Level levels[MOST];
+    unsigned long long held[THREADS / WARP][HELD];
+};
+
+// The codes of a strip as operands of products, and 1 / s and r / s of the four rows that a lane has sums of.
+//
+// With g = lane / 4, these rows are those from 4 (g % 4) on of block g / 4; codes[i] holds their words 4 i + lane % 4, each
+// joined from both halves, four dimensions in [0] to [3] and the next four in [4] to [7].
+template <int STEPS>
+struct Strip {
+    unsigned codes[STEPS][8];
+    float inverses[4];
+    float ratios[4];
+
+    __device__ __forceinline__ void load(const Segment& segment, long long row, int words) {
+        const int g = lane_number() / 4, t = lane_number() % 4;
+        const long long block = row / BLOCK + g / 4, own = block * BLOCK + g % 4 * 4;
+        const uint4* high = reinterpret_cast<const uint4*>(segment.high + (block * words * BLOCK + g % 4 * 4) * 4);
+        const unsigned* low = reinterpret_cast<const unsigned*>(segment.low) + own * words;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            const int word = 4 * i + t;
+            const bool there = word < words;
+            const uint4 four = there ? stream128(high + word * (BLOCK / 4)) : make_uint4(0, 0, 0, 0);
+            const unsigned upper[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const unsigned lower = there ? low[k * words + word] : 0;
+                codes[i][k] = ((upper[k] & NIBBLES) << 4 | (lower & NIBBLES)) ^ 0x80808080u;
+                codes[i][4 + k] = ((upper[k] & ~NIBBLES) | (lower >> 4 & NIBBLES)) ^ 0x80808080u;
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const double scale = widen16(segment.scales[own + k]), radius = widen16(segment.low_radii[own + k]);
+            inverses[k] = scale > 0.0 ? narrow(1.0 / scale) : 0.0f;
+            ratios[k] = scale > 0.0 ? narrow(radius / scale) : INFINITY;  // a vector at the centre: always left
+        }
+    }
+
+    // Multiply with four directions, whose digits are eight rows of `pitch` bytes; sums: high and low digits by turns.
+    __device__ __forceinline__ void multiply(const unsigned char* digits, int pitch, int (&sums)[2][4]) const {
+        const unsigned char* own = digits + lane_number() / 4 * pitch + lane_number() % 4 * 8;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            const uint2 both = *reinterpret_cast<const uint2*>(own + 32 * i);
+            mma_s8(sums[0], codes[i][0], codes[i][1], codes[i][4], codes[i][5], both.x, both.y);
+            mma_s8(sums[1], codes[i][2], codes[i][3], codes[i][6], codes[i][7], both.x, both.y);
+        }
+    }
+};
+
+// Add the candidates that the lanes of a warp have to those it holds; lists them all where there is no more room.
+__device__ __forceinline__ void hold(const Call& call, bool own, unsigned long long pair, unsigned long long* held,
+                                     int& count) {
+    const unsigned lanes = __ballot_sync(FULL, own);
+    if (count + __popc(lanes) > HELD) {
+        for (int first = 0; first < count; first += WARP) {
+            const bool there = first + lane_number() < count;
+            list_pairs(call, there, there ? held[first + lane_number()] : 0);
+        }
+        count = 0;
+        __syncwarp();
+    }
+    if (own) held[count + __popc(lanes & lanes_below())] = pair;
+    count += __popc(lanes);
+    __syncwarp();
+}
+
+// Test the strips of the chunks in a list for the directions of one set.
+template <int STEPS>
+__device__ void test_strips(const Call& call, const int* listed, long long chunks, unsigned char* room) {
+    Shared& shared = *reinterpret_cast<Shared*>(room);
+    unsigned char* digits = room + sizeof(Shared);
+    const int pitch = STEPS * 32 + 32, words = (int)((call.dim + 7) / 8), lane = lane_number();
+    const int warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
+    const long long sets = (call.batch + MOST - 1) / MOST;  // of directions, in each space
+    const long long space = blockIdx.y / sets, first = space * call.batch + blockIdx.y % sets * MOST;
+    const int count = (int)min((long long)MOST, (space + 1) * call.batch - first);
+    long long shown = -1;  // the segment in whose frame the digits in shared memory are
+    int held = 0;
+    // all warps of a block go through the same chunks, so that they change from segment to segment together
+    for (long long at = blockIdx.x; at < chunks; at += gridDim.x) {
+        const long long chunk = listed[at], which = call.owners[chunk];
+        const Segment& segment = call.segments[space * call.segment_count + which];
+        if (which != shown) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < 2 * MOST * (pitch / 16); i += THREADS) {
+                const int column = i / (pitch / 16), byte = i % (pitch / 16) * 16;
+                uint4 sixteen = make_uint4(0, 0, 0, 0);
+                if (column / 2 < count && byte < call.stride)
+                    sixteen = *reinterpret_cast<const uint4*>(
+                        call.digits + (2 * ((first + column / 2) * call.segment_count + which) + column % 2) * call.stride +
+                        byte);
+                *reinterpret_cast<uint4*>(digits + column * pitch + byte) = sixteen;
+            }
+            for (int i = threadIdx.x; i < MOST; i += THREADS)
+                shared.levels[i] = i < count ? call.views[(first + i) * call.segment_count + which].levels[0]
+                                             : Level{INFINITY, INFINITY, 0.0f, 0.0f};
+            __syncthreads();
+            shown = which;
+        }
+        for (int strip = warp; strip < CHUNK / ROWS; strip += THREADS / WARP) {
+            const long long row = ((chunk - segment.first) << 10) + strip * ROWS;
+            if (row >= segment.rows) break;
+            Strip<STEPS> own;
+            own.load(segment, row, words);
+            unsigned long long left = 0, sure = 0;  // a bit for each row of the lane and each direction
+            for (int n = 0; 4 * n < count; n++) {
+                int sums[2][4] = {};
+                own.multiply(digits + 8 * n * pitch, pitch, sums);
+                const Level level = shared.levels[4 * n + t];
+                unsigned fresh = 0;
+                float products[4], widths[4];
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    products[k] = (float)(256 * sums[k / 2][k % 2 * 2] + sums[k / 2][k % 2 * 2 + 1]);  // d <= 384: below 2^31
+                    widths[k] = fmaf(level.ratio, own.ratios[k], level.offset);
+                    fresh |= !(products[k] < fmaf(level.level, own.inverses[k], -widths[k])) ? 1u << k : 0;
+                }
+                if (__any_sync(FULL, fresh != 0)) {
+                    unsigned certain = 0;
+#pragma unroll
+                    for (int k = 0; k < 4; k++)
+                        certain |= products[k] >= fmaf(level.sure_level, own.inverses[k], widths[k]) ? 1u << k : 0;
+                    left |= (unsigned long long)fresh << 4 * n;
+                    sure |= (unsigned long long)certain << 4 * n;
+                }
+            }
+            while (__any_sync(FULL, left != 0)) {
+                const bool some = left != 0;
+                const int bit = some ? (__ffs((int)left) != 0 ? __ffs((int)left) - 1 : 31 + __ffs((int)(left >> 32))) : 0;
+                const int within = g / 4 * BLOCK + g % 4 * 4 + bit % 4;
+                const long long direction = first + bit / 4 * 4 + t, found = row + within;
+                const bool there = some && bit / 4 * 4 + t < count && found < segment.rows && !is_excluded(segment, found);
+                const bool take = (sure >> bit & 1) != 0 && call.wanted != SCORES;
+                left &= left - 1;
+                if (there && take) mark_hit(call, segment, direction, found);
+                hold(call, there && !take, pair_of(direction, chunk, (int)(found & (CHUNK - 1))), shared.held[warp], held);
+            }
+        }
+    }
+    for (int start = 0; start < held; start += WARP) {
+        const bool there = start + lane < held;
+        list_pairs(call, there, there ? shared.held[warp][start + lane] : 0);
+    }
+}
+
+// Grid: x any number of blocks, which share the chunks; y is the number of spaces times that of sets of MOST directions.
+// Blocks of THREADS; shared memory: Shared, then two rows of pitch 160 for each of MOST directions. For d <= 128.
+extern "C" __global__ void __launch_bounds__(THREADS, 2) multiply_strips(Call call, const int* listed, long long chunks) {
+    extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    test_strips<4>(call, listed, chunks, dynamic_shared);
+}
+
+// The same for d <= 384, with a pitch of 416.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) multiply_long_strips(Call call, const int* listed,
+                                                                              long long chunks) {
+    extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    test_strips<12>(call, listed, chunks, dynamic_shared);
+}

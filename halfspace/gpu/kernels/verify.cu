@@ -1,0 +1,177 @@
+// Verification: decide single vectors, exactly, and round their scores once. The twin of halfspace/cpu/verify.py and
+// halfspace/cpu/scan.py.
+//
+// A float64 dot product with its proven error bound decides nearly every vector; what lies within the bound of tau, or of
+// a boundary between two float32 scores, is decided by a whole warp without error.
+#include "exact.cuh"
+#include "emit.cuh"
+
+#define THREADS 256
+
+// One vector and one direction.
+struct Item {
+    bool valid;
+    long long direction;
+    const Segment* segment;
+    long long row;
+};
+
+// Four stored values that follow one another, from an address that is a multiple of their size.
+__device__ __forceinline__ void load4(const stored_t* place, float (&out)[4]) {
+#if FORMAT == 0
+    const float4 four = *reinterpret_cast<const float4*>(place);
+    out[0] = four.x, out[1] = four.y, out[2] = four.z, out[3] = four.w;
+#else
+    const uint2 four = *reinterpret_cast<const uint2*>(place);
+    out[0] = widen((stored_t)(four.x & 0xffff)), out[1] = widen((stored_t)(four.x >> 16));
+    out[2] = widen((stored_t)(four.y & 0xffff)), out[3] = widen((stored_t)(four.y >> 16));
+#endif
+}
+
+// Dot product in float64, by LANES lanes that follow one another and all get it.
+template <int LANES>
+__device__ __forceinline__ double dot(const stored_t* row, const float* direction, long long dim) {
+    const int part = lane_number() % LANES;
+    double total = 0.0;
+    if (dim % 4 == 0) {
+#pragma unroll 4
+        for (long long j = 4 * part; j < dim; j += 4 * LANES) {
+            float values[4];
+            load4(row + j, values);
+            const float4 own = *reinterpret_cast<const float4*>(direction + j);
+            total = fma(exact64(own.x), exact64(values[0]), total);
+            total = fma(exact64(own.y), exact64(values[1]), total);
+            total = fma(exact64(own.z), exact64(values[2]), total);
+            total = fma(exact64(own.w), exact64(values[3]), total);
+        }
+    } else {
+        for (long long j = part; j < dim; j += LANES) total = fma(exact64(direction[j]), widen64(row[j]), total);
+    }
+    for (int step = LANES / 2; step > 0; step /= 2) total += __shfl_xor_sync(FULL, total, step);
+    return total;
+}
+
+// Decide the items of a warp, one for each lane; LANES lanes share a dot product.
+template <int LANES>
+__device__ bool decide(const Call& call, const Item& item, float& score) {
+    const bool scored = call.wanted == SCORES;
+    const long long dim = call.dim;
+    const int lane = lane_number();
+    const int at_once = WARP / LANES;
+    double own = 0.0;
+    const unsigned asked = __ballot_sync(FULL, item.valid);
+    for (int first = 0; first < WARP; first += at_once) {
+        if ((asked >> first & (at_once == WARP ? FULL : (1u << at_once) - 1)) == 0) continue;
+        const int source = first + lane / LANES;
+        const long long direction = __shfl_sync(FULL, item.direction, source);
+        const long long row = __shfl_sync(FULL, item.row, source);
+        const Segment* segment =
+            reinterpret_cast<const Segment*>(__shfl_sync(FULL, reinterpret_cast<long long>(item.segment), source));
+        // the last lanes may have nothing: they repeat what is there, and nobody asks for it
+        const double total = dot<LANES>(static_cast<const stored_t*>(segment->vectors) + row * dim,
+                                        call.directions + direction * dim, dim);
+        const double mine = __shfl_sync(FULL, total, lane % at_once * LANES);
+        if (lane / at_once == first / at_once) own = mine;
+    }
+    bool hit = false, certain = true;
+    score = 0.0f;
+    if (item.valid) {
+        const Plan& plan = call.plans[item.direction];
+        const double norm = exact64(item.segment->norms[item.row]);
+        const double size = plan.norm * norm;
+        const bool exact = size <= exact_below(plan.grain, item.segment->grain) || size == 0.0;
+        const double error = exact ? 0.0 : plan.slope * norm + plan.intercept;
+        const double gap = own - plan.tau;
+        hit = gap >= error;
+        certain = gap < -error || (hit && (!scored || rounds_once(own, error)));
+        score = narrow(own + 0.0);
+    }
+    unsigned doubtful = __ballot_sync(FULL, item.valid && !certain);
+    if (lane == 0) count_work(call, EXACT_STAGE, TESTED, __popc(doubtful));
+    while (doubtful != 0) {
+        const int source = __ffs(doubtful) - 1;
+        doubtful &= doubtful - 1;
+        const long long direction = __shfl_sync(FULL, item.direction, source);
+        const long long row = __shfl_sync(FULL, item.row, source);
+        const Segment* segment =
+            reinterpret_cast<const Segment*>(__shfl_sync(FULL, reinterpret_cast<long long>(item.segment), source));
+        float exactly = 0.0f;
+        const bool reaches = decide_hairline(static_cast<const stored_t*>(segment->vectors) + row * dim,
+                                             segment->norms[row], segment->grain, call.directions + direction * dim, dim,
+                                             call.plans[direction], scored, exactly);
+        if (lane == source) {
+            hit = reaches;
+            score = exactly;
+            count_work(call, EXACT_STAGE, reaches ? TAKEN : DROPPED, 1);
+        }
+    }
+    return hit;
+}
+
+// Decide the items of a warp, and hold the hits.
+__device__ void settle(const Call& call, Item item, unsigned long long pair) {
+    const unsigned asked = __ballot_sync(FULL, item.valid);
+    if (asked == 0) return;
+    // lanes without an item lend a hand with the first one
+    const int first = __ffs(asked) - 1;
+    const long long direction = __shfl_sync(FULL, item.direction, first), row = __shfl_sync(FULL, item.row, first);
+    const long long segment = __shfl_sync(FULL, reinterpret_cast<long long>(item.segment), first);
+    if (!item.valid) {
+        item.direction = direction;
+        item.row = row;
+        item.segment = reinterpret_cast<const Segment*>(segment);
+    }
+    float score;
+    bool hit;
+    if (call.dim <= 8) {
+        hit = decide<1>(call, item, score);
+    } else if (call.dim <= 512) {
+        hit = decide<8>(call, item, score);
+    } else {
+        hit = decide<32>(call, item, score);
+    }
+    hit = hit && item.valid;
+    if (hit) mark_hit(call, *item.segment, item.direction, item.row);
+    if (call.wanted == SCORES) list_hits(call, hit, pair, score);
+    const unsigned hits = __ballot_sync(FULL, hit);
+    if (lane_number() == 0) {
+        count_work(call, VERIFY_STAGE, TESTED, __popc(asked));
+        count_work(call, VERIFY_STAGE, TAKEN, __popc(hits));
+    }
+}
+
+// Decide the candidates that the filters listed: as many a warp at once as leave no other idle, up to one a lane. A grid of
+// any size; blocks of THREADS.
+extern "C" __global__ void __launch_bounds__(THREADS) verify_pairs(Call call) {
+    const unsigned long long listed = min(call.header->pairs, (unsigned long long)call.pair_room);
+    const unsigned long long warps = (unsigned long long)gridDim.x * (THREADS / WARP);
+    const unsigned each = listed > 16 * warps ? WARP : listed > 4 * warps ? 16 : 4;
+    for (unsigned long long first = (blockIdx.x * (unsigned long long)(THREADS / WARP) + threadIdx.x / WARP) * each;
+         first < listed; first += warps * each) {
+        const unsigned long long at = first + lane_number();
+        Item item = {lane_number() < each && at < listed, 0, nullptr, 0};
+        unsigned long long pair = 0;
+        if (item.valid) {
+            pair = call.pairs[at];
+            item.direction = direction_of(pair);
+            item.segment = &segment_of(call, item.direction, chunk_of(pair));
+            item.row = row_in_segment(*item.segment, pair);
+        }
+        settle(call, item, pair);
+    }
+}
+
+// Decide every vector of the chunks in a list, which have no codes. Grid: x chunks, y strides over the directions; blocks
+// of THREADS.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_rows(Call call, const int* listed) {
+    const long long chunk = listed[blockIdx.x];
+    for (long long k = blockIdx.y; k < call.count; k += gridDim.y) {
+        if (call.plans[k].bad != 0.0) continue;
+        const Segment& segment = segment_of(call, k, chunk);
+        for (int i = threadIdx.x; i < CHUNK; i += THREADS) {
+            const long long row = ((chunk - segment.first) << 10) + i;
+            const bool valid = row < segment.rows && !is_excluded(segment, row);
+            settle(call, Item{valid, k, &segment, row}, pair_of(k, chunk, i));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+"""Answers into memory that is there already: queries that never wait, and that a CUDA graph may hold."""
+
+from collections import deque
+from typing import Any
+
+import cupy as cp
+
+from halfspace import checks
+from halfspace.gpu.records import HEADER, PLAN
+from halfspace.gpu.search import IDS, SCORES, Buffers, Run, room
+from halfspace.gpu.tables import Uploaded, upload
+from halfspace.hits import Hits
+
+__all__ = ["Buffers", "Preallocated", "fill"]
+
+CANDIDATES = 8
+"""Candidates that there is room for, for each hit."""
+FEW = 1 << 14
+"""Candidates that there is always room for."""
+
+_ARRAYS = ("ids", "scores", "offsets", "totals")
+
+_in_flight: deque[tuple[Any, object]] = deque()
+"""What kernels may still read, and the event after them: nothing is freed before."""
+
+
+class Preallocated(Hits):
+    """A `Hits` that `HalfspaceIndex.query` fills without waiting; see `Hits.preallocate`.
+
+    Attributes
+    ----------
+    buffers : Buffers
+        The whole arrays, for kernels that follow on the stream of the query: only the first ``offsets[-1]`` ids and
+        scores are an answer, and only if `check` says so.
+    """
+
+    def __init__(self, capacity: int, directions: int | None, scores: bool) -> None:
+        self._capacity, self._directions = checks.as_count(capacity, "capacity", 1), directions
+        count = 1 if directions is None else checks.as_count(directions, "directions", 1)
+        self.buffers = Buffers.of(count, self._capacity, SCORES if scores else IDS)
+        super().__init__(*self.buffers, single=directions is None, columns=0)
+        self._count = count
+        self._run: Run | None = None
+        self._captured: list[object] = []
+        self._readable = True
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let nothing be read until it is checked: what is not set, `__getattr__` refuses."""
+        if self._readable:
+            for name in _ARRAYS:
+                delattr(self, name)
+        self._readable = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ARRAYS:
+            raise RuntimeError(f"{name}: call check() first, which waits for the answer")
+        raise AttributeError(name)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self._readable else f"<Hits: room for {self._capacity:,}, not checked>"
+
+    def fill(self, query: Any, uploaded: Uploaded, columns: int) -> None:
+        """Launch the kernels that answer a `halfspace.query.Query`."""
+        run = self._run
+        if run is None or run.uploaded is not uploaded:
+            wanted = SCORES if self.buffers.scores.size else IDS
+            rooms = CANDIDATES * self._capacity + FEW
+            run = Run(uploaded, query.like, self._count, query.directions.shape[1], wanted, rooms, told=False)
+            self._run = run
+        self._columns = columns
+        self._forget()
+        run.ask(query.directions, query.tau)
+        run.answer_into(self.buffers)
+        run.launch()
+        run.fill()
+        self._hold((query.table, uploaded, run, query.directions, query.tau, self.buffers))
+
+    def _hold(self, read: object) -> None:
+        """Keep what kernels read until they are done; in a graph, as long as this object."""
+        stream = cp.cuda.get_current_stream()
+        if stream.is_capturing():
+            self._captured.append(read)
+            return
+        event = cp.cuda.Event(disable_timing=True)
+        event.record(stream)
+        while _in_flight and _in_flight[0][0].done:
+            _in_flight.popleft()
+        _in_flight.append((event, read))
+
+    def check(self) -> "Preallocated":
+        """Wait for the current stream, on which the query or graph ran, and make the answer readable.
+
+        Returns
+        -------
+        Hits
+            This object, its arrays cut to the answer.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was asked yet.
+        ValueError
+            If a direction was not finite or tau NaN, or the answer did not fit; the error says what it needs.
+        """
+        run = self._run
+        if run is None:
+            raise RuntimeError("nothing was asked yet: pass this as out= to query")
+        header = run.workspace[: HEADER.itemsize].get().view(HEADER)[0]
+        bad = int(header["bad"])
+        if bad < self._count:
+            plans = run.workspace[run.places["plans"] :][: self._count * PLAN.itemsize].get().view(PLAN)
+            what = "has a component that is not finite" if plans["bad"][bad] == 1 else "has the tau nan"
+            raise ValueError(f"directions[{bad}] {what}")
+        candidates, hits = int(max(header["pairs"], header["listed"])), int(header["hits"])
+        if hits > self._capacity or candidates > run.pair_room:
+            raise ValueError(
+                f"{hits} hits and {candidates} candidates, but room for {self._capacity} and {run.pair_room}: "
+                f"preallocate a capacity of {max(hits, -(-(candidates - FEW) // CANDIDATES))}"
+            )
+        whole = self.buffers
+        self.ids, self.offsets, self.totals = whole.ids[:hits], whole.offsets, whole.totals
+        self.scores = whole.scores[:hits] if whole.scores.size else None
+        self._readable = True
+        return self
+
+
+def fill(
+    out: Any, query: Any, *, scores: bool, sort: bool, limit: int | None, single: bool, columns: int
+) -> Preallocated:
+    """Answer a `halfspace.query.Query` into a `Preallocated`, without waiting for it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `out` is no preallocated `Hits`, or the question does not fit it.
+    """
+    if not isinstance(out, Preallocated):
+        raise TypeError(f"out must come from Hits.preallocate, got {type(out).__name__}")
+    if sort or limit is not None:
+        raise ValueError("out takes hits by id, all of them: sort and limit are not for it")
+    asked = (None if single else len(query.directions)), scores
+    made = out._directions, out.buffers.scores.size > 0
+    if asked != made:
+        raise ValueError(f"out was preallocated for (directions, scores) {made}, the query has {asked}")
+    uploaded = upload(query.table)
+    if not uploaded.ordered:
+        raise ValueError("ids of segments overlap: compact() the index before querying it with out")
+    most = room(query.table, query.directions.shape[1])
+    if len(query.directions) > most:
+        raise ValueError(f"out takes {most} directions at once here, got {len(query.directions)}")
+    out.fill(query, uploaded, columns)
+    return out
