@@ -1,6 +1,9 @@
 """What the tests share: Hypothesis profiles, families of awkward data, and the comparison with the oracle."""
 
 import os
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +29,29 @@ DTYPES = ["float32", "float16", "bfloat16"]
 def rng(request):
     """A generator whose seed is the name of the test."""
     return np.random.default_rng(list(request.node.name.encode()))
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """``halfspace.gpu``: on a GPU where there is one, else in the emulator, which needs a C++ compiler."""
+    if not _gpu_is_there():
+        if shutil.which("g++") is None:
+            pytest.skip("neither a GPU nor g++ for the emulator")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
+            del sys.modules[name]
+        sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+    import halfspace.gpu
+
+    return halfspace.gpu
+
+
+def _gpu_is_there():
+    try:
+        import cupy  # noqa: TID251
+
+        return cupy.cuda.runtime.getDeviceCount() > 0
+    except Exception:  # CuPy raises its own errors where there is no driver
+        return False
 
 
 def build(vectors, *, filter="auto", dtype="float32", ids=None, threads=None, compact=True):

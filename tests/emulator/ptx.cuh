@@ -1,0 +1,113 @@
+// Stands in for halfspace/gpu/kernels/ptx.cuh on a host: the same functions, to the bit, without PTX.
+#pragma once
+
+namespace ptx {
+
+using namespace ::emulator;
+
+// Rows and columns as in the PTX manual, "Matrix Fragments for mma.m16n8k32": a register holds 4 bytes along k.
+static void multiply(Warp& warp, unsigned mask) {
+    if ((mask & warp.alive) != ~0u) fail("mma_s8 needs all 32 lanes");
+    int8_t a[16][32], b[8][32];
+    for (unsigned lane = 0; lane < 32; lane++) {
+        const unsigned group = lane / 4, at = lane % 4 * 4;
+        const uint32_t* in = warp.lanes[lane].in.words;
+        memcpy(&a[group][at], &in[0], 4);
+        memcpy(&a[group + 8][at], &in[1], 4);
+        memcpy(&a[group][at + 16], &in[2], 4);
+        memcpy(&a[group + 8][at + 16], &in[3], 4);
+        memcpy(&b[group][at], &in[4], 4);
+        memcpy(&b[group][at + 16], &in[5], 4);
+    }
+    for (unsigned lane = 0; lane < 32; lane++)
+        for (unsigned k = 0; k < 4; k++) {
+            const unsigned row = lane / 4 + k / 2 * 8, column = lane % 4 * 2 + k % 2;
+            int sum = 0;
+            for (unsigned i = 0; i < 32; i++) sum += a[row][i] * b[column][i];
+            warp.lanes[lane].out.words[k] = warp.lanes[lane].in.words[6 + k] + static_cast<unsigned>(sum);
+        }
+}
+static const Operation MMA = {"mma_s8", multiply};
+
+// Lane i names row i % 8 of matrix i / 8; register k receives two of the 16-bit columns of row lane / 4 of matrix k.
+static void load(Warp& warp, unsigned mask) {
+    if ((mask & warp.alive) != ~0u) fail("load_matrix needs all 32 lanes");
+    for (unsigned lane = 0; lane < 32; lane++)
+        for (unsigned k = 0; k < 4; k++) {
+            const void* row = warp.lanes[8 * k + lane / 4].in.address;
+            memcpy(&warp.lanes[lane].out.words[k], static_cast<const char*>(row) + lane % 4 * 4, 4);
+        }
+}
+static const Operation LOAD_MATRIX = {"load_matrix", load};
+
+static void check_aligned(const void* address, const char* name) {
+    if (reinterpret_cast<uintptr_t>(address) % 16) fail("%s needs an address that is a multiple of 16", name);
+}
+
+}  // namespace ptx
+
+__device__ __forceinline__ void mma_s8(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                       unsigned b1) {
+    const unsigned in[10] = {a0, a1, a2, a3, b0, b1, unsigned(c[0]), unsigned(c[1]), unsigned(c[2]), unsigned(c[3])};
+    memcpy(&emulator::self->in, in, sizeof in);
+    memcpy(c, emulator::exchange(ptx::MMA, ~0u).out.words, sizeof c);
+}
+
+__device__ __forceinline__ void load_matrix(unsigned (&r)[4], const void* shared) {
+    ptx::check_aligned(shared, "load_matrix");
+    emulator::self->in.address = shared;
+    memcpy(r, emulator::exchange(ptx::LOAD_MATRIX, ~0u).out.words, sizeof r);
+}
+
+// float to double, subnormals too. All that is computed is normal, so that no mode of the processor matters.
+__device__ __forceinline__ double exact64(float x) {
+    const unsigned bits = __float_as_uint(x), fraction = bits & 0x7fffff;
+    if (bits >> 23 & 255) return x;
+    const double magnitude = int(fraction) * 0x1p-149;
+    return bits >> 31 ? -magnitude : magnitude;
+}
+
+// double to float, nearest even, subnormals kept. Below 2**-126 floats are the multiples of 2**-149.
+__device__ __forceinline__ float narrow(double x) {
+    if (!(fabs(x) < 0x1p-126)) return x;
+    const unsigned sign = unsigned(__double_as_longlong(x) >> 63) << 31;
+    return __uint_as_float(sign | unsigned(rint(fabs(x) * 0x1p149)));
+}
+
+__device__ __forceinline__ float half_to_float(unsigned short h) {
+    const unsigned sign = unsigned(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
+    if (exponent == 0) return __uint_as_float(sign | __float_as_uint(int(fraction) * 0x1p-24f));
+    return __uint_as_float(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);
+}
+
+__device__ __forceinline__ uint4 stream128(const void* address) { return *static_cast<const uint4*>(address); }
+__device__ __forceinline__ unsigned stream32(const void* address) { return *static_cast<const unsigned*>(address); }
+
+// A copy is done when it is waited for, as late as a GPU may do it, so that a kernel that forgets to wait reads poison.
+__device__ __forceinline__ void copy_async16(void* shared, const void* global) {
+    ptx::check_aligned(shared, "copy_async16");
+    ptx::check_aligned(global, "copy_async16");
+    emulator::Lane& lane = *emulator::self;
+    if (lane.begun == lane.room) {
+        lane.room = lane.room ? 2 * lane.room : 16;
+        lane.copies = static_cast<emulator::Copy*>(realloc(lane.copies, lane.room * sizeof(emulator::Copy)));
+    }
+    lane.copies[lane.begun++] = {shared, global};
+}
+
+__device__ __forceinline__ void copy_async_commit() {
+    emulator::Lane& lane = *emulator::self;
+    if (lane.groups == 64) emulator::fail("more than 64 groups of copies that nobody waited for");
+    lane.ends[lane.groups++] = lane.begun;
+}
+
+template <int N>
+__device__ __forceinline__ void copy_async_wait() {
+    emulator::Lane& lane = *emulator::self;
+    const int groups = lane.groups - N, done = groups > 0 ? lane.ends[groups - 1] : 0;
+    if (groups <= 0) return;
+    for (int k = 0; k < done; k++) memcpy(lane.copies[k].to, lane.copies[k].from, 16);
+    for (int k = done; k < lane.begun; k++) lane.copies[k - done] = lane.copies[k];
+    for (int k = groups; k < lane.groups; k++) lane.ends[k - groups] = lane.ends[k] - done;
+    lane.begun -= done, lane.groups = N;
+}
