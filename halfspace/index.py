@@ -279,7 +279,7 @@ class HalfspaceIndex(Contents):
         snapshot = self._snapshot
         with self._on:
             query, single = self._asked(snapshot, directions, tau, within, threads)
-            counts = query.count() if single else query.counts()
+            counts = query.total() if single else query.counts()
             snapshot.sealer.remember(query.directions, query.tau)
             return counts
 

@@ -43,7 +43,7 @@ class Query(NamedTuple):
         assert whole is not None
         return whole
 
-    def count(self) -> int:
+    def total(self) -> int:
         """Count the hits of all directions together."""
         return sum(found.hits for found in self._found(self.backend.COUNT))
 

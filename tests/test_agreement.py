@@ -10,7 +10,7 @@ from conftest import DTYPES, FILTERS, identical
 
 from halfspace import HalfspaceIndex
 
-DIMENSION, DIRECTIONS = 20, 300
+DIMENSION, DIRECTIONS = 20, 120
 
 
 def random(rng, n):

@@ -1,6 +1,7 @@
 """The GPU as a device: what may be given to it, and when it is done."""
 
 import threading
+from collections import deque
 from typing import Any
 
 import cupy as cp
@@ -8,7 +9,7 @@ import numpy as np
 
 from halfspace import checks
 
-__all__ = ["REMEMBERED", "On", "as_tau", "asarray", "available", "finish", "on", "plain"]
+__all__ = ["REMEMBERED", "On", "as_tau", "asarray", "available", "finish", "keep_until_read", "on", "plain"]
 
 REMEMBERED = 64
 """Of the questions that are answered, one in so many is remembered: a copy costs a launch."""
@@ -18,6 +19,10 @@ ALIGNMENT = 16
 """Bytes that kernels read at once."""
 CUDA = 2
 """The kind of device in DLPack."""
+
+_read: deque[tuple[Any, object]] = deque()
+"""What kernels may still read, and the event after them: nothing is freed before."""
+_reading = threading.Lock()
 
 
 class On:
@@ -81,6 +86,23 @@ def finish(snapshot: Any) -> None:
 
     upload(snapshot.table)
     cp.cuda.get_current_stream().synchronize()
+    _let_go()
+
+
+def keep_until_read(what: object) -> None:
+    """Keep alive what kernels on the current stream read, until they are done, without waiting for them."""
+    event = cp.cuda.Event(disable_timing=True)
+    event.record()
+    _let_go()
+    with _reading:
+        _read.append((event, what))
+
+
+def _let_go() -> None:
+    """Forget what has been read."""
+    with _reading:
+        while _read and _read[0][0].done:
+            _read.popleft()
 
 
 def asarray(values: Any, name: str) -> Any:

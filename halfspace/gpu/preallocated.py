@@ -1,11 +1,11 @@
 """Answers into memory that is there already: queries that never wait, and that a CUDA graph may hold."""
 
-from collections import deque
 from typing import Any
 
 import cupy as cp
 
 from halfspace import checks
+from halfspace.gpu.device import keep_until_read
 from halfspace.gpu.records import HEADER, PLAN
 from halfspace.gpu.search import IDS, SCORES, Buffers, Run, room
 from halfspace.gpu.tables import Uploaded, upload
@@ -19,9 +19,6 @@ FEW = 1 << 14
 """Candidates that there is always room for."""
 
 _ARRAYS = ("ids", "scores", "offsets", "totals")
-
-_in_flight: deque[tuple[Any, object]] = deque()
-"""What kernels may still read, and the event after them: nothing is freed before."""
 
 
 class Preallocated(Hits):
@@ -78,15 +75,10 @@ class Preallocated(Hits):
 
     def _hold(self, read: object) -> None:
         """Keep what kernels read until they are done; in a graph, as long as this object."""
-        stream = cp.cuda.get_current_stream()
-        if stream.is_capturing():
+        if cp.cuda.get_current_stream().is_capturing():
             self._captured.append(read)
-            return
-        event = cp.cuda.Event(disable_timing=True)
-        event.record(stream)
-        while _in_flight and _in_flight[0][0].done:
-            _in_flight.popleft()
-        _in_flight.append((event, read))
+        else:
+            keep_until_read(read)
 
     def check(self) -> "Preallocated":
         """Wait for the current stream, on which the query or graph ran, and make the answer readable.

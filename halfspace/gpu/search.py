@@ -56,6 +56,8 @@ SET = 64
 """Directions of a set that goes through them at once."""
 MATRIX_STRIDE = 768
 """Padded dimensions up to which a tile of rows and two of directions fit in shared memory."""
+SPARE_SHAPES = 8
+"""Shapes of questions of which runs are kept."""
 SPARE_HITS = 1 << 16
 """Hits for which an answer may hold more memory than it needs."""
 SPARE_BYTES = 1 << 26
@@ -152,7 +154,7 @@ def search(
     if count == 0:
         none = cp.zeros(1, np.int64)
         return Answer(0, 0, none[:0], none, none[:0], cp.empty(0, np.float32), np.zeros(WORK_SHAPE, np.int64))
-    candidates, expected = uploaded.expected(count, most)
+    candidates, expected = uploaded.expected(count, wanted, most)
     try:
         while True:
             run = _run_for(uploaded, like, count, directions.shape[1], wanted, candidates)
@@ -170,7 +172,7 @@ def search(
             if held <= run.pair_room:
                 break
             candidates = held
-        uploaded.remember(count, held, hits)
+        uploaded.remember(count, wanted, held, hits)
         if hits > expected and wanted != COUNT:
             buffers = Buffers.of(count, hits, run.wanted)._replace(offsets=buffers.offsets, totals=buffers.totals)
             run.answer_into(buffers)
@@ -178,7 +180,7 @@ def search(
             cp.cuda.get_current_stream().synchronize()  # what it reads may serve another stream next
         answer = _answer(uploaded, hits, buffers, run.worked())
         if run.workspace.nbytes <= SPARE_BYTES:
-            uploaded.spare.append(run)
+            _keep(uploaded, run)
         return answer
     except cp.cuda.memory.OutOfMemoryError as error:
         free, _ = cp.cuda.runtime.memGetInfo()
@@ -204,12 +206,19 @@ def _answer(uploaded: Uploaded, hits: int, buffers: Buffers, work: Any) -> Answe
 def _run_for(uploaded: Uploaded, like: Any, count: int, dim: int, wanted: int, rooms: int) -> "Run":
     """Take a run of that shape that nobody uses, or make one."""
     try:
-        run: Run = uploaded.spare.pop()
-    except IndexError:
-        return Run(uploaded, like, count, dim, wanted, rooms, told=True)
-    if (run.count, run.asked) != (count, wanted) or not rooms <= run.pair_room <= 4 * rooms:
-        return Run(uploaded, like, count, dim, wanted, rooms, told=True)
-    return run
+        run: Run = uploaded.spare[count, wanted].pop()
+        if rooms <= run.pair_room <= 8 * rooms:
+            return run
+    except (KeyError, IndexError):
+        pass
+    return Run(uploaded, like, count, dim, wanted, rooms, told=True)
+
+
+def _keep(uploaded: Uploaded, run: "Run") -> None:
+    """Keep a run for the next question of its shape; many shapes are not kept."""
+    if len(uploaded.spare) > SPARE_SHAPES:
+        uploaded.spare.clear()
+    uploaded.spare.setdefault((run.count, run.asked), []).append(run)
 
 
 class Run:

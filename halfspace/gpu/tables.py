@@ -17,6 +17,8 @@ FEW = 1 << 12
 """Candidates that there is always room for."""
 SHARE = 128
 """Room for candidates, until one knows better: one row in so many."""
+FADING = 0.9
+"""What the number of candidates that one question had counts for at the next."""
 MODERATE = 2.0**60
 """The largest norm for which float32 will do in a matrix product."""
 
@@ -35,9 +37,8 @@ class Uploaded:
     moderate: bool
     ordered: bool
     processors: int
-    candidates: float = field(default=1 / SHARE)  # of the rows, as last seen
-    hits: float = field(default=1 / SHARE)
-    spare: list[Any] = field(default_factory=list)  # runs that nobody uses: see `halfspace.gpu.search`
+    seen: dict[int, tuple[float, float]] = field(default_factory=dict)  # by what was wanted: see `expected`
+    spare: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # runs that nobody uses, by their shape
 
     @property
     def filtered(self) -> bool:
@@ -49,15 +50,17 @@ class Uploaded:
         """Rows, rounded up to whole chunks."""
         return CHUNK * self.chunks
 
-    def expected(self, count: int, most: int) -> tuple[int, int]:
+    def expected(self, count: int, wanted: int, most: int) -> tuple[int, int]:
         """Guess how many candidates, and how many hits, there will be for so many directions."""
-        candidates, hits = (int(1.25 * count * self.rows * share) for share in (self.candidates, self.hits))
-        return min(max(FEW, candidates), max(FEW, most)), min(max(FEW, hits), max(FEW, most))
+        shares = self.seen.get(wanted, (1 / SHARE, 1 / SHARE))
+        candidates, hits = (max(FEW, min(most, int(1.25 * count * self.rows * share))) for share in shares)
+        return candidates, hits
 
-    def remember(self, count: int, candidates: int, hits: int) -> None:
-        """Note how many there were."""
+    def remember(self, count: int, wanted: int, candidates: int, hits: int) -> None:
+        """Note how many there were; what was before fades slowly, since searching twice costs more than memory."""
         pairs = max(1, count * self.rows)
-        self.candidates, self.hits = candidates / pairs, hits / pairs
+        before = self.seen.get(wanted, (0.0, 0.0))
+        self.seen[wanted] = max(candidates / pairs, FADING * before[0]), max(hits / pairs, FADING * before[1])
 
 
 def upload(table: Table) -> Uploaded:
