@@ -1,6 +1,6 @@
 """What a batch needs of one segment, made once for all the threads that share it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,9 +53,8 @@ def ready_for(table: Table, directions: Directions, tau: npt.NDArray[np.float64]
         record[name] = address(getattr(directions, name))
     if not views:
         return Ready(record, directions, None)
-    parts: Any = _look_at(*table.place, directions, tau)
-    views, digits, axes_digits, matrix = parts
-    seen = Seen(views, digits, axes_digits, Matrix(*matrix))
+    own, digits, axes_digits, matrix = _look_at(*table.place, directions, tau)
+    seen = Seen(own, digits, axes_digits, Matrix(*matrix))
     record["views"], record["multiplied"] = address(seen.views), len(seen.matrix.order)
     for name, part in zip(_MATRIX, seen.matrix, strict=True):
         record[name] = address(part)
