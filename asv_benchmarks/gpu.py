@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import cupy as cp  # noqa: TID251
@@ -253,8 +254,9 @@ def command(*words):
 def parts(wanted):
     """Run the parts; yields a heading and lines for each."""
     python, own = sys.executable, str(Path(__file__).resolve())
+    workers = ("-n", "6") if find_spec("xdist") else ()  # most of the time goes into what they compare with
     works = {
-        "tests": lambda: command(python, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"),
+        "tests": lambda: command(python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *workers),
         "memcheck": lambda: command("compute-sanitizer", "--tool", "memcheck", python, own, "--short"),
         "racecheck": lambda: command("compute-sanitizer", "--tool", "racecheck", python, own, "--short"),
         "ceilings": ceilings,

@@ -19,6 +19,8 @@ ALIGNMENT = 16
 """Bytes that kernels read at once."""
 CUDA = 2
 """The kind of device in DLPack."""
+_PROTOCOLS = ("__dlpack_device__", "__cuda_array_interface__")
+"""What arrays of a device have."""
 
 _read: deque[tuple[Any, object]] = deque()
 """What kernels may still read, and the event after them: nothing is freed before."""
@@ -141,7 +143,8 @@ def as_tau(tau: Any, count: int, single: bool) -> Any:
     """Return the thresholds: a float for all, or float64 (count,) on the device, where NaN is found by the kernels."""
     if type(tau) is float and tau == tau:
         return tau
-    if np.ndim(tau) == 0 and not hasattr(tau, "__dlpack_device__"):
+    hosted = isinstance(tau, (np.ndarray, np.generic)) or not any(hasattr(tau, name) for name in _PROTOCOLS)
+    if hosted and np.ndim(tau) == 0:
         return float(checks.as_tau(tau, 1, True)[0])
     array = asarray(tau, "tau")
     if array.ndim == 0 or isinstance(tau, (list, tuple)):

@@ -253,7 +253,7 @@ class Run:
             self.places[name] = total
             total += -(-size // ALIGNMENT) * ALIGNMENT
         self.workspace = cp.empty(total, np.uint8)
-        self.work = cp.zeros(WORK_SHAPE, np.uint64) if wanted == EXPLAINED else None
+        self.work = cp.empty(WORK_SHAPE, np.uint64) if wanted == EXPLAINED else None
         self._header = np.zeros(4, np.uint64)
         if told:  # in memory of the host that kernels write to
             self._header = np.frombuffer(cp.cuda.alloc_pinned_memory(HEADER.itemsize), np.uint64, 4)
@@ -274,6 +274,8 @@ class Run:
     def ask(self, directions: Any, tau: Any) -> None:
         """Say what the question is: float32 (m, d), and float64 (m,) or a float for all; whoever asks keeps them."""
         self._fields[_DIRECTIONS] = directions.data.ptr
+        if self.work is not None:
+            self.work.fill(0)
         if isinstance(tau, float):
             self._fields[_TAU], self._floats[_ONE_TAU] = 0, tau
         else:
