@@ -26,6 +26,8 @@ CENTRES, NOISE = 2000, 0.7
 SHARES = (1e-4, 1e-3, 1e-2)
 STEP = 1 << 20
 """Rows that are made, or scored, at once."""
+PATIENCE = 240
+"""Seconds for the tests, and for each tool of the sanitizer."""
 
 
 def clustered(rows, dim, seed):
@@ -246,7 +248,12 @@ def short():
 def command(*words):
     """Run a command; returns its last lines."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    try:
+        run = subprocess.run(
+            words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        return [f"    took more than {PATIENCE} s"]
     lines = (run.stdout + run.stderr).strip().splitlines()
     return [f"    {line[:160]}" for line in (lines[-3:] if run.returncode == 0 else lines[-40:])]
 

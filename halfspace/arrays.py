@@ -1,12 +1,13 @@
 """Arrays of either device: NumPy's on the host, CuPy's on a GPU; one code reads and makes both."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-__all__ = ["host", "is_array", "namespace"]
+__all__ = ["beside", "host", "is_array", "namespace"]
 
 
 def namespace(array: Any) -> ModuleType:
@@ -22,6 +23,14 @@ def host(array: Any) -> np.ndarray:
         return array
     copy: np.ndarray = array.get()
     return copy
+
+
+def beside(array: Any) -> AbstractContextManager[Any]:
+    """Return what makes the device of an array the current one while it is entered."""
+    if isinstance(array, np.ndarray):
+        return nullcontext()
+    device: AbstractContextManager[Any] = array.device
+    return device
 
 
 def is_array(value: Any) -> bool:

@@ -4,10 +4,10 @@ A backend is a module of plain functions. They take and return arrays of its dev
 CuPy), but tables of addresses, which are NumPy's:
 
 - ``available`` counts threads; ``on`` makes the device the current one; ``finish`` waits until a state of an index is
-  there; ``asarray``, ``as_tau`` and ``plain`` say what may be given to it.
+  there, ``wait`` until all is that was begun; ``asarray``, ``as_tau`` and ``plain`` say what may be given to it.
 - ``store`` and ``measure`` bring vectors into the stored format, ``encode``, ``enclose_groups`` and ``enclose`` derive
   cells and balls, ``partition`` finds rows that lie close together.
-- ``tabulate`` makes a segment known to the kernels, ``prepare`` a direction; ``room`` says how many directions are
+- ``tabulate`` makes a segment known to the kernels; ``room`` says how many directions are
   prepared at once, and `MOST_HITS` how many hits are held at once; ``search`` runs the query stages, named by `STAGES`.
   What it finds has a ``state`` (0, or `NOT_FINITE`, `OVERFULL` or `OUT_OF_MEMORY`), the number of ``hits``, their
   ``counts`` (m,) and the counters of its ``work``; `COUNT`, `IDS` and `SCORES` say what is wanted.

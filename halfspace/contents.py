@@ -50,7 +50,9 @@ class Contents:
     def ids(self) -> npt.NDArray[np.int64]:
         """Ids of all vectors, ascending, (n,), on the index's device."""
         with self._on:
-            return self._snapshot.ids()
+            ids = self._snapshot.ids()
+            self._backend.wait()  # nobody else keeps what they are gathered from
+            return ids
 
     def __len__(self) -> int:
         return self._snapshot.live
@@ -92,7 +94,9 @@ class Contents:
             If an id is not in the index.
         """
         with self._on:
-            return as_numbers(self._snapshot.vectors(checks.as_ids(self._backend.asarray(ids, "ids"))))
+            vectors = as_numbers(self._snapshot.vectors(checks.as_ids(self._backend.asarray(ids, "ids"))))
+            self._backend.wait()  # nobody else keeps what they are gathered from
+            return vectors
 
     def stats(self) -> dict[str, Any]:
         """Count what the index holds: vectors, segments, bytes.

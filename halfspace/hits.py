@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.arrays import host, namespace
+from halfspace.arrays import beside, host, namespace
 from halfspace.dtypes import widen32
 
 __all__ = ["Hit", "Hits"]
@@ -98,14 +98,14 @@ class Hits:
     @overload
     def __getitem__(self, item: slice) -> "Hits": ...
     def __getitem__(self, item: int | slice) -> "Hit | Hits":
-        if isinstance(item, slice):
-            return self._slice(item)
-        length = len(self)
-        at = range(length)[item]  # IndexError and TypeError as for any sequence
-        if self._single:
-            score = None if self.scores is None else float(widen32(host(self.scores[at : at + 1]))[0])
-            return Hit(int(self.ids[at]), score)
-        return self._rows([at], host(self.offsets), single=True)
+        with beside(self.ids):
+            if isinstance(item, slice):
+                return self._slice(item)
+            at = range(len(self))[item]  # IndexError and TypeError as for any sequence
+            if self._single:
+                score = None if self.scores is None else float(widen32(host(self.scores[at : at + 1]))[0])
+                return Hit(int(self.ids[at]), score)
+            return self._rows([at], host(self.offsets), single=True)
 
     def _slice(self, item: slice) -> "Hits":
         if not self._single:
@@ -131,8 +131,13 @@ class Hits:
         if self._single:
             own = self._on_host()
             return (own[at] for at in range(len(own)))
-        offsets = host(self.offsets)
-        return (self._rows([at], offsets, single=True) for at in range(len(self)))
+        return self._each(host(self.offsets))
+
+    def _each(self, offsets: npt.NDArray[np.int64]) -> Iterator["Hits"]:
+        for at in range(len(self)):
+            with beside(self.ids):
+                own = self._rows([at], offsets, single=True)
+            yield own
 
     def _on_host(self) -> "Hits":
         """Return the same answer in the host's memory."""

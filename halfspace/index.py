@@ -253,6 +253,8 @@ class HalfspaceIndex(Contents):
         best = None if limit is None else min(checks.as_count(limit, "limit", 0), MAX_ID)
         snapshot = self._snapshot
         with self._on:
+            if out is not None:
+                self._backend.may_fill(out, directions, tau, within)
             query, single = self._asked(snapshot, directions, tau, within, threads)
             if out is not None:
                 shape = {"scores": scores, "sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}

@@ -55,7 +55,9 @@ class Sealer:
         if self.filter != "auto" or not len(directions):
             return
         if next(self.answered) % self.backend.REMEMBERED == 0 or len(self.lately) < QUESTIONS:
-            self.lately.append((directions[0].copy(), tau if isinstance(tau, float) else tau[0] + 0.0))  # both copies
+            question = directions[0].copy(), tau if isinstance(tau, float) else tau[0] + 0.0  # both copies
+            self.backend.wait()  # a writer on another stream may read it next
+            self.lately.append(question)
 
     def seal(self, segments: Iterable[Segment], progress: Progress | None = None) -> Segment:
         """Join segments into one and derive what its filter needs."""

@@ -133,7 +133,8 @@ class Segment:
         xp = namespace(self.ids)
         dead = xp.zeros(-(-self.rows // 8), np.uint8) if self.dead is None else self.dead.copy()
         at, places = xp.unique(rows >> 3, return_inverse=True)
-        dead[at] |= xp.bincount(places, weights=2.0 ** (rows & 7)).astype(np.uint8)  # sums of different bits
+        bits = (1 << (rows & 7)).astype(np.float64)
+        dead[at] |= xp.bincount(places, weights=bits).astype(np.uint8)  # sums of different bits
         return replace(self, dead=dead, live=self.live - rows.size)
 
     def find(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

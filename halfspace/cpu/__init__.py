@@ -11,7 +11,7 @@ from halfspace.cpu.collect import best, collect, joined, sort_by_score
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import measure, store
 from halfspace.cpu.groups import enclose_groups
-from halfspace.cpu.host import EXPLAINED, REMEMBERED, fill, finish, on, plain
+from halfspace.cpu.host import EXPLAINED, REMEMBERED, finish, may_fill, on, plain, wait
 from halfspace.cpu.partition import partition
 from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OUT_OF_MEMORY, OVERFULL, SCORES
 from halfspace.cpu.records import tabulate
@@ -36,9 +36,9 @@ __all__ = [
     "enclose",
     "enclose_groups",
     "encode",
-    "fill",
     "finish",
     "joined",
+    "may_fill",
     "measure",
     "on",
     "partition",
@@ -49,5 +49,6 @@ __all__ = [
     "sort_by_score",
     "store",
     "tabulate",
+    "wait",
     "xp",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 
 from halfspace.cpu.pipeline import SCORES as EXPLAINED
 
-__all__ = ["EXPLAINED", "REMEMBERED", "fill", "finish", "on", "plain"]
+__all__ = ["EXPLAINED", "REMEMBERED", "finish", "may_fill", "on", "plain", "wait"]
 
 REMEMBERED = 1
 """Of the questions that are answered, one in so many is remembered; elsewhere a copy may cost as much as a question."""
@@ -27,6 +27,10 @@ def plain(array: np.ndarray) -> bool:
     return array.flags.carray
 
 
-def fill(out: Any, query: Any, **options: Any) -> Any:
-    """Answer a `halfspace.query.Query` into a `halfspace.Hits` that was made before, without waiting for it."""
+def wait() -> None:
+    """Wait for what was begun."""
+
+
+def may_fill(out: Any, directions: Any, tau: Any, within: Any) -> None:
+    """Refuse a question whose answer goes into a `halfspace.Hits` that was made before."""
     raise ValueError("out is for an index on a GPU: on the CPU, query returns its answer")

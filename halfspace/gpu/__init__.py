@@ -8,12 +8,12 @@ except ImportError as error:
 from halfspace.gpu.balls import enclose
 from halfspace.gpu.cells import encode
 from halfspace.gpu.collect import best, collect, joined, sort_by_score
-from halfspace.gpu.device import REMEMBERED, as_tau, asarray, available, finish, on, plain
+from halfspace.gpu.device import REMEMBERED, as_tau, asarray, available, finish, on, plain, wait
 from halfspace.gpu.explain import STAGES
 from halfspace.gpu.formats import measure, store
 from halfspace.gpu.groups import enclose_groups
 from halfspace.gpu.partition import partition
-from halfspace.gpu.preallocated import fill
+from halfspace.gpu.preallocated import fill, may_fill
 from halfspace.gpu.records import tabulate
 from halfspace.gpu.search import (
     COUNT,
@@ -50,6 +50,7 @@ __all__ = [
     "fill",
     "finish",
     "joined",
+    "may_fill",
     "measure",
     "on",
     "partition",
@@ -59,5 +60,6 @@ __all__ = [
     "sort_by_score",
     "store",
     "tabulate",
+    "wait",
     "xp",
 ]

@@ -56,10 +56,12 @@ class Bounds(NamedTuple):
     gates: Any  # float64 (count, S, 4): the gate, and of the bounds the largest, those to come, the largest magnitude
 
 
-def test_balls(call: np.ndarray, which: int, segment: Segment, chunks: Any) -> None:
+def test_balls(call: np.ndarray, which: int, segment: Segment, chunks: Any) -> list[Any]:
     """List the candidates, and hold the sure hits, of segment number `which`, which has balls.
 
     call : one CALL, of which the plans are filled in; chunks : int32, the segment's chunks
+
+    Returns the arrays that the kernels read and write, for whoever captures them in a graph.
     """
     if segment.balls is None:
         raise ValueError("a segment without balls cannot be tested by them")
@@ -67,17 +69,19 @@ def test_balls(call: np.ndarray, which: int, segment: Segment, chunks: Any) -> N
     lists = count * subspaces
     tiles = min(-(-groups // THREADS), -(-WAVES // lists))
     grid = tiles, min(lists, 65535)
-    seen = _bound(call, which, segment.balls, grid)
+    held: list[Any] = []
+    seen = _bound(call, which, segment.balls, grid, held)
     candidates = swept = None
     if segment.filter == "sweep":
-        candidates, swept = sweep.sweep(call, which, segment.balls, grid, *seen)
+        candidates, swept = sweep.sweep(call, which, segment.balls, grid, *seen, held)
     words = 0 if candidates is None else candidates.shape[1]
     parts = chunks.size * (CHUNK // THREADS)
     _test_balls((parts, min(count, 65535)), THREADS, call, which, chunks, *seen, candidates, words, swept)
+    return held
 
 
-def _bound(call: np.ndarray, which: int, balls: Balls, grid: tuple[int, int]) -> Bounds:
-    """Bound every ball for every direction, and find what the gates require."""
+def _bound(call: np.ndarray, which: int, balls: Balls, grid: tuple[int, int], held: list[Any]) -> Bounds:
+    """Bound every ball for every direction, and find what the gates require; adds its arrays to `held`."""
     count, subspaces, groups = int(call["count"][0]), *_shape(balls)
     seen = Bounds(
         cp.empty((count, subspaces, groups, 2), np.float32),
@@ -85,6 +89,7 @@ def _bound(call: np.ndarray, which: int, balls: Balls, grid: tuple[int, int]) ->
         cp.empty((count, subspaces, 4), np.float64),
     )
     extremes = cp.zeros((count, subspaces, 2), np.uint32)
+    held += [*seen, extremes]
     width = int(np.diff(balls.columns).max())
     _bound_balls(grid, THREADS, call, which, seen.bounds, extremes, shared=2 * (-(-width // 16) * 16))
     _raise_gates((count,), THREADS, call, which, extremes, seen.levels, seen.gates)

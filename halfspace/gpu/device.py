@@ -1,7 +1,6 @@
 """The GPU as a device: what may be given to it, and when it is done."""
 
 import threading
-from collections import deque
 from typing import Any
 
 import cupy as cp
@@ -9,7 +8,19 @@ import numpy as np
 
 from halfspace import checks
 
-__all__ = ["REMEMBERED", "On", "as_tau", "asarray", "available", "finish", "keep_until_read", "on", "plain"]
+__all__ = [
+    "REMEMBERED",
+    "On",
+    "as_tau",
+    "asarray",
+    "available",
+    "finish",
+    "keep_until_read",
+    "on",
+    "plain",
+    "release",
+    "wait",
+]
 
 REMEMBERED = 64
 """Of the questions that are answered, one in so many is remembered: a copy costs a launch."""
@@ -22,7 +33,7 @@ CUDA = 2
 _PROTOCOLS = ("__dlpack_device__", "__cuda_array_interface__")
 """What arrays of a device have."""
 
-_read: deque[tuple[Any, object]] = deque()
+_read: list[tuple[Any, object]] = []
 """What kernels may still read, and the event after them: nothing is freed before."""
 _reading = threading.Lock()
 
@@ -87,24 +98,28 @@ def finish(snapshot: Any) -> None:
     from halfspace.gpu.tables import upload
 
     upload(snapshot.table)
+    wait()
+    release()
+
+
+def wait() -> None:
+    """Wait for what was launched on the current stream."""
     cp.cuda.get_current_stream().synchronize()
-    _let_go()
 
 
 def keep_until_read(what: object) -> None:
     """Keep alive what kernels on the current stream read, until they are done, without waiting for them."""
     event = cp.cuda.Event(disable_timing=True)
     event.record()
-    _let_go()
+    release()
     with _reading:
         _read.append((event, what))
 
 
-def _let_go() -> None:
-    """Forget what has been read."""
+def release() -> None:
+    """Forget what has been read, on whatever stream."""
     with _reading:
-        while _read and _read[0][0].done:
-            _read.popleft()
+        _read[:] = [(event, what) for event, what in _read if not event.done]
 
 
 def asarray(values: Any, name: str) -> Any:
@@ -119,20 +134,33 @@ def asarray(values: Any, name: str) -> Any:
     """
     if isinstance(values, cp.ndarray):
         array = values
-    elif isinstance(values, (np.ndarray, np.generic)) and np.ndim(values) > 0:
-        raise TypeError(_elsewhere(name))
+    elif isinstance(values, (np.ndarray, np.generic)):
+        if values.ndim > 0:
+            raise TypeError(_elsewhere(name))
+        return _from_numbers(values, name)
     elif hasattr(values, "__dlpack_device__"):
         if values.__dlpack_device__()[0] != CUDA:
             raise TypeError(_elsewhere(name))
-        array = cp.from_dlpack(values)
+        try:
+            array = cp.from_dlpack(values)
+        except BufferError as error:  # a tensor that requires its gradient, say
+            raise TypeError(f"{name}: {error}") from error
     elif hasattr(values, "__cuda_array_interface__"):
         array = cp.asarray(values)
     else:
-        return cp.asarray(checks.asarray(values, name))
+        return _from_numbers(values, name)
     current = cp.cuda.runtime.getDevice()
     if array.device.id != current:
         raise ValueError(f"{name} is on GPU {array.device.id}, the index on GPU {current}: copy it there")
     return array
+
+
+def _from_numbers(values: Any, name: str) -> Any:
+    """Bring Python's numbers and lists of them to the device."""
+    array = checks.asarray(values, name)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
+    return cp.asarray(array)
 
 
 def _elsewhere(name: str) -> str:
@@ -146,10 +174,11 @@ def as_tau(tau: Any, count: int, single: bool) -> Any:
     hosted = isinstance(tau, (np.ndarray, np.generic)) or not any(hasattr(tau, name) for name in _PROTOCOLS)
     if hosted and np.ndim(tau) == 0:
         return float(checks.as_tau(tau, 1, True)[0])
+    if isinstance(tau, (list, tuple)):
+        return cp.asarray(checks.as_tau(tau, count, single))
     array = asarray(tau, "tau")
-    if array.ndim == 0 or isinstance(tau, (list, tuple)):
-        checked = checks.as_tau(array.get(), count, single)
-        return float(checked[0]) if array.ndim == 0 else cp.asarray(checked)
+    if array.ndim == 0:
+        return float(checks.as_tau(array.get(), count, single)[0])
     if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"tau must be real numbers, got dtype {array.dtype}")
     if single or array.shape != (count,):

@@ -3,15 +3,15 @@
 from typing import Any
 
 import cupy as cp
+import numpy as np
 
 from halfspace import checks
-from halfspace.gpu.device import keep_until_read
-from halfspace.gpu.records import HEADER, PLAN
+from halfspace.gpu.device import asarray, keep_until_read, plain, release
 from halfspace.gpu.search import IDS, SCORES, Buffers, Run, room
 from halfspace.gpu.tables import Uploaded, upload
 from halfspace.hits import Hits
 
-__all__ = ["Buffers", "Preallocated", "fill"]
+__all__ = ["Buffers", "Preallocated", "fill", "may_fill"]
 
 CANDIDATES = 8
 """Candidates that there is room for, for each hit."""
@@ -37,7 +37,9 @@ class Preallocated(Hits):
         self.buffers = Buffers.of(count, self._capacity, SCORES if scores else IDS)
         super().__init__(*self.buffers, single=directions is None, columns=0)
         self._count = count
+        self._status = cp.zeros(4, np.uint64)  # the header of the last search that was done
         self._run: Run | None = None
+        self._uploaded: Uploaded | None = None
         self._captured: list[object] = []
         self._readable = True
         self._forget()
@@ -60,18 +62,21 @@ class Preallocated(Hits):
     def fill(self, query: Any, uploaded: Uploaded, columns: int) -> None:
         """Launch the kernels that answer a `halfspace.query.Query`."""
         run = self._run
-        if run is None or run.uploaded is not uploaded:
+        if run is None or self._uploaded is not uploaded:
             wanted = SCORES if self.buffers.scores.size else IDS
             rooms = CANDIDATES * self._capacity + FEW
             run = Run(uploaded, query.like, self._count, query.directions.shape[1], wanted, rooms, told=False)
-            self._run = run
+            run.tell(self._status)
+            self._run, self._uploaded = run, uploaded
         self._columns = columns
         self._forget()
         run.ask(query.directions, query.tau)
         run.answer_into(self.buffers)
         run.launch()
         run.fill()
-        self._hold((query.table, uploaded, run, query.directions, query.tau, self.buffers))
+        self._hold(
+            (query.table, uploaded, run, list(run.held), query.directions, query.tau, self.buffers, self._status)
+        )
 
     def _hold(self, read: object) -> None:
         """Keep what kernels read until they are done; in a graph, as long as this object."""
@@ -88,6 +93,8 @@ class Preallocated(Hits):
         Hits
             This object, its arrays cut to the answer.
 
+        A graph that is replayed writes anew: what was read before is then no answer, until this is called again.
+
         Raises
         ------
         RuntimeError
@@ -95,19 +102,17 @@ class Preallocated(Hits):
         ValueError
             If a direction was not finite or tau NaN, or the answer did not fit; the error says what it needs.
         """
-        run = self._run
-        if run is None:
+        self._forget()
+        release()
+        if self._run is None:
             raise RuntimeError("nothing was asked yet: pass this as out= to query")
-        header = run.workspace[: HEADER.itemsize].get().view(HEADER)[0]
-        bad = int(header["bad"])
+        pairs, listed, hits, bad = self._status.get().tolist()
         if bad < self._count:
-            plans = run.workspace[run.places["plans"] :][: self._count * PLAN.itemsize].get().view(PLAN)
-            what = "has a component that is not finite" if plans["bad"][bad] == 1 else "has the tau nan"
-            raise ValueError(f"directions[{bad}] {what}")
-        candidates, hits = int(max(header["pairs"], header["listed"])), int(header["hits"])
-        if hits > self._capacity or candidates > run.pair_room:
+            raise ValueError(f"directions[{bad}] is not finite, or its tau is nan")
+        candidates, room = max(pairs, listed), CANDIDATES * self._capacity + FEW
+        if hits > self._capacity or candidates > room:
             raise ValueError(
-                f"{hits} hits and {candidates} candidates, but room for {self._capacity} and {run.pair_room}: "
+                f"{hits} hits and {candidates} candidates, but room for {self._capacity} and {room}: "
                 f"preallocate a capacity of {max(hits, -(-(candidates - FEW) // CANDIDATES))}"
             )
         whole = self.buffers
@@ -136,6 +141,8 @@ def fill(
     if asked != made:
         raise ValueError(f"out was preallocated for (directions, scores) {made}, the query has {asked}")
     uploaded = upload(query.table)
+    if out.buffers.ids.device.id != cp.cuda.runtime.getDevice():
+        raise ValueError(f"out is on GPU {out.buffers.ids.device.id}, the index on GPU {cp.cuda.runtime.getDevice()}")
     if not uploaded.ordered:
         raise ValueError("ids of segments overlap: compact() the index before querying it with out")
     most = room(query.table, query.directions.shape[1])
@@ -143,3 +150,19 @@ def fill(
         raise ValueError(f"out takes {most} directions at once here, got {len(query.directions)}")
     out.fill(query, uploaded, columns)
     return out
+
+
+def may_fill(out: Any, directions: Any, tau: Any, within: Any) -> None:
+    """Refuse a question for `out` that would have to be waited for, before anything is done about it."""
+    if within is not None:
+        raise ValueError("out takes no within: ids would have to be looked up, and waited for")
+    own = asarray(directions, "directions")
+    if isinstance(directions, (list, tuple)) or own.dtype != np.float32 or not plain(own):
+        raise ValueError("out takes contiguous float32 directions on the GPU: others are converted, and waited for")
+    if isinstance(tau, (int, float)):
+        return
+    limits = asarray(tau, "tau")
+    if isinstance(tau, (list, tuple)) or limits.ndim != 1 or limits.dtype != np.float64:
+        raise ValueError(
+            "out takes tau as a number or as float64 (m,) on the GPU: others are converted, and waited for"
+        )

@@ -66,7 +66,7 @@ def _tabulate(segment: Segment) -> tuple[np.ndarray, list[object]]:
     cells, groups, balls = segment.cells, segment.groups, segment.balls
     places = columns = None
     if segment.by_id is not None:
-        places = cp.empty_like(segment.by_id)
+        places = cp.zeros_like(segment.by_id)  # zeros, should a damaged file that is mapped not name all
         places[segment.by_id] = cp.arange(segment.rows)
         others.append(places)
     if balls is not None:

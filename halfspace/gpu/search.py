@@ -47,15 +47,13 @@ WORKSPACE = 1 << 29
 MOST_HITS = 1 << 25
 """Candidates or hits that a batch may hold on their way into the answer: it is cut again where there are more."""
 MOST_DIRECTIONS = 1 << 22
-"""Directions that a candidate can tell apart, and more."""
+"""Directions at once: a candidate can tell four times as many apart."""
 MATRIX = 12
 """Directions from which on a matrix product is faster than four after four."""
 STRIPS = 128
 """Directions up to which what counts is the codes that are read, not the products."""
 SET = 64
 """Directions of a set that goes through them at once."""
-MATRIX_STRIDE = 768
-"""Padded dimensions up to which a tile of rows and two of directions fit in shared memory."""
 SPARE_SHAPES = 8
 """Shapes of questions of which runs are kept."""
 SPARE_HITS = 1 << 16
@@ -154,40 +152,54 @@ def search(
     if count == 0:
         none = cp.zeros(1, np.int64)
         return Answer(0, 0, none[:0], none, none[:0], cp.empty(0, np.float32), np.zeros(WORK_SHAPE, np.int64))
-    candidates, expected = uploaded.expected(count, wanted, most)
-    try:
-        while True:
-            run = _run_for(uploaded, like, count, directions.shape[1], wanted, candidates)
-            buffers = Buffers.of(count, expected, run.wanted)
-            run.ask(directions, tau)
-            run.answer_into(buffers)
-            run.launch()
-            run.fill()
-            pairs, listed, hits, bad = run.told()
-            if bad < count:
-                return Answer(NOT_FINITE, 0)
-            held = max(pairs, listed)
-            if count > 1 and max(held, hits if wanted != COUNT else 0) > most:
-                return Answer(OVERFULL, 0)
-            if held <= run.pair_room:
-                break
-            candidates = held
-        uploaded.remember(count, wanted, held, hits)
-        if hits > expected and wanted != COUNT:
-            buffers = Buffers.of(count, hits, run.wanted)._replace(offsets=buffers.offsets, totals=buffers.totals)
-            run.answer_into(buffers)
-            run.fill()
-            cp.cuda.get_current_stream().synchronize()  # what it reads may serve another stream next
-        answer = _answer(uploaded, hits, buffers, run.worked())
-        if run.workspace.nbytes <= SPARE_BYTES:
-            _keep(uploaded, run)
-        return answer
-    except cp.cuda.memory.OutOfMemoryError as error:
-        free, _ = cp.cuda.runtime.memGetInfo()
-        raise MemoryError(
-            f"the answer to {count} directions among {uploaded.rows} vectors does not fit on the GPU: {error} "
-            f"{free} bytes are free"
-        ) from error
+    rooms, expected = uploaded.expected(count, wanted, most)
+    while True:
+        try:
+            found = _search_once(uploaded, like, directions, tau, wanted, most, rooms, expected)
+        except cp.cuda.memory.OutOfMemoryError as error:
+            if uploaded.spare:
+                uploaded.spare.clear()
+                continue
+            free, _ = cp.cuda.runtime.memGetInfo()
+            raise MemoryError(
+                f"{count} directions with {rooms} candidates and {expected} hits need {20 * rooms + 12 * expected} "
+                f"bytes on the GPU, beside what the index takes; {free} are free: {error}"
+            ) from error
+        if isinstance(found, Answer):
+            return found
+        rooms, expected = max(rooms, found[0]), max(expected, found[1])
+
+
+def _search_once(
+    uploaded: Uploaded, like: Any, directions: Any, tau: Any, wanted: int, most: int, rooms: int, expected: int
+) -> Answer | tuple[int, int]:
+    """Search with room for so many candidates and hits; returns the answer, or for how many there must be room."""
+    count = len(directions)
+    run = _run_for(uploaded, like, count, directions.shape[1], wanted, rooms)
+    buffers = Buffers.of(count, expected, run.wanted)
+    run.ask(directions, tau)
+    run.answer_into(buffers)
+    run.launch()
+    run.fill()
+    pairs, listed, hits, bad = run.told()
+    if bad < count:
+        return Answer(NOT_FINITE, 0)
+    held = max(pairs, listed)
+    if count > 1 and max(held, hits if wanted != COUNT else 0) > most:
+        return Answer(OVERFULL, 0)
+    if held > run.pair_room:
+        return held, hits
+    uploaded.remember(count, wanted, held, hits)
+    if hits > expected and wanted != COUNT:
+        again = Buffers.of(count, hits, run.wanted)
+        buffers = again._replace(offsets=buffers.offsets, totals=buffers.totals)
+        run.answer_into(buffers)
+        run.fill()
+        cp.cuda.get_current_stream().synchronize()  # what it reads may serve another stream next
+    answer = _answer(uploaded, hits, buffers, run.worked())
+    if run.workspace.nbytes <= SPARE_BYTES:
+        _keep(uploaded, run)
+    return answer
 
 
 def _answer(uploaded: Uploaded, hits: int, buffers: Buffers, work: Any) -> Answer:
@@ -230,7 +242,7 @@ class Run:
     def __init__(
         self, uploaded: Uploaded, like: Any, count: int, dim: int, wanted: int, rooms: int, told: bool
     ) -> None:
-        self.uploaded, self.count, self.dim = uploaded, count, dim
+        self.count, self.dim = count, dim
         self.format, self.itemsize = format_of(like.dtype), like.dtype.itemsize
         self.asked, self.wanted, self.batch = wanted, min(wanted, SCORES), count // uploaded.spaces
         self.stride = stride = -(-dim // 32) * 32
@@ -264,12 +276,13 @@ class Run:
         values |= {"segments": uploaded.records.data.ptr, "owners": uploaded.owners.data.ptr}
         values |= {"segment_count": segments, "chunks": uploaded.chunks}
         values |= {"pair_room": self.pair_room, "listed_room": self.listed_room}
-        values["told"] = self._header.ctypes.data if told else 0
+        values["told"] = self._header.ctypes.data if told else 0  # where the answer has no status of its own
         values["work"] = 0 if self.work is None else self.work.data.ptr
         self.call = np.array([tuple(values.values())], CALL)
         self._fields, self._floats = self.call.view(np.int64), self.call.view(np.float64)  # every field has 8 bytes
-        self._launches = list(self._bound())
-        self._fill = self._bound_fill()
+        self._launches = list(self._bound(uploaded))
+        self._fill = self._bound_fill(uploaded)
+        self.held: list[Any] = []  # what the last launches read and wrote besides
 
     def ask(self, directions: Any, tau: Any) -> None:
         """Say what the question is: float32 (m, d), and float64 (m,) or a float for all; whoever asks keeps them."""
@@ -288,23 +301,26 @@ class Run:
         fields[_IDS], fields[_VALUES] = buffers.ids.data.ptr, buffers.scores.data.ptr
         fields[_ANSWER_ROOM] = buffers.ids.size
 
+    def tell(self, status: Any) -> None:
+        """Have the header written to an array on the device, uint64 (4,)."""
+        self.call["told"] = status.data.ptr
+
     def launch(self) -> None:
         """Launch everything up to the number of hits."""
-        for launch in self._launches:
-            launch()
+        self.held = [launch() for launch in self._launches]
 
     def fill(self) -> None:
         """Launch what writes ids and scores of the hits; what there is no room for is left out."""
         if self.wanted != COUNT:
             self._fill()
 
-    def _bound(self) -> Iterator[Callable[[], None]]:
-        call, uploaded, format = self.call, self.uploaded, self.format
+    def _bound(self, uploaded: Uploaded) -> Iterator[Callable[[], Any]]:
+        call, format = self.call, self.format
         rows = min(self.count, 65535)
         clearing = max(1, min(256, self.count * uploaded.chunks * 8 // THREADS // 4))
         yield _prepare.bind((len(uploaded.kinds) + -(-clearing // rows), rows), THREADS, call, format=format)
         if uploaded.listed["cells"] is not None:
-            yield self._filter_cells(uploaded.listed["cells"])
+            yield self._filter_cells(uploaded, uploaded.listed["cells"])
         listed = uploaded.listed["groups"]
         if listed is not None:
             yield _test_groups.bind((listed.size, rows), THREADS, call, listed, format=format)
@@ -319,14 +335,14 @@ class Run:
             yield _count_hits.bind((self.count,), THREADS, call)
         yield _place_hits.bind((self.count,), THREADS, call)
 
-    def _bound_fill(self) -> Callable[[], None]:
+    def _bound_fill(self, uploaded: Uploaded) -> Callable[[], None]:
         if self.wanted == SCORES:
-            return _fill_scored.bind((8 * self.uploaded.processors,), THREADS, self.call)
-        return _fill_ids.bind((max(1, min(-(-self.count * self.uploaded.chunks // 8), 1 << 20)),), THREADS, self.call)
+            return _fill_scored.bind((8 * uploaded.processors,), THREADS, self.call)
+        return _fill_ids.bind((max(1, min(-(-self.count * uploaded.chunks // 8), 1 << 20)),), THREADS, self.call)
 
-    def _filter_cells(self, listed: Any) -> Callable[[], None]:
+    def _filter_cells(self, uploaded: Uploaded, listed: Any) -> Callable[[], None]:
         """Test the cells of the listed chunks: by the cascade for few directions, as a matrix product for more."""
-        call, uploaded, format, chunks = self.call, self.uploaded, self.format, listed.size
+        call, format, chunks = self.call, self.format, listed.size
         spaces, batch, stride = uploaded.spaces, self.batch, self.stride
         multiplied = batch >= MATRIX and uploaded.moderate and self.work is None
         sets = -(-batch // SET)
@@ -334,10 +350,11 @@ class Run:
             kernel, pitch, share = (_multiply_strips, 160, 2) if stride <= 128 else (_multiply_long_strips, 416, 1)
             grid = (max(1, min(chunks, share * uploaded.processors // min(spaces * sets, share))), spaces * sets)
             return kernel.bind(grid, THREADS, call, listed, chunks, shared=17408 + 2 * SET * pitch, format=format)
-        if multiplied and stride <= MATRIX_STRIDE and spaces <= 65535:
+        shared = 11280 + 256 * (stride + 16)
+        if multiplied and shared <= uploaded.shared and spaces <= 65535:
             parts = max(1, min(sets, 4 * uploaded.processors // (8 * chunks * spaces)))
-            grid = (8 * chunks, min(spaces * parts, 65535))
-            return _multiply_cells.bind(grid, THREADS, call, listed, shared=11280 + 256 * (stride + 16), format=format)
+            grid = (8 * chunks, spaces * parts)
+            return _multiply_cells.bind(grid, THREADS, call, listed, shared=shared, format=format)
         if batch == 1:
             grid = (2 * chunks, min(spaces, 65535))
             return _test_cells.bind(grid, THREADS, call, listed, shared=5 << 10, format=format)
@@ -346,7 +363,12 @@ class Run:
 
     def told(self) -> list[int]:
         """Wait, and return the header: candidates, hits listed, hits, and the lowest direction without an answer."""
-        cp.cuda.get_current_stream().synchronize()
+        stream = cp.cuda.get_current_stream()
+        try:
+            stream.synchronize()
+        except BaseException:  # an interrupt: kernels still write to the header
+            stream.synchronize()
+            raise
         numbers: list[int] = self._header.tolist()
         return numbers
 

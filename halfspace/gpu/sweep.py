@@ -59,11 +59,19 @@ _collect_rows = Kernel(
 
 
 def sweep(
-    call: np.ndarray, which: int, balls: Balls, grid: tuple[int, int], bounds: Any, levels: Any, gates: Any
+    call: np.ndarray,
+    which: int,
+    balls: Balls,
+    grid: tuple[int, int],
+    bounds: Any,
+    levels: Any,
+    gates: Any,
+    held: list[Any],
 ) -> tuple[Any, Any]:
     """Collect the candidates of segment number `which`: a superset of the rows that its bounds do not rule out.
 
     grid : blocks for a kernel over all bounds (count, S, groups, 2); levels, gates : see `halfspace.gpu.bounds.Bounds`
+    held : gets the arrays that are made
 
     Returns a bit for each row, lowest first, uint32 (count, ceil(rows / 32)), and int32 (count,), 0 for directions of
     which all rows are candidates.
@@ -73,6 +81,7 @@ def sweep(
     cuts = cp.empty((count, subspaces), np.float64)
     swept = cp.empty(count, np.int32)
     candidates = cp.zeros((count, -(-balls.members.shape[2] // WORD)), np.uint32)
+    held += [falls, cuts, swept, candidates]
     _count_falls(grid, THREADS, call, which, bounds, levels, gates, falls)
     _find_cuts((count,), THREADS, call, which, levels, gates, falls, cuts, swept, balls.size)
     _collect_rows(

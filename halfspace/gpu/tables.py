@@ -37,6 +37,7 @@ class Uploaded:
     moderate: bool
     ordered: bool
     processors: int
+    shared: int  # bytes of shared memory that a block may have
     seen: dict[int, tuple[float, float]] = field(default_factory=dict)  # by what was wanted: see `expected`
     spare: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # runs that nobody uses, by their shape
 
@@ -98,6 +99,7 @@ def _upload(table: Table) -> Uploaded:
         all(_moderate(segment) for segment in table.segments if segment.cells is not None),
         table.ordered,
         device.attributes["MultiProcessorCount"],
+        device.attributes["MaxSharedMemoryPerBlockOptin"],
     )
 
 

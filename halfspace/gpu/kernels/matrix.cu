@@ -52,7 +52,8 @@ __device__ void pack_rows(const Segment& segment, long long row, int words, int 
         const double scale = there ? widen16(segment.scales[row + i]) : 0.0;
         const double radius = there ? widen16(segment.low_radii[row + i]) : 0.0;
         shared.inverses[i] = scale > 0.0 ? narrow(1.0 / scale) : 0.0f;
-        shared.ratios[i] = scale > 0.0 ? narrow(radius / scale) : INFINITY;  // a vector at the centre: always left
+        // a vector at the centre is always left; what is no vector never
+        shared.ratios[i] = scale > 0.0 ? narrow(radius / scale) : there ? INFINITY : -INFINITY;
     }
 }
 

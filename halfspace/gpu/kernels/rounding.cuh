@@ -20,18 +20,6 @@ __device__ inline double dot_intercept(long long dim, double norm) {
     return 1.0001 * TINY * sqrt(static_cast<double>(dim)) * norm;
 }
 
-// First half of the same for a float32 dot product that does not overflow.
-__device__ inline double dot32_slope(long long dim, double norm) {
-    if (dim >= 1LL << 22) return __longlong_as_double(0x7FF0000000000000LL);
-    const double error = static_cast<double>(dim + 4) * 0x1p-24;
-    return error / (1.0 - error) * norm + 1.0001 * TINY * sqrt(static_cast<double>(dim));
-}
-
-// Second half of it.
-__device__ inline double dot32_intercept(long long dim, double norm) {
-    return 1.0001 * TINY * (2.0 * static_cast<double>(dim) + sqrt(static_cast<double>(dim)) * norm);
-}
-
 // Bound on |q| |x| below which a float64 dot product has no error at all.
 __device__ inline double exact_below(double direction_grain, double vector_grain) {
     if (direction_grain < TINY || vector_grain < TINY) return 0.0;
@@ -52,20 +40,6 @@ __device__ inline double reach(double digit_scale, double residual, double norm,
 // |q| rounded up, so that factor * radius may be rounded, and added to, in float64.
 __device__ inline double radius_factor(double norm) { return norm * (1.0 + 16.0 * UNIT); }
 
-// Share with which a vector's part along principal axes, computed in float32, is trusted.
-__device__ inline double axes_spread(double defect, long long axes, long long dim) {
-    return 1.01 * sqrt(static_cast<double>(axes)) * static_cast<double>(dim + 8) * 0x1p-24 + 2.0 * defect + 0x1p-30;
-}
-
-// Slack of a radius along axes, and of the length of what is left, for a vector of that length from the centre.
-__device__ inline double axes_error(double length, double spread) { return spread * length + 0x1p-90; }
-
-// Upper bound of |D - P' z|, from |D| and the computed |z|; what it still lacks is in `axes_error`.
-__device__ inline double axes_rest(double length, double along, double spread) {
-    const double sure = fmax(0.0, along - spread * length);
-    return sqrt(fmax(0.0, length * length * (1.0 + 0x1p-40) - (1.0 - spread) * sure * sure));
-}
-
 // Slack, in units of an integer dot product, of a test in float32.
 __device__ inline double pair_margin(double digit_sum, double ratio, long long dim) {
     const double wide = static_cast<double>(dim);
@@ -74,12 +48,6 @@ __device__ inline double pair_margin(double digit_sum, double ratio, long long d
 
 // Upper bound of |q| |x| from upper bounds of both, its own rounding included.
 __device__ inline double longest_product(double norm, double peak) { return norm * peak * (1.0 + 8.0 * UNIT); }
-
-// Lower bound of |x| for any x with <q, x> >= tau, from an upper bound of |q|.
-__device__ inline double least_norm(double tau, double norm) {
-    if (tau <= 0.0) return __longlong_as_double(static_cast<long long>(0xFFF0000000000000ULL));
-    return norm > 0.0 ? tau / norm * (1.0 - 8.0 * UNIT) : __longlong_as_double(0x7FF0000000000000LL);
-}
 
 // Slack of tau - base, the threshold seen from a centre, where base = <q, m> errs by at most `base_error`.
 __device__ inline double threshold_margin(double tau, double base, double base_error) {

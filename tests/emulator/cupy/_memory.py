@@ -155,7 +155,7 @@ def block_of(array):
 
 def blocks():
     """All blocks in use."""
-    return list(_blocks.values())
+    return [block for block in (held() for held in list(_blocks.data.values())) if block is not None]
 
 
 class PinnedMemoryPointer(bytearray):
