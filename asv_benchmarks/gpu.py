@@ -261,9 +261,11 @@ def command(*words):
 def parts(wanted):
     """Run the parts; yields a heading and lines for each."""
     python, own = sys.executable, str(Path(__file__).resolve())
-    workers = ("-n", "6") if find_spec("xdist") else ()  # most of the time goes into what they compare with
+    plugins = ["-p", "no:cacheprovider", "-p", "no:benchmark"]  # the latter minds the workers
+    if find_spec("xdist"):  # most of the time goes into what they compare with
+        plugins += ["-n", "6"]
     works = {
-        "tests": lambda: command(python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *workers),
+        "tests": lambda: command(python, "-m", "pytest", "-m", "gpu", *plugins),
         "memcheck": lambda: command("compute-sanitizer", "--tool", "memcheck", python, own, "--short"),
         "racecheck": lambda: command("compute-sanitizer", "--tool", "racecheck", python, own, "--short"),
         "ceilings": ceilings,

@@ -188,6 +188,7 @@ __device__ int test_low(const Call& call, const Segment& segment, long long firs
         taken += __popc(__ballot_sync(FULL, left && take && entry < TAKE));
         left = left && !is_excluded(segment, own);
         const unsigned lanes = __ballot_sync(FULL, left);
+        __syncwarp();  // all have read their entries
         if (left) list.entries[kept + __popc(lanes & lanes_below())] = (unsigned short)(entry % TAKE + (take ? TAKE : 0));
         kept += __popc(lanes);
         __syncwarp();
