@@ -69,7 +69,7 @@ def on(device: str) -> On:
         count = cp.cuda.runtime.getDeviceCount()
     except cp.cuda.runtime.CUDARuntimeError as error:
         raise RuntimeError(
-            f"device {device!r} needs an NVIDIA GPU and a driver for CUDA {_cuda_version()} or later: {error}"
+            f"device {device!r} needs an NVIDIA GPU and a driver for CUDA {_cuda_version()}: {error}"
         ) from error
     number = cp.cuda.runtime.getDevice() if device == "gpu" else int(device.removeprefix("gpu:"))
     if number >= count:
@@ -83,9 +83,10 @@ def on(device: str) -> On:
     return On(number)
 
 
-def _cuda_version() -> str:
-    version = cp.cuda.runtime.runtimeGetVersion()
-    return f"{version // 1000}.{version % 1000 // 10}"
+def _cuda_version() -> int:
+    """Return the major version: drivers of one serve all its minor ones."""
+    version: int = cp.cuda.runtime.runtimeGetVersion()
+    return version // 1000
 
 
 def available() -> int:
