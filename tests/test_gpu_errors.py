@@ -231,7 +231,7 @@ def test_devices_that_are_not_there(gpu, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(gpu.xp.cuda.runtime, "getDeviceCount", absent)
-        with pytest.raises(RuntimeError, match=r"device 'gpu' needs an NVIDIA GPU and a driver for CUDA 1\d\.\d"):
+        with pytest.raises(RuntimeError, match=r"device 'gpu' needs an NVIDIA GPU and a driver for CUDA 1\d: "):
             HalfspaceIndex(3, device="gpu")
     with monkeypatch.context() as patch:
         patch.setattr(gpu.xp.cuda, "Device", lambda number=0: SimpleNamespace(id=number, compute_capability="75"))
