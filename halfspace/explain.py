@@ -6,7 +6,24 @@ from typing import Any
 
 from halfspace.segment import Segment
 
-__all__ = ["Choice", "Explanation", "Stage"]
+__all__ = ["STAGES", "Choice", "Explanation", "Stage"]
+
+STAGES = (
+    "norms",
+    "axes",
+    "high",
+    "low",
+    "chunks",
+    "groups",
+    "cells",
+    "sweep",
+    "gates",
+    "balls",
+    "scan",
+    "verify",
+    "exact",
+)
+"""Stages of a query, on any device, in order; not all have something to do."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from halfspace.checks import as_tau, asarray
 from halfspace.cpu._threads import available
 from halfspace.cpu.balls import enclose
 from halfspace.cpu.cells import encode
-from halfspace.cpu.chunks import STAGES
 from halfspace.cpu.collect import best, collect, joined, sort_by_score
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import measure, store
@@ -16,6 +15,7 @@ from halfspace.cpu.partition import partition
 from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OUT_OF_MEMORY, OVERFULL, SCORES
 from halfspace.cpu.records import tabulate
 from halfspace.cpu.search import MOST_HITS, room, search
+from halfspace.explain import STAGES
 
 __all__ = [
     "COUNT",

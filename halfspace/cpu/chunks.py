@@ -12,10 +12,10 @@ from halfspace.cpu._simd import BLOCK, TILE, prefetch
 from halfspace.cpu.balls import test_balls
 from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, test_tile, value_in_tile
 from halfspace.cpu.scan import test_rows
+from halfspace.explain import STAGES
 
 __all__ = [
     "SCRATCH",
-    "STAGES",
     "WORK",
     "bits_between",
     "by_balls",
@@ -30,23 +30,8 @@ __all__ = [
     "test_chunks",
 ]
 
-STAGES = (
-    "norms",
-    "axes",
-    "high",
-    "low",
-    "chunks",
-    "groups",
-    "cells",
-    "sweep",
-    "gates",
-    "balls",
-    "scan",
-    "verify",
-    "exact",
-)
 WORK = ("tested", "dropped", "taken", "left", "dot_products", "bytes_read")
-"""Rows and columns of the counters."""
+"""Columns of the counters; their rows are `STAGES`."""
 
 NORMS, AXES, HIGH, LOW, CHUNKS, GROUPS, CELLS, SWEEP, GATES, BALLS, SCAN, VERIFY, EXACT = range(13)
 TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES = range(6)

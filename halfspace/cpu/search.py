@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from halfspace.cpu import _threads
 from halfspace.cpu.balls import bound, record
-from halfspace.cpu.chunks import BYTES, GATES, STAGES, SWEEP, WORK
+from halfspace.cpu.chunks import BYTES, GATES, SWEEP, WORK
 from halfspace.cpu.codes import CHUNK
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.emit import Found
@@ -17,6 +17,7 @@ from halfspace.cpu.pipeline import NOT_FINITE, OVERFULL, search_chunks
 from halfspace.cpu.ready import Ready, ready_for
 from halfspace.cpu.records import BALLS
 from halfspace.cpu.sweep import sweep
+from halfspace.explain import STAGES
 from halfspace.segment import address
 from halfspace.table import Table
 

@@ -5,11 +5,11 @@ try:
 except ImportError as error:
     raise ImportError("an index on a GPU needs CuPy: pip install halfspace[gpu]") from error
 
+from halfspace.explain import STAGES
 from halfspace.gpu.balls import enclose
 from halfspace.gpu.cells import encode
 from halfspace.gpu.collect import best, collect, joined, sort_by_score
 from halfspace.gpu.device import REMEMBERED, as_tau, asarray, available, finish, on, plain, wait
-from halfspace.gpu.explain import STAGES
 from halfspace.gpu.formats import measure, store
 from halfspace.gpu.groups import enclose_groups
 from halfspace.gpu.partition import partition

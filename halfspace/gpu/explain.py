@@ -1,26 +1,14 @@
-"""What a search did: counters by stage, in the columns of `halfspace.explain.Stage`."""
+"""What a search did: counters by stage, in the columns of `halfspace.explain.Stage`.
+
+Principal axes and float32 scans are for the CPU alone: here their rows stay empty.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["STAGES", "WORK_SHAPE", "complete"]
+from halfspace.explain import STAGES
 
-STAGES = (
-    "norms",
-    "axes",
-    "high",
-    "low",
-    "chunks",
-    "groups",
-    "cells",
-    "sweep",
-    "gates",
-    "balls",
-    "scan",
-    "verify",
-    "exact",
-)
-"""Rows of the counters. Principal axes and float32 scans are for the CPU alone: here their rows stay empty."""
+__all__ = ["WORK_SHAPE", "complete"]
 
 TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES = range(6)
 VERIFY, EXACT = STAGES.index("verify"), STAGES.index("exact")
