@@ -4,17 +4,20 @@ import numpy as xp
 
 from halfspace.checks import as_tau, asarray
 from halfspace.cpu._threads import available
+from halfspace.cpu.attend import attend
 from halfspace.cpu.balls import enclose
+from halfspace.cpu.cache import extend, new_cache, reframe
 from halfspace.cpu.cells import encode
 from halfspace.cpu.collect import best, collect, joined, sort_by_score
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import measure, store
 from halfspace.cpu.groups import enclose_groups
-from halfspace.cpu.host import EXPLAINED, REMEMBERED, finish, may_fill, on, plain, wait
+from halfspace.cpu.host import EXPLAINED, REMEMBERED, capturing, finish, may_fill, on, plain, wait
 from halfspace.cpu.partition import partition
 from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OUT_OF_MEMORY, OVERFULL, SCORES
 from halfspace.cpu.records import tabulate
 from halfspace.cpu.search import MOST_HITS, room, search
+from halfspace.cpu.threshold import certify, estimate
 from halfspace.explain import STAGES
 
 __all__ = [
@@ -30,20 +33,27 @@ __all__ = [
     "STAGES",
     "as_tau",
     "asarray",
+    "attend",
     "available",
     "best",
+    "capturing",
+    "certify",
     "collect",
     "enclose",
     "enclose_groups",
     "encode",
+    "estimate",
+    "extend",
     "finish",
     "joined",
     "may_fill",
     "measure",
+    "new_cache",
     "on",
     "partition",
     "plain",
     "prepare",
+    "reframe",
     "room",
     "search",
     "sort_by_score",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import carray, njit, types
 from numba.core import caching
 from numba.extending import intrinsic
 
@@ -22,7 +22,9 @@ __all__ = [
     "aligned_zeros",
     "bit_length",
     "bits_of",
+    "borrowed",
     "entry",
+    "fetch_add",
     "float32_of",
     "float64_of",
     "hold",
@@ -92,6 +94,17 @@ def _reinterpret(source: Any, target: Any) -> Any:
 
 
 @intrinsic
+def fetch_add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Add to the int64 at an address, whichever threads do so at once; returns what was there before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], args[1].type.as_pointer())
+        return builder.atomic_rmw("add", place, args[1], "seq_cst")
+
+    return types.int64(types.intp, types.int64), codegen
+
+
+@intrinsic
 def float32_of(typingctx: Any, bits: Any) -> Any:
     """Reinterpret the low 32 bits of an integer as float32."""
     return types.float32(bits), _reinterpret(types.int32, types.float32)
@@ -158,6 +171,12 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(target))
 
     return target(address, like), codegen
+
+
+@stage
+def borrowed(array):
+    """View an array that outlives the view, so that a slice of it costs no counting of references."""
+    return carray(pointer(array.ctypes.data, array), array.shape)
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -4,11 +4,20 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from halfspace.cpu._simd import BLOCK, TILE, splat
 
-__all__ = ["block_verdicts", "cell_verdicts", "count_bits", "lowest_bit_of", "pairs_reaching"]
+__all__ = [
+    "block_verdicts",
+    "cell_verdicts",
+    "count_bits",
+    "digits_reaching",
+    "join_block",
+    "lowest_bit_of",
+    "pairs_reaching",
+]
 
 _I16, _I32, _I64 = (ir.IntType(bits) for bits in (16, 32, 64))
 _FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
@@ -116,6 +125,27 @@ def cell_verdicts(
     return signature, codegen
 
 
+def _reaching(builder: Any, args: Any, digits: int) -> Any:
+    """Bits of a tile's vectors whose product, of so many digits, reaches what `pairs_reaching` says."""
+    products, inverses, ratios, *numbers = args
+    level, factor, offset = (splat(builder, number, BLOCK) for number in numbers)
+    wide = ir.VectorType(_FLOAT, BLOCK)
+    mask = ir.Constant(_I64, 0)
+    for block in range(TILE // BLOCK):
+        here = [builder.add(place, ir.Constant(_I64, 4 * BLOCK * block)) for place in (products, inverses, ratios)]
+        product = builder.sitofp(_load(builder, here[0], _I32), wide)
+        if digits == 2:
+            low = _load(builder, builder.add(here[0], ir.Constant(_I64, 4 * TILE)), _I32)
+            high = builder.fmul(product, ir.Constant(wide, [256.0] * BLOCK))
+            product = builder.fadd(high, builder.sitofp(low, wide))
+        inverse, ratio = (_load(builder, place, _FLOAT) for place in here[1:])
+        needed = builder.fsub(builder.fmul(level, inverse), builder.fmul(factor, ratio))
+        reaches = builder.fcmp_unordered(">=", product, builder.fadd(needed, offset))
+        bits = builder.zext(builder.bitcast(reaches, _I16), _I64)
+        mask = builder.or_(mask, builder.shl(bits, ir.Constant(_I64, BLOCK * block)))
+    return mask
+
+
 @intrinsic
 def pairs_reaching(
     typingctx: Any, products: Any, inverses: Any, ratios: Any, level: Any, factor: Any, offset: Any
@@ -127,23 +157,104 @@ def pairs_reaching(
     signature = types.int64(*[types.intp] * 3, *[types.float32] * 3)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        products, inverses, ratios, *numbers = args
-        level, factor, offset = (splat(builder, number, BLOCK) for number in numbers)
-        mask = ir.Constant(_I64, 0)
-        for block in range(TILE // BLOCK):
-            shift = ir.Constant(_I64, 4 * BLOCK * block)
-            product, inverse, ratio = (
-                _load(builder, builder.add(place, shift), element)
-                for place, element in ((products, _I32), (inverses, _FLOAT), (ratios, _FLOAT))
-            )
-            needed = builder.fsub(builder.fmul(level, inverse), builder.fmul(factor, ratio))
-            needed = builder.fadd(needed, offset)
-            reaches = builder.fcmp_unordered(">=", builder.sitofp(product, needed.type), needed)
-            bits = builder.zext(builder.bitcast(reaches, _I16), _I64)
-            mask = builder.or_(mask, builder.shl(bits, ir.Constant(_I64, BLOCK * block)))
-        return mask
+        return _reaching(builder, args, 1)
 
     return signature, codegen
+
+
+@intrinsic
+def digits_reaching(
+    typingctx: Any, products: Any, inverses: Any, ratios: Any, level: Any, factor: Any, offset: Any
+) -> Any:
+    """Like `pairs_reaching`, of 256 * high + low; products : address of int32 (2 digits, 64)."""
+    signature = types.int64(*[types.intp] * 3, *[types.float32] * 3)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _reaching(builder, args, 2)
+
+    return signature, codegen
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Swap rows and lanes of 16 registers of 16 lanes: pairs of lanes, pairs of pairs, then quarters."""
+    interleave = [
+        [4 * q + k + at + BLOCK * other for q in range(4) for k in (0, 1) for other in (0, 1)] for at in (0, 2)
+    ]
+    pairs = [
+        [4 * q + 2 * at + k + BLOCK * other for q in range(4) for other in (0, 1) for k in (0, 1)] for at in (0, 1)
+    ]
+    quarters = [
+        [4 * q + k + BLOCK * other for other in (0, 1) for q in (at, at + 2) for k in range(4)] for at in (0, 1)
+    ]
+
+    def pick(one: Any, other: Any, lanes: list[int]) -> Any:
+        return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_I32, BLOCK), lanes))
+
+    # after two steps, quarter q of fours[g][k] holds lane 4 q + k of rows 4 g to 4 g + 3
+    fours = []
+    for g in range(4):
+        a, b, c, d = rows[4 * g : 4 * g + 4]
+        low, high = ([pick(x, y, lanes) for x, y in ((a, b), (c, d))] for lanes in interleave)
+        fours.append([pick(half[0], half[1], lanes) for half in (low, high) for lanes in pairs])
+    columns = [None] * BLOCK
+    for k in range(4):
+        one, two, three, four = (group[k] for group in fours)
+        for at in (0, 1):
+            first, second = pick(one, two, quarters[at]), pick(three, four, quarters[at])
+            columns[4 * at + k], columns[4 * (at + 2) + k] = (
+                pick(first, second, [4 * q + j + BLOCK * o for o in (0, 1) for q in (p, p + 2) for j in range(4)])
+                for p in (0, 1)
+            )
+    return columns
+
+
+@intrinsic
+def join_block(typingctx: Any, high: Any, low: Any, words: Any, out: Any) -> Any:
+    """Join both halves of the codes of a block's 16 vectors.
+
+    high : address of uint8 (words, 16, 4), see `halfspace.segment.Cells`
+    low : address of uint8 (16, words, 4), the first of the block's vectors; up to 64 bytes beyond the end are read
+    out : address of uint8 (2 words, 16, 4), on a boundary of 64 bytes: steps of 4 dimensions
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        high, low, words, out = args
+        lanes, number = ir.VectorType(_I32, BLOCK), ir.Constant
+        turned = cgutils.alloca_once(builder, lanes, size=BLOCK)
+        small, large, four = (number(lanes, [value] * BLOCK) for value in (0x0F0F0F0F, -0x0F0F0F10, 4))
+        stride = builder.mul(words, number(_I64, 4))
+        groups = builder.udiv(builder.add(words, number(_I64, BLOCK - 1)), number(_I64, BLOCK))
+
+        def join(word: Any, lower: Any) -> None:
+            upper = _load(builder, builder.add(high, builder.mul(word, number(_I64, 4 * BLOCK))), _I32)
+            even = builder.or_(builder.shl(builder.and_(upper, small), four), builder.and_(lower, small))
+            odd = builder.or_(builder.and_(upper, large), builder.and_(builder.lshr(lower, four), small))
+            place = builder.add(out, builder.mul(word, number(_I64, 8 * BLOCK)))
+            for codes, offset in ((even, 0), (odd, 4 * BLOCK)):
+                address = builder.add(place, number(_I64, offset))
+                builder.store(codes, builder.inttoptr(address, lanes.as_pointer()), align=4 * BLOCK)
+
+        with cgutils.for_range(builder, groups) as group:
+            first = builder.mul(group.index, number(_I64, BLOCK))
+            start = builder.add(low, builder.mul(first, number(_I64, 4)))
+            rows = [
+                _load(builder, builder.add(start, builder.mul(stride, number(_I64, row))), _I32) for row in range(BLOCK)
+            ]
+            columns = _transposed(builder, rows)
+            count = builder.sub(words, first)
+            whole = builder.icmp_signed(">=", count, number(_I64, BLOCK))
+            with builder.if_else(whole) as (all_words, some):
+                with all_words:
+                    for word, column in enumerate(columns):
+                        join(builder.add(first, number(_I64, word)), column)
+                with some:
+                    for word, column in enumerate(columns):
+                        builder.store(column, builder.gep(turned, [number(_I32, word)]))
+                    with cgutils.for_range(builder, count) as loop:
+                        join(builder.add(first, loop.index), builder.load(builder.gep(turned, [loop.index])))
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen
 
 
 @intrinsic

@@ -27,7 +27,7 @@ from halfspace.cpu.formats import SLICE, exact64, round_up16, widen, widen16
 from halfspace.dtypes import as_numbers
 from halfspace.segment import Cells
 
-__all__ = ["HIGH_MIDDLE", "LOW_MIDDLE", "encode"]
+__all__ = ["HIGH_MIDDLE", "LOW_MIDDLE", "choose_frame", "encode", "encode_rows"]
 
 HIGH_MIDDLE, LOW_MIDDLE = 120.5, 7.5
 """A code is c = (16 high - HIGH_MIDDLE) + (low - LOW_MIDDLE)."""
@@ -55,15 +55,26 @@ def _frame_of(cells: Cells) -> _Frame:
 
 def _choose(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int) -> _Frame:
     """Choose centre, weights and axes for stored vectors (spaces, n, d)."""
+    centre, weights, sample = choose_frame(vectors, norms, threads)
+    return _Frame(centre, weights, None if sample is None else axes.choose(sample, vectors.shape[1]))
+
+
+def choose_frame(
+    vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """Choose centre and weights (spaces, d) for stored vectors (spaces, n, d).
+
+    Returns them, and the offsets (spaces, k, d) of a sample from the centre, or None where norms are not moderate.
+    """
     spaces, rows, dim = vectors.shape
     centre = mean(vectors, threads)
     moderate = MODERATE[0] <= float(norms.max()) <= MODERATE[1]
     if not moderate:
-        return _Frame(centre, np.ones((spaces, dim), np.float32), None)
+        return centre, np.ones((spaces, dim), np.float32), None
     chosen = np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64)
     sample = as_numbers(vectors[:, chosen]).astype(np.float32) - centre[:, None]
     weights = np.stack([_weigh(np.std(part, axis=0, dtype=np.float64)) for part in sample])
-    return _Frame(centre, weights, axes.choose(sample, rows))
+    return centre, weights, sample
 
 
 def _weigh(spreads: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -102,7 +113,7 @@ def encode(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int, li
     for space in range(spaces):
         places = [getattr(cells, name)[space] for name in ("high", "low", "scales", "radii")]
         longest = _threads.run(
-            lambda span: _encode(vectors[space], own.centre[space], own.weights[space], *places, *span),  # noqa: B023
+            lambda span: encode_rows(vectors[space], own.centre[space], own.weights[space], *places, *span),  # noqa: B023
             spans,
             threads,
         )
@@ -113,7 +124,7 @@ def encode(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int, li
 
 
 @entry
-def _encode(
+def encode_rows(
     vectors: Any, centre: Any, weights: Any, high: Any, low: Any, scales: Any, radii: Any, first: Any, last: Any
 ):
     """Encode rows [first, last) of (n, d) vectors; returns the longest squared norms of high codes and whole codes."""

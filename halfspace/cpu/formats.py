@@ -34,6 +34,7 @@ __all__ = [
     "leading_bit",
     "lowest_exponent",
     "measure",
+    "measure_rows",
     "round_to_format",
     "round_up16",
     "round_up32",
@@ -308,12 +309,13 @@ def measure(vectors: np.ndarray, threads: int) -> tuple[npt.NDArray[np.float32],
     norms = np.empty((spaces, rows), np.float32)
     spans = _threads.spans(rows, -(-rows * dim // SLICE)) if rows else []
     tasks = [(space, span) for space in range(spaces) for span in spans]
-    grains = _threads.run(lambda t: _measure(vectors[t[0]], norms[t[0]], *t[1]), tasks, threads) if tasks else []
+    grains = _threads.run(lambda t: measure_rows(vectors[t[0]], norms[t[0]], *t[1]), tasks, threads) if tasks else []
     return norms, min(grains, default=np.inf)
 
 
 @entry
-def _measure(vectors, norms, first, last):
+def measure_rows(vectors, norms, first, last):
+    """Bound the norms of rows [first, last) of (n, d) vectors; returns their grain."""
     dim = vectors.shape[1]
     lowest = np.int32(1000)
     for i in range(first, last):

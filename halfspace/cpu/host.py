@@ -7,7 +7,7 @@ import numpy as np
 
 from halfspace.cpu.pipeline import SCORES as EXPLAINED
 
-__all__ = ["EXPLAINED", "REMEMBERED", "finish", "may_fill", "on", "plain", "wait"]
+__all__ = ["EXPLAINED", "REMEMBERED", "capturing", "finish", "may_fill", "on", "plain", "wait"]
 
 REMEMBERED = 1
 """Of the questions that are answered, one in so many is remembered; elsewhere a copy may cost as much as a question."""
@@ -20,6 +20,11 @@ def on(device: str) -> AbstractContextManager[Any]:
 
 def finish(snapshot: Any) -> None:
     """Wait until all that a `halfspace.snapshot.Snapshot` holds is there, and make it ready to be asked."""
+
+
+def capturing() -> bool:
+    """Whether what is launched goes into a graph instead of being run."""
+    return False
 
 
 def plain(array: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numba import carray
 
 from halfspace.cpu import chunks as stages
-from halfspace.cpu._jit import entry, hold, pointer, stage
+from halfspace.cpu._jit import borrowed, entry, hold, pointer, stage
 from halfspace.cpu._lanes import lowest_bit_of, pairs_reaching
 from halfspace.cpu._simd import GROUP, TILE, matrix_begin, matrix_dot, matrix_end
 from halfspace.cpu.cascade import by_cells
@@ -103,8 +103,8 @@ def search_chunks(
         if not directions.plans[k].norm < np.inf:
             state, segments = NOT_FINITE, 0
     question = Question(
-        _borrowed(narrow), _borrowed(directions.wide), _borrowed(directions.digits), _borrowed(directions.plans),
-        _borrowed(tau), adapt, wanted,
+        borrowed(narrow), borrowed(directions.wide), borrowed(directions.digits), borrowed(directions.plans),
+        borrowed(tau), adapt, wanted,
     )  # fmt: skip
     before, reached = 0, last
     for which in range(segments):
@@ -338,9 +338,3 @@ def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wante
             emit(sink, owner, row_ids[row], score)
         hits += 1
     return hits
-
-
-@stage
-def _borrowed(array):
-    """View an array that outlives the view, so that a slice of it costs no counting of references."""
-    return carray(pointer(array.ctypes.data, array), array.shape)

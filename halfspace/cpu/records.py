@@ -6,7 +6,7 @@ import numpy as np
 
 from halfspace.segment import Cells, Groups, Segment, address
 
-__all__ = ["BALLS", "CELLS", "SEGMENT", "tabulate"]
+__all__ = ["BALLS", "CELLS", "SEGMENT", "tabulate", "tabulate_cells"]
 
 SEGMENT = np.dtype(
     [
@@ -89,14 +89,15 @@ def _tabulate(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         row["vectors"], row["norms"] = address(segment.vectors[space]), address(segment.norms[space])
         row["excluded"] = 0 if segment.dead is None else address(segment.dead)
         if segment.cells is not None:
-            _tabulate_cells(segment.cells, space, cells[space])
+            tabulate_cells(segment.cells, space, cells[space])
             row["cells"] = address(cells[space : space + 1])
         if segment.groups is not None:
             _tabulate_groups(segment.groups, space, row)
     return records, cells
 
 
-def _tabulate_cells(cells: Cells, space: int, row: Any) -> None:
+def tabulate_cells(cells: Cells, space: int, row: Any) -> None:
+    """Fill in a CELLS record of one space."""
     for name in ("centre", "weights", "high", "low", "scales", "peaks"):
         row[name] = address(getattr(cells, name)[space])
     row["high_radii"], row["low_radii"] = (address(radii) for radii in cells.radii[space])

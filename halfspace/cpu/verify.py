@@ -13,11 +13,11 @@ from halfspace.cpu.bounds import exact_below
 from halfspace.cpu.exact import compare_exactly, split_dot
 from halfspace.cpu.formats import widen
 
-__all__ = ["Precision", "decide", "decide_hairline", "precision"]
+__all__ = ["Precision", "decide", "decide_hairline", "dot", "precision"]
 
 
 @stage
-def _dot(row, direction):
+def dot(row, direction):
     """Sum of the exact products, in float64 and in any order."""
     total = 0.0
     for j in range(row.size):
@@ -63,7 +63,7 @@ def decide(row, norm, wide, trust, tau, scored):
 
     Kept apart from `decide_hairline`, which is too large to be inlined.
     """
-    total = _dot(row, wide)
+    total = dot(row, wide)
     size = trust.norm * np.float64(norm)
     error = 0.0 if size <= trust.exact or size == 0.0 else trust.slope * np.float64(norm) + trust.intercept
     gap = total - tau

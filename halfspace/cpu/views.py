@@ -12,7 +12,7 @@ from halfspace.cpu.directions import code_in_digits
 from halfspace.cpu.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
 from halfspace.cpu.records import CELLS
 
-__all__ = ["VIEW", "Seen", "blank_seen", "look"]
+__all__ = ["VIEW", "Seen", "blank_seen", "look", "view_one"]
 
 DIGITS = 128
 """Digits are padded with zeros to a multiple of so many dimensions."""
@@ -82,7 +82,7 @@ def look(table, which, directions, tau):
         cells = carray(pointer(table[space, which].cells, CELLS), 1)[0]
         low, high = space * batch, (space + 1) * batch
         for k in range(low, high):
-            _view(cells, wide[k], plans[k], tau[k], scaled, seen.digits[k], seen.views[k])
+            view_one(cells, wide[k], plans[k], tau[k], scaled, seen.digits[k], seen.views[k])
             if axes:
                 _view_axes(cells, wide[k], plans[k], scaled, seen.axes_digits[k], seen.views[k])
         if multiplied:
@@ -91,7 +91,7 @@ def look(table, which, directions, tau):
 
 
 @stage
-def _view(cells, wide, plan, tau, scaled, digits, out):
+def view_one(cells, wide, plan, tau, scaled, digits, out):
     """Fill in the view of one direction, but for the axes.
 
     cells : a CELLS record; wide, plan : the direction (d,), as in `halfspace.cpu.directions.Directions`

@@ -1,0 +1,109 @@
+"""What users give to a `KVIndex`, validated and brought into the arrays of the stages, in place where that can be."""
+
+from dataclasses import dataclass
+from math import isfinite
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.attention.tensors import taken
+from halfspace.dtypes import FORMATS, as_bits
+
+__all__ = ["Given", "as_counts"]
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The shapes and the format that arrays must fit."""
+
+    backend: ModuleType
+    heads: int
+    query_heads: int
+    dim: int
+    format: str
+    threads: int
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.backend.xp is not np
+
+    def rows(self, values: Any, name: str, batch: int) -> Any:
+        """Bring keys or values into bits (batch, heads, tokens, d)."""
+        array = taken(values, name, self.backend)
+        shape = array.shape
+        if batch == 1 and shape == (self.heads, self.dim):
+            array = array[None, :, None]
+        elif batch == 1 and array.ndim == 3:
+            array = array[None]
+        if array.ndim != 4 or array.shape[:2] != (batch, self.heads) or array.shape[3] != self.dim:
+            raise ValueError(f"{name} must have shape ({batch}, {self.heads}, tokens, {self.dim}), got {shape}")
+        numbers, bits = FORMATS[self.format]
+        if self._on_gpu and array.dtype == numbers:  # kernels find what is not finite
+            return as_bits(array)
+        return self._rounded(array, name, bits)
+
+    def queries(self, array: Any, batch: int) -> Any:
+        """Bring queries into (batch, query heads, d): float32, or on a GPU the bits of the stored format."""
+        shape = batch, self.query_heads, self.dim
+        if array.shape not in (shape, (batch, self.query_heads, 1, self.dim)) and (batch, *array.shape) != (
+            1,
+            *shape[1:],
+        ):
+            raise ValueError(f"q must have shape {shape}, got {array.shape}")
+        if self._on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
+            bits = as_bits(array).reshape(shape)
+            return bits if self.backend.plain(bits) else bits.copy()
+        return self._rounded(array, "q", _FLOAT32).reshape(shape)
+
+    def directions(self, array: Any, batch: int) -> Any:
+        """Bring queries into float32 (batch * query heads, d)."""
+        queries = self.queries(array, batch)
+        if queries.dtype != _FLOAT32:
+            queries = self._rounded(array, "q", _FLOAT32)
+        return queries.reshape(-1, self.dim)
+
+    def thresholds(self, tau: Any, batch: int) -> Any:
+        """Bring thresholds into float64 (batch, query heads)."""
+        xp = self.backend.xp
+        shape = batch, self.query_heads
+        array = taken(tau, "tau", self.backend) if getattr(tau, "ndim", 0) else tau
+        count = self.query_heads
+        if getattr(array, "ndim", 0) == 2:
+            if array.shape != shape:
+                raise ValueError(f"tau must be a scalar or have shape {shape}, got {array.shape}")
+            array, count = array.reshape(-1), batch * count
+        levels = self.backend.as_tau(array, count, False)
+        if isinstance(levels, float):
+            return xp.full(shape, levels, np.float64)
+        return levels.reshape(shape) if levels.size == batch * self.query_heads else xp.tile(levels, (batch, 1))
+
+    def _rounded(self, array: Any, name: str, bits: np.dtype[Any]) -> Any:
+        """Round numbers (..., d) to a stored format; what is not finite there is an error that says where."""
+        if not (array.dtype.kind in "iuf" or array.dtype.name == "bfloat16") or array.dtype.itemsize > 8:
+            raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
+        stored, bad = self.backend.store(array.reshape(-1, self.dim), bits, self.threads)
+        if bad >= 0:
+            place = np.unravel_index(bad, array.shape)
+            value = float(array[place])
+            format = next(format for format, (_, carried) in FORMATS.items() if carried == bits)
+            how = f", which is infinite in {format}" if isfinite(value) else ""
+            raise ValueError(f"{name}[{', '.join(map(str, place))}] is {value}{how}")
+        return stored.reshape(array.shape)
+
+
+def as_counts(given: npt.ArrayLike, name: str, batch: int | None) -> npt.NDArray[np.int64]:
+    """Return integers >= 0 of shape (batch,), on the host; or of any number where `batch` is None."""
+    array = np.asarray(given.tolist() if hasattr(given, "tolist") else given)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.ndim == 0 and batch is not None:
+        array = np.full(batch, array)
+    if array.ndim != 1 or (batch is not None and array.size != batch):
+        raise ValueError(f"{name} must have shape {'(k,)' if batch is None else f'({batch},)'}, got {array.shape}")
+    if array.size and array.min() < 0:
+        raise ValueError(f"{name} must not be negative, got {int(array.min())}")
+    return array.astype(np.int64)

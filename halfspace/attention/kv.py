@@ -1,0 +1,413 @@
+"""`KVIndex`: keys and values of attention heads, and attention over exactly the keys that reach a threshold."""
+
+import copy
+import threading
+from contextlib import AbstractContextManager
+from math import isfinite
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace import backend as backends
+from halfspace import checks
+from halfspace.arrays import host
+from halfspace.attention import tensors
+from halfspace.attention.attended import Attended
+from halfspace.attention.cache import NOT_FINITE, ROW_STEP, Cache, grown, reservoir, select, view
+from halfspace.attention.given import Given, as_counts
+from halfspace.attention.threshold import Threshold, thresholds
+from halfspace.dtypes import FORMATS, as_numbers, parse
+from halfspace.hits import Hits
+from halfspace.query import Query
+from halfspace.table import Table
+
+__all__ = ["KVIndex"]
+
+MAX_HEAD_DIM = 256
+"""Largest head_dim that kernels on a GPU hold in registers."""
+FIRST_ROWS = 1024
+"""Tokens that there is room for at first, where no capacity is given."""
+REFRAME = 4
+"""Keys are coded in a new frame whenever there are so many times as many as when the last one was chosen."""
+
+
+class KVIndex:
+    """The KV cache of one attention layer, as an index.
+
+    A key is attended iff its dot product with the query reaches a threshold, which is decided exactly, as by
+    `halfspace.HalfspaceIndex`: no key at or above it is missed, none below it is attended.
+
+    Parameters
+    ----------
+    num_kv_heads : int
+        Heads of keys and values.
+    head_dim : int
+        Dimensions of a head; on a GPU a multiple of 8, up to 256.
+    num_query_heads : int, optional
+        Heads of queries, a multiple of `num_kv_heads`; by default as many. Query head g reads KV head
+        ``g // (num_query_heads // num_kv_heads)``.
+    batch_size : int
+        Number of sequences, each with its own length.
+    device : str
+        ``"cpu"``, ``"gpu"`` (the current one) or ``"gpu:<number>"``.
+    dtype : str or dtype
+        What is stored: ``"float16"``, ``"bfloat16"`` or ``"float32"``.
+    scale : float, optional
+        Logits are ``scale * <q, k>``; ``1 / sqrt(head_dim)`` by default.
+    recent, sinks : int
+        So many of the last, and of the first, keys of a sequence are attended whatever their scores.
+    capacity : int, optional
+        Tokens that each sequence has room for, rounded up to a multiple of 64. By default room grows as needed, which
+        it cannot in a captured CUDA graph.
+    offload : bool
+        On a GPU: keep keys and values in the host's (pinned) memory, and their codes on the GPU; kernels read those
+        that survive the codes across the bus.
+    threads : int, optional
+        Threads of a call on the CPU; all by default. No answer depends on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not one of the above.
+
+    Notes
+    -----
+    Codes take 8 bits for each component of a key, and 10 bytes for each key. Calls from several threads wait for one
+    another.
+    """
+
+    def __init__(
+        self,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        num_query_heads: int | None = None,
+        batch_size: int = 1,
+        device: str = "cpu",
+        dtype: Any = "float16",
+        scale: float | None = None,
+        recent: int = 0,
+        sinks: int = 0,
+        capacity: int | None = None,
+        offload: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self._heads = checks.as_count(num_kv_heads, "num_kv_heads", 1)
+        self._dim = checks.as_count(head_dim, "head_dim", 1)
+        self._query_heads = (
+            self._heads if num_query_heads is None else checks.as_count(num_query_heads, "num_query_heads", 1)
+        )
+        if self._query_heads % self._heads:
+            raise ValueError(
+                f"num_query_heads must be a multiple of num_kv_heads ({num_kv_heads}), got {num_query_heads}"
+            )
+        batch = checks.as_count(batch_size, "batch_size", 1)
+        self._device = device
+        self._backend: ModuleType = backends.load(device)
+        self._on: AbstractContextManager[Any] = self._backend.on(device)
+        self._gpu = self._backend.xp is not np
+        if self._gpu and (self._dim > MAX_HEAD_DIM or self._dim % 8):
+            raise ValueError(f"head_dim must be a multiple of 8 up to {MAX_HEAD_DIM} on a GPU, got {head_dim}")
+        if offload and not self._gpu:
+            raise ValueError("offload keeps keys and values of an index on a GPU in the host's memory: device is 'cpu'")
+        self._format = parse(dtype)
+        self._numbers, self._bits = FORMATS[self._format]
+        self._scale = self._dim**-0.5 if scale is None else float(scale)
+        if not (isfinite(self._scale) and self._scale > 0.0):
+            raise ValueError(f"scale must be above 0 and finite, got {scale}")
+        self._recent = checks.as_count(recent, "recent", 0)
+        self._sinks = checks.as_count(sinks, "sinks", 0)
+        self._fixed = capacity is not None
+        rows = FIRST_ROWS if capacity is None else checks.as_count(capacity, "capacity", 1)
+        self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
+        self._given = Given(self._backend, self._heads, self._query_heads, self._dim, self._format, self._threads)
+        self._lock = threading.RLock()
+        self._framed = 0
+        self._captured: list[object] = []  # what the graphs that were captured read
+        with self._on:
+            self._cache: Cache = self._backend.new_cache(
+                batch, self._heads, self._dim, self._bits, _rounded_up(rows), offload
+            )
+            self._like = self._backend.xp.empty(0, self._bits)
+        self._lengths = np.zeros(batch, np.int64)
+
+    # -- changing it --------------------------------------------------------------------------------------------------
+
+    def append(self, k: Any, v: Any, *, lengths: npt.ArrayLike | None = None) -> None:
+        """Add tokens to the end of each sequence: one, or a whole prefill.
+
+        Parameters
+        ----------
+        k, v : array, shape (batch, num_kv_heads, tokens, head_dim)
+            Of NumPy, CuPy or PyTorch, on the index's device; read in place where they have the index's dtype, else
+            rounded to it. For one sequence also (num_kv_heads, tokens, head_dim), or (num_kv_heads, head_dim) for one
+            token.
+        lengths : array_like of int, shape (batch,), optional
+            Only so many of the tokens are added to each sequence, the first ones; by default all.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a number is not finite in the index's dtype, or there is no room under the
+            `capacity` that was given. Nothing has changed then. In the replay of a CUDA graph, `check` raises instead,
+            and `attend` returns NaN. On a GPU, numbers that have the index's dtype are checked there, and reported so
+            too.
+        TypeError
+            If they are not real numbers.
+        """
+        with self._lock, self._on, tensors.on_stream(k, self._backend):
+            keys, values = self._given.rows(k, "k", self.batch_size), self._given.rows(v, "v", self.batch_size)
+            if keys.shape != values.shape:
+                raise ValueError(f"k and v must have one shape, got {keys.shape} and {values.shape}")
+            tokens = keys.shape[2]
+            counts = as_counts(tokens if lengths is None else lengths, "lengths", self.batch_size)
+            if counts.max() > tokens:
+                raise ValueError(f"lengths must be at most the {tokens} tokens of k, got {int(counts.max())}")
+            if self._backend.capturing():
+                if lengths is not None:
+                    raise ValueError("lengths are numbers of the host, which a CUDA graph cannot read: append without")
+                self._captured.append((keys, values))
+                self._backend.extend(self._cache, keys, values, None)
+                return
+            longer = self.lengths + counts
+            self._make_room(int(longer.max()))
+            self._backend.extend(self._cache, keys, values, None if lengths is None else self._on_device(counts))
+            self._lengths = longer
+            if longer.max() >= max(1, REFRAME * self._framed):
+                self._backend.reframe(self._cache)
+                self._framed = int(longer.max())
+
+    def crop(self, length: npt.ArrayLike) -> None:
+        """Forget all but the first tokens of each sequence: `length` of them, one number or (batch,)."""
+        with self._lock, self._on:
+            self.check()
+            kept = np.minimum(self.lengths, as_counts(length, "length", self.batch_size))
+            self._restart(kept)
+
+    def reset(self) -> None:
+        """Forget all tokens, and what was wrong with them."""
+        with self._lock, self._on:
+            self._framed = 0
+            self._restart(np.zeros(self.batch_size, np.int64))
+
+    def reorder(self, sequences: npt.ArrayLike) -> None:
+        """Make these sequences (k,), by number, the batch; any may be named more than once, as beam search does."""
+        chosen = as_counts(sequences, "sequences", None)
+        if chosen.size == 0:
+            raise ValueError("sequences must name at least one")
+        if chosen.max() >= self.batch_size:
+            raise ValueError(f"sequences must be below {self.batch_size}, got {int(chosen.max())}")
+        with self._lock, self._on:
+            if np.array_equal(chosen, np.arange(self.batch_size)):
+                return
+            lengths = self.lengths[chosen]
+            self._cache = select(self._cache, chosen, self._backend)
+            self._lengths = lengths
+
+    def repeat(self, times: int) -> None:
+        """Repeat each sequence: the batch grows by a factor, and copies follow one another."""
+        self.reorder(np.repeat(np.arange(self.batch_size), checks.as_count(times, "times", 1)))
+
+    # -- asking it ----------------------------------------------------------------------------------------------------
+
+    def attend(
+        self,
+        q: Any,
+        *,
+        tau: Any = None,
+        eps: float | None = None,
+        keep: float | None = None,
+        estimator: str = "budget",
+        details: bool = False,
+    ) -> Any:
+        """Attend over exactly the keys that reach a threshold, and the `sinks` first and `recent` last ones.
+
+        Parameters
+        ----------
+        q : array, shape (batch, num_query_heads, head_dim) or (batch, num_query_heads, 1, head_dim)
+            Of NumPy, CuPy or PyTorch, on the index's device. For one sequence also (num_query_heads, head_dim).
+        tau : float or array of float64, shape (num_query_heads,) or (batch, num_query_heads), optional
+            The threshold of <q, k>, in real arithmetic; a key on it is kept.
+        eps : float, optional
+            Choose thresholds such that at most this share of each head's softmax is dropped, which is proved at run
+            time; the output then is within ``2 * eps * max |v|`` of attention over all keys, but for rounding.
+        keep : float, optional
+            Choose thresholds such that about this share of the keys is kept; an estimate, without a certificate.
+        estimator : {"budget", "max", "gap"}
+            How ``keep`` reads a threshold off a sample of the keys, see `halfspace.attention.threshold`.
+        details : bool
+            Whether to return an `Attended` instead of the output.
+
+        Returns
+        -------
+        array, of the shape, dtype and library of `q`; or Attended
+
+        Raises
+        ------
+        ValueError
+            If not exactly one of tau, eps and keep is given, shapes do not fit, or q or tau are not finite numbers (on
+            a GPU the output is NaN instead, for heads where they are not).
+        TypeError
+            If they are not real numbers.
+        """
+        how = Threshold.of(tau, eps, keep, estimator)
+        with self._lock, self._on, tensors.on_stream(q, self._backend):
+            given = tensors.taken(q, "q", self._backend)
+            queries = self._given.queries(given, self.batch_size)
+            if how.tau is None:
+                levels, dropped = thresholds(how, self._backend, self._cache, queries, self._scale, self._threads)
+            else:
+                levels, dropped = self._given.thresholds(tau, self.batch_size), None
+            if self._backend.capturing():
+                self._captured.append((queries, levels))
+            found = self._backend.attend(
+                self._cache, queries, levels, self._scale, self._recent, self._sinks, self._threads
+            )
+            output = as_numbers(found.output).reshape(given.shape)
+            if output.dtype != given.dtype:
+                output = output.astype(given.dtype)
+            if not details:
+                return tensors.given_back(output, q)
+            parts = (output, found.log_sum_exp, found.kept, levels, dropped)
+            return Attended(*(None if part is None else tensors.given_back(part, q) for part in parts))
+
+    def query(self, q: Any, tau: Any, *, scores: bool = True) -> Hits:
+        """Find the keys that reach a threshold; arguments as for `attend`, `recent` and `sinks` aside.
+
+        Returns
+        -------
+        Hits
+            Of ``batch * num_query_heads`` directions, sequence by sequence; ids are positions in the sequence, scores
+            are <q, k>, without the scale. See `halfspace.HalfspaceIndex.query`.
+        """
+        with self._lock, self._on, tensors.on_stream(q, self._backend):
+            backend = self._backend
+            queries = self._given.directions(tensors.taken(q, "q", backend), self.batch_size)
+            levels = self._given.thresholds(tau, self.batch_size).reshape(-1)
+            whole: tuple[Any, ...] | None = None
+            for sequence, length in enumerate(self.lengths.tolist()):
+                own = slice(sequence * self._query_heads, (sequence + 1) * self._query_heads)
+                table = Table.of([view(self._cache, sequence, length, self._format)], backend)
+                asked = Query(backend, table, self._like, False, queries[own], levels[own], self._threads)
+                block = asked.rows(scores, False, None)
+                whole = block if whole is None else backend.joined(whole, block)
+            assert whole is not None
+            offsets, ids, values, totals = whole
+            columns = int(self._lengths.max())
+            return Hits(ids, values if scores else None, offsets, totals, single=False, columns=columns)
+
+    def stored(self) -> tuple[Any, Any]:
+        """View keys and values (batch, num_kv_heads, longest, head_dim), of NumPy or CuPy, in the index's dtype.
+
+        What lies beyond a sequence's length means nothing; what is appended later may move the arrays.
+        """
+        with self._lock, self._on:
+            longest = int(self.lengths.max())
+            shape = self.batch_size, self._heads, self._cache.capacity, self._dim
+            keys, values = (
+                as_numbers(rows).reshape(shape)[:, :, :longest] for rows in (self._cache.keys, self._cache.values)
+            )
+            return keys, values
+
+    def check(self) -> None:
+        """Raise what kernels found wrong and could not say; waits for the GPU.
+
+        Raises
+        ------
+        ValueError
+            If a replayed append was refused for want of room, or keys or values were not finite.
+        """
+        if not self._gpu:
+            return
+        with self._lock, self._on:
+            status = host(self._cache.status)
+            for sequence in np.flatnonzero(status)[:1]:
+                if int(status[sequence]) & NOT_FINITE:
+                    raise ValueError(f"k or v of sequence {sequence} had a number that is NaN or infinite")
+                raise ValueError(f"sequence {sequence} has no room beyond its capacity of {self.capacity} tokens")
+
+    # -- what it holds ------------------------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each sequence (batch,), on the host; after a graph was captured it waits for the GPU."""
+        with self._lock, self._on:
+            if self._captured:
+                self._lengths = host(self._cache.lengths)
+            return self._lengths.copy()
+
+    @property
+    def batch_size(self) -> int:
+        """Number of sequences."""
+        return self._cache.batch
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that each sequence has room for now."""
+        return self._cache.capacity
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of stored keys and values."""
+        return self._numbers
+
+    def stats(self) -> dict[str, Any]:
+        """Count what is held.
+
+        Returns
+        -------
+        dict
+            ``tokens`` (of all sequences), ``capacity`` (of each), ``batch_size``, ``num_kv_heads``,
+            ``num_query_heads``, ``head_dim``, ``dtype``, ``device``; ``bytes_keys_values``, ``bytes_codes`` (codes,
+            radii and norms of keys) and ``bytes_rest``, of all that there is room for.
+        """
+        return {
+            "tokens": int(self.lengths.sum()),
+            "capacity": self.capacity,
+            "batch_size": self.batch_size,
+            "num_kv_heads": self._heads,
+            "num_query_heads": self._query_heads,
+            "head_dim": self._dim,
+            "dtype": self._format,
+            "device": self._device,
+            **self._cache.sizes(),
+        }
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "KVIndex":
+        with self._lock, self._on:
+            new = copy.copy(self)
+            new._lock, new._lengths, new._captured = threading.RLock(), self.lengths, []
+            new._cache = select(self._cache, np.arange(self.batch_size), self._backend)
+            return new
+
+    def __repr__(self) -> str:
+        return (
+            f"<KVIndex: {self.batch_size} x {int(self.lengths.max()):,} tokens, {self._query_heads} query heads over "
+            f"{self._heads}, head_dim={self._dim}, dtype={self._format!r}, device={self._device!r}>"
+        )
+
+    # -- details ------------------------------------------------------------------------------------------------------
+
+    def _make_room(self, rows: int) -> None:
+        if rows <= self.capacity:
+            return
+        if self._fixed:
+            raise ValueError(f"{rows} tokens are beyond the capacity of {self.capacity}")
+        self._cache = grown(self._cache, _rounded_up(max(rows, 2 * self.capacity)), self._backend)
+
+    def _on_device(self, numbers: npt.NDArray[np.int64]) -> Any:
+        return self._backend.xp.asarray(numbers)
+
+    def _restart(self, lengths: npt.NDArray[np.int64]) -> None:
+        """Take over lengths that are not longer, and what depends on them."""
+        cache = self._cache
+        cache.lengths[:] = self._on_device(lengths)
+        cache.sample[:] = self._on_device(reservoir(lengths))
+        cache.status[:] = 0
+        self._lengths = lengths
+
+
+def _rounded_up(rows: int) -> int:
+    return -(-rows // ROW_STEP) * ROW_STEP
