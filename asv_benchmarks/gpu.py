@@ -17,11 +17,29 @@ from pathlib import Path
 
 import cupy as cp  # noqa: TID251
 import numpy as np
+from attention_gpu import attention
+from attention_offload import offloaded
+from attention_stages import stages
 
 from halfspace import HalfspaceIndex, Hits
+from halfspace.attention import KVIndex
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("tests", "memcheck", "racecheck", "ceilings", "single", "large", "batch", "many", "half", "build")
+PARTS = (
+    "tests",
+    "memcheck",
+    "racecheck",
+    "ceilings",
+    "single",
+    "large",
+    "batch",
+    "many",
+    "half",
+    "build",
+    "attention",
+    "stages",
+    "offload",
+)
 CENTRES, NOISE = 2000, 0.7
 SHARES = (1e-4, 1e-3, 1e-2)
 STEP = 1 << 20
@@ -242,6 +260,16 @@ def short():
                 for scores in (True, False):
                     index.query(directions[:count], 2.0, scores=scores)
             index.query(directions[0], float(vectors[5].astype(np.float64) @ directions[0].astype(np.float64)))
+    for offload in (False, True):
+        keys, queries = (rng.standard_normal((2, *shape, 64)).astype(np.float16) for shape in ((2, 700), (6,)))
+        index = KVIndex(2, 64, num_query_heads=6, batch_size=2, device="gpu", recent=3, offload=offload)
+        index.append(keys, keys, lengths=[700, 120])
+        index.append(keys[:, :, :1], keys[:, :, :1])
+        for how in ({"tau": 5.0}, {"tau": -np.inf}, {"eps": 0.1}, {"keep": 0.1}, {"keep": 0.1, "estimator": "gap"}):
+            for _ in range(2):  # what was of use says how it is read next
+                index.attend(queries, **how)
+        index.query(queries, 5.0)
+        index.check()
     print("asked")
 
 
@@ -258,8 +286,8 @@ def command(*words):
     return [f"    {line[:160]}" for line in (lines[-3:] if run.returncode == 0 else lines[-40:])]
 
 
-def parts(wanted):
-    """Run the parts; yields a heading and lines for each."""
+def parts(wanted, captures):
+    """Run the parts, attention on the keys of a model in the folder `captures`; yields a heading and lines for each."""
     python, own = sys.executable, str(Path(__file__).resolve())
     plugins = ["-p", "no:cacheprovider", "-p", "no:benchmark"]  # the latter minds the workers
     if find_spec("xdist"):  # most of the time goes into what they compare with
@@ -275,6 +303,9 @@ def parts(wanted):
         "many": lambda: batch(1_000_000, 384, 4096, (1e-4,)),
         "half": lambda: [*single(dtype="float16"), "", *batch(1_000_000, 128, 64, (1e-4, 1e-2), "float16")],
         "build": build,
+        "attention": lambda: attention(captures),
+        "stages": lambda: stages(captures),
+        "offload": lambda: offloaded(captures),
     }
     for name in wanted:
         yield name, works[name]()
@@ -288,6 +319,7 @@ def main():
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     arguments.add_argument("--report", type=Path)
     arguments.add_argument("--commit", default="")
+    arguments.add_argument("--captures", type=Path, help="folder of pycode_lm.py, whose keys attention is measured on")
     options = arguments.parse_args()
     if options.short:
         short()
@@ -300,7 +332,7 @@ def main():
         + (f", commit {options.commit}" if options.commit else "")
         + f", `python asv_benchmarks/gpu.py --only {' '.join(options.only)}`",
     ]
-    for name, found in parts(options.only):
+    for name, found in parts(options.only, options.captures):
         lines += ["", f"## {name}", ""]
         print(f"\n## {name}", flush=True)
         for line in found:

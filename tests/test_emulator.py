@@ -125,6 +125,27 @@ def test_threads_may_return_before_a_barrier(cp, run):
     assert y.tolist() == [20] * 40
 
 
+def test_maxima_of_a_warp_and_votes_of_a_block(cp, run):
+    code = """(const unsigned* x, unsigned* most, int* any) {
+        most[threadIdx.x] = __reduce_max_sync(0xffffffff, x[threadIdx.x]);
+        any[2 * threadIdx.x] = __syncthreads_or(x[threadIdx.x] == 7);
+        any[2 * threadIdx.x + 1] = __syncthreads_or(x[threadIdx.x] == 200);
+    }"""
+    x, most, votes = cp.arange(96, dtype=cp.uint32), cp.empty(96, cp.uint32), cp.empty((96, 2), cp.int32)
+    run(code, 1, 96, x, most, votes)
+    np.testing.assert_array_equal(most.get(), np.repeat([31, 63, 95], 32))
+    np.testing.assert_array_equal(votes.get() != 0, [[True, False]] * 96)
+
+
+def test_pinned_memory_is_that_of_the_host(cp, run):
+    held = cp.cuda.PinnedMemory(400)
+    memory = cp.cuda.UnownedMemory(held.ptr, held.size, held, 0)
+    x = cp.ndarray((100,), np.float32, cp.cuda.MemoryPointer(memory, 0))
+    x.fill(1)
+    run("(float* x) { x[threadIdx.x] += threadIdx.x; }", 1, 100, x)
+    np.testing.assert_array_equal(x.get(), np.arange(1, 101))
+
+
 def test_struct_by_value(cp, run):
     record = np.dtype([("rows", np.int64), ("scale", np.float32), ("address", np.uint64)], align=True)
     x = cp.ones(5, cp.float32)

@@ -6,10 +6,12 @@ except ImportError as error:
     raise ImportError("an index on a GPU needs CuPy: pip install halfspace[gpu]") from error
 
 from halfspace.explain import STAGES
+from halfspace.gpu.attend import attend
 from halfspace.gpu.balls import enclose
+from halfspace.gpu.cache import extend, new_cache, reframe
 from halfspace.gpu.cells import encode
 from halfspace.gpu.collect import best, collect, joined, sort_by_score
-from halfspace.gpu.device import REMEMBERED, as_tau, asarray, available, finish, on, plain, wait
+from halfspace.gpu.device import REMEMBERED, as_tau, asarray, available, capturing, finish, on, plain, stream, wait
 from halfspace.gpu.formats import measure, store
 from halfspace.gpu.groups import enclose_groups
 from halfspace.gpu.partition import partition
@@ -27,6 +29,7 @@ from halfspace.gpu.search import (
     room,
     search,
 )
+from halfspace.gpu.threshold import certify, estimate
 
 __all__ = [
     "COUNT",
@@ -41,24 +44,32 @@ __all__ = [
     "STAGES",
     "as_tau",
     "asarray",
+    "attend",
     "available",
     "best",
+    "capturing",
+    "certify",
     "collect",
     "enclose",
     "enclose_groups",
     "encode",
+    "estimate",
+    "extend",
     "fill",
     "finish",
     "joined",
     "may_fill",
     "measure",
+    "new_cache",
     "on",
     "partition",
     "plain",
+    "reframe",
     "room",
     "search",
     "sort_by_score",
     "store",
+    "stream",
     "tabulate",
     "wait",
     "xp",

@@ -47,9 +47,12 @@ def _source(name: str) -> str:
 
 
 @cache
-def _module(name: str, format: int, device: int) -> cp.RawModule:
+def _module(name: str, format: int, head_dim: int | None, device: int) -> cp.RawModule:
     """Compile a file for a stored format and the current device; CuPy keeps the binary on disk."""
-    return cp.RawModule(code=_source(name), options=("-std=c++17", "--fmad=false", f"-DFORMAT={format}"))
+    options = ["-std=c++17", "--fmad=false", f"-DFORMAT={format}"]
+    if head_dim is not None:
+        options.append(f"-DHEAD_DIM={head_dim}")
+    return cp.RawModule(code=_source(name), options=tuple(options))
 
 
 def _nothing() -> None:
@@ -76,18 +79,32 @@ class Kernel:
             (own, kind if kind in (int, float, STORED) else np.dtype(kind), len(optional) == 1)
             for own, kind, *optional in parameters
         ]
-        self._functions: dict[tuple[int, int], Any] = {}
+        self._functions: dict[tuple[int, int | None, int], Any] = {}
 
-    def __call__(self, grid: tuple[int, ...], block: int, *arguments: Any, shared: int = 0, format: int = 0) -> None:
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: int,
+        *arguments: Any,
+        shared: int = 0,
+        format: int = 0,
+        head_dim: int | None = None,
+    ) -> None:
         """Launch on the current stream: grid of blocks of `block` threads, with `shared` bytes for each block."""
-        self.bind(grid, block, *arguments, shared=shared, format=format)()
+        self.bind(grid, block, *arguments, shared=shared, format=format, head_dim=head_dim)()
 
     def bind(
-        self, grid: tuple[int, ...], block: int, *arguments: Any, shared: int = 0, format: int = 0
+        self,
+        grid: tuple[int, ...],
+        block: int,
+        *arguments: Any,
+        shared: int = 0,
+        format: int = 0,
+        head_dim: int | None = None,
     ) -> Callable[[], None]:
         """Check everything now, and return what launches on the stream that is current then.
 
-        A record that is passed by value is read then as well.
+        A record that is passed by value is read then as well. Some files are compiled for one `head_dim` each.
         """
         device = cp.cuda.runtime.getDevice()
         if len(arguments) != len(self._parameters):
@@ -101,14 +118,14 @@ class Kernel:
             self._packed(argument, *parameter, format, device)
             for argument, parameter in zip(arguments, self._parameters, strict=True)
         )
-        function = self._functions.get((format, device)) or self._function(format, device)
+        function = self._functions.get((format, head_dim, device)) or self._function(format, head_dim, device)
         if shared > _DEFAULT_SHARED and function.max_dynamic_shared_size_bytes < shared:
             function.max_dynamic_shared_size_bytes = shared
         return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
 
-    def _function(self, format: int, device: int) -> Any:
-        function = _module(self._file, format, device).get_function(self._name)
-        self._functions[format, device] = function
+    def _function(self, format: int, head_dim: int | None, device: int) -> Any:
+        function = _module(self._file, format, head_dim, device).get_function(self._name)
+        self._functions[format, head_dim, device] = function
         return function
 
     def _packed(self, argument: Any, name: str, kind: Any, optional: bool, format: int, device: int) -> Any:

@@ -14,11 +14,13 @@ __all__ = [
     "as_tau",
     "asarray",
     "available",
+    "capturing",
     "finish",
     "keep_until_read",
     "on",
     "plain",
     "release",
+    "stream",
     "wait",
 ]
 
@@ -106,6 +108,17 @@ def finish(snapshot: Any) -> None:
 def wait() -> None:
     """Wait for what was launched on the current stream."""
     cp.cuda.get_current_stream().synchronize()
+
+
+def stream(handle: int) -> Any:
+    """Return what makes a stream of another library, by its address, the current one while it is entered."""
+    return cp.cuda.ExternalStream(handle)
+
+
+def capturing() -> bool:
+    """Whether what is launched on the current stream goes into a graph instead of being run."""
+    answer: bool = cp.cuda.get_current_stream().is_capturing()
+    return answer
 
 
 def keep_until_read(what: object) -> None:

@@ -105,9 +105,28 @@ static unsigned voted(const Operation& operation, unsigned mask, int predicate) 
     return exchange(operation, mask).out.words[0];
 }
 
+static void reduce_max(Warp& warp, unsigned mask) {
+    unsigned most = 0;
+    for (unsigned rest = mask & warp.alive; rest; rest &= rest - 1) {
+        const unsigned own = warp.lanes[__builtin_ctz(rest)].in.words[0];
+        if (own > most) most = own;
+    }
+    for (unsigned rest = mask & warp.alive; rest; rest &= rest - 1) warp.lanes[__builtin_ctz(rest)].out.words[0] = most;
+}
+static const Operation REDUCE_MAX = {"__reduce_max_sync", reduce_max};
+
 }  // namespace emulator
 
 static inline void __syncthreads() { emulator::barrier(); }
+static inline int __syncthreads_or(int predicate) {
+    static bool any;
+    emulator::barrier();  // all have read the last answer
+    any = false;
+    emulator::barrier();
+    any = any || predicate;
+    emulator::barrier();
+    return any;
+}
 static inline void __syncwarp(unsigned mask = ~0u) { emulator::exchange(emulator::SYNC, mask); }
 static inline unsigned __ballot_sync(unsigned mask, int predicate) {
     return emulator::voted(emulator::BALLOT, mask, predicate);
@@ -117,6 +136,10 @@ static inline int __any_sync(unsigned mask, int predicate) {
 }
 static inline int __all_sync(unsigned mask, int predicate) {
     return emulator::voted(emulator::ALL, mask, !predicate) == 0;
+}
+static inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+    emulator::self->in.words[0] = value;
+    return emulator::exchange(emulator::REDUCE_MAX, mask).out.words[0];
 }
 template <class T>
 static T __shfl_sync(unsigned mask, T value, int from, int width = 32) {

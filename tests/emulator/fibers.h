@@ -35,6 +35,7 @@ struct Operation {
 struct Copy {
     void* to;
     const void* from;
+    unsigned bytes;
 };
 struct Lane {
 #ifdef __x86_64__

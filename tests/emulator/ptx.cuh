@@ -40,8 +40,20 @@ static void load(Warp& warp, unsigned mask) {
 }
 static const Operation LOAD_MATRIX = {"load_matrix", load};
 
-static void check_aligned(const void* address, const char* name) {
-    if (reinterpret_cast<uintptr_t>(address) % 16) fail("%s needs an address that is a multiple of 16", name);
+static void check_aligned(const void* address, const char* name, unsigned bytes = 16) {
+    if (reinterpret_cast<uintptr_t>(address) % bytes) fail("%s needs an address that is a multiple of %u", name, bytes);
+}
+
+// A copy is done when it is waited for, as late as a GPU may do it, so that a kernel that forgets to wait reads poison.
+static void begin_copy(void* shared, const void* global, unsigned bytes, const char* name) {
+    check_aligned(shared, name, bytes < 16 ? bytes : 16);
+    check_aligned(global, name, bytes < 16 ? bytes : 16);
+    Lane& lane = *self;
+    if (lane.begun == lane.room) {
+        lane.room = lane.room ? 2 * lane.room : 16;
+        lane.copies = static_cast<Copy*>(realloc(lane.copies, lane.room * sizeof(Copy)));
+    }
+    lane.copies[lane.begun++] = {shared, global, bytes};
 }
 
 }  // namespace ptx
@@ -80,19 +92,28 @@ __device__ __forceinline__ float half_to_float(unsigned short h) {
     return __uint_as_float(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);
 }
 
+__device__ __forceinline__ unsigned short float_to_half(float x) {
+    const unsigned bits = __float_as_uint(x), size = bits & 0x7fffffff, sign = bits >> 16 & 0x8000;
+    if (size > 0x7f800000) return 0x7fff;
+    if (size >= 0x477ff000) return sign | 0x7c00;
+    if (size < 0x38800000) return sign | unsigned(rint(double(__uint_as_float(size)) * 0x1p24));
+    return sign | (((size + 0xfff + (size >> 13 & 1)) >> 13) - (112 << 10));
+}
+__device__ __forceinline__ unsigned short float_to_bfloat16(float x) {
+    const unsigned bits = __float_as_uint(x);
+    return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
 __device__ __forceinline__ uint4 stream128(const void* address) { return *static_cast<const uint4*>(address); }
 __device__ __forceinline__ unsigned stream32(const void* address) { return *static_cast<const unsigned*>(address); }
 
-// A copy is done when it is waited for, as late as a GPU may do it, so that a kernel that forgets to wait reads poison.
-__device__ __forceinline__ void copy_async16(void* shared, const void* global) {
-    ptx::check_aligned(shared, "copy_async16");
-    ptx::check_aligned(global, "copy_async16");
-    emulator::Lane& lane = *emulator::self;
-    if (lane.begun == lane.room) {
-        lane.room = lane.room ? 2 * lane.room : 16;
-        lane.copies = static_cast<emulator::Copy*>(realloc(lane.copies, lane.room * sizeof(emulator::Copy)));
-    }
-    lane.copies[lane.begun++] = {shared, global};
+__device__ __forceinline__ float4 reload128(const void* address) { return *static_cast<const float4*>(address); }
+
+__device__ __forceinline__ void copy_async4(void* to, const void* from) {
+    ptx::begin_copy(to, from, 4, "copy_async4");
+}
+__device__ __forceinline__ void copy_async16(void* to, const void* from) {
+    ptx::begin_copy(to, from, 16, "copy_async16");
 }
 
 __device__ __forceinline__ void copy_async_commit() {
@@ -106,8 +127,24 @@ __device__ __forceinline__ void copy_async_wait() {
     emulator::Lane& lane = *emulator::self;
     const int groups = lane.groups - N, done = groups > 0 ? lane.ends[groups - 1] : 0;
     if (groups <= 0) return;
-    for (int k = 0; k < done; k++) memcpy(lane.copies[k].to, lane.copies[k].from, 16);
+    for (int k = 0; k < done; k++) memcpy(lane.copies[k].to, lane.copies[k].from, lane.copies[k].bytes);
     for (int k = done; k < lane.begun; k++) lane.copies[k - done] = lane.copies[k];
     for (int k = groups; k < lane.groups; k++) lane.ends[k - groups] = lane.ends[k] - done;
     lane.begun -= done, lane.groups = N;
+}
+
+__device__ __forceinline__ unsigned arrive(unsigned* counter) { return atomicAdd(counter, 1u); }
+
+// One lane copies a tile, in the group that it has open; the barrier counts tiles, so that a wrong parity is seen.
+__device__ __forceinline__ void make_barrier(unsigned long long* barrier) { *barrier = 0; }
+__device__ __forceinline__ void before_copies() {}
+__device__ __forceinline__ void tile_begin(unsigned long long*, unsigned) {}
+__device__ __forceinline__ void tile_copy(void* to, const void* from, unsigned bytes, unsigned long long*) {
+    if (bytes % 16) emulator::fail("tile_copy copies a multiple of 16 bytes, not %u", bytes);
+    if (threadIdx.x % 32 == 0) ptx::begin_copy(to, from, bytes, "tile_copy");
+}
+__device__ __forceinline__ void tile_wait(unsigned long long* barrier, unsigned parity) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0 && (*barrier)++ % 2 != parity) emulator::fail("tile_wait with a wrong parity");
+    __syncwarp();
 }

@@ -1,10 +1,10 @@
 // Cells: every vector is a ball of its own, whose centre lies on a lattice. Twin of cpu/cells.py.
+#include "coding.cuh"
 #include "formats.cuh"
 #include "rounding.cuh"
 #include "rows.cuh"
 
 constexpr int CHUNK = 1024;           // rows that share a peak
-constexpr double LEAST_WEIGHT = 0x1p-16;
 constexpr int TEAM = 256;             // threads of a block of `weigh`
 
 // The largest norm among each 1,024 rows: norms (spaces, n), peaks (spaces, chunks). A warp for a chunk.
@@ -64,9 +64,7 @@ extern "C" __global__ void __launch_bounds__(TEAM)
     for (long long j = threadIdx.x; j < dim; j += TEAM) {
         float weight = 1.0f;
         if (moderate && most > 0.0) {
-            const double share = spreads[space * dim + j] / most;
-            const float whole = narrow(fmax(sqrt(share) * sqrt(sqrt(share)), LEAST_WEIGHT));
-            weight = __uint_as_float(__float_as_uint(whole) & 0xFFFF0000u);
+            weight = weight_of(spreads[space * dim + j] / most);
         }
         weights[space * dim + j] = weight;
     }
@@ -119,9 +117,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
             largest = fmax(largest, fabs(exact64(slab[lane][k]) - frame.base[k]) * frame.inverse[k]);
         }
     }
-    const unsigned short scale_bits = round_up16(largest / 127.0);
-    const double scale = widen16(scale_bits);
-    const double step = 0.0 < scale && fabs(scale) <= 0x1.fffffep127 ? 1.0 / scale : 0.0;
+    const Lattice lattice = lattice_of(largest);
 
     // the words of this thread's row: 16 apart in the blocks of the high plane, side by side in the low one
     unsigned* high_words = nullptr;
@@ -149,20 +145,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
                 const int k = 8 * word + b;
                 if (k >= count) break;
                 const double offset = exact64(slab[lane][k]) - frame.base[k];
-                const int whole = static_cast<int>(rint(offset * frame.inverse[k] * step));
-                const int nearest = min(max(whole, -127), 127);
-                const unsigned code = static_cast<unsigned>(nearest + 128);
-                const int doubled = 32 * static_cast<int>(code >> 4) - 241;  // twice the middle of the 16 codes
-                const double unit = frame.weight[k] * scale;
-                double error = offset - unit * static_cast<double>(nearest);
-                rest += error * error;
-                error = offset - unit * (0.5 * static_cast<double>(doubled));
-                coarse += error * error;
-                length += static_cast<unsigned>(nearest * nearest);
-                length_high += static_cast<unsigned>(doubled * doubled);
+                const Component own = code_component(offset, frame.weight[k], frame.inverse[k], lattice);
+                rest += own.rest * own.rest;
+                coarse += own.coarse * own.coarse;
+                length += static_cast<unsigned>(own.nearest * own.nearest);
+                length_high += static_cast<unsigned>(own.doubled * own.doubled);
                 const int shift = 8 * (b % 4) + 4 * (b / 4);
-                highs |= (code >> 4) << shift;
-                lows[word] |= (code & 15u) << shift;
+                highs |= (own.code >> 4) << shift;
+                lows[word] |= (own.code & 15u) << shift;
             }
             high_words[(first / 8 + word) * 16] = highs;
         }
@@ -177,9 +167,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     }
     if (row >= 0) {
         unsigned short* own = radii + place.space * 2 * 16 * blocks + row;
-        scales[place.space * 16 * blocks + row] = scale_bits;
-        own[0] = round_up16(residual_bound(norm_bound(coarse, dim), scale, 0.0, dim));
-        own[16 * blocks] = round_up16(residual_bound(norm_bound(rest, dim), scale, 0.0, dim));
+        scales[place.space * 16 * blocks + row] = lattice.bits;
+        own[0] = radius_of(coarse, lattice, dim);
+        own[16 * blocks] = radius_of(rest, lattice, dim);
     }
     for (int distance = 16; distance > 0; distance /= 2) {
         length_high = max(length_high, __shfl_xor_sync(ALL, length_high, distance));

@@ -1,5 +1,5 @@
-// Sums over a block of threads, and directions as digits: what all that codes a direction shares. See code_in_digits in
-// halfspace/cpu/directions.py.
+// Sums over a block of threads, thresholds, and directions as digits: what all that codes a direction shares. See
+// code_in_digits in halfspace/cpu/directions.py and reachable in halfspace/cpu/exact.py.
 #pragma once
 
 #include "formats.cuh"
@@ -36,3 +36,12 @@ __device__ inline double digit_unit(double largest) {
 
 // The high digit of a number of two, rounded so that the low one, which is what is left, has 8 bits with its sign.
 __device__ inline int high_digit(int digits) { return (digits + 128) >> 8; }
+
+// Dot products are multiples of 2^-298: a tau that is closer to 0 than any but 0 is raised to the least that is not
+// below.
+__device__ inline double reachable(double tau) {
+    const long long bits = __double_as_longlong(tau);
+    const long long magnitude = bits & 0x7fffffffffffffffll;
+    if (magnitude == 0 || magnitude >= __double_as_longlong(0x1p-298)) return tau;
+    return bits > 0 ? 0x1p-298 : 0.0;
+}

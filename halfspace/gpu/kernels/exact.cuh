@@ -111,42 +111,58 @@ __device__ __forceinline__ double two_sum(double a, double b, double& error) {
     return total;
 }
 
+// A dot product as high + low, which errs by at most `bound`: what `compare_parts` finds.
+struct Parts {
+    double high, low, bound;
+    bool known;  // whether it tells on which side of tau the product is
+    bool hit;
+};
+
+// Compare a dot product with tau in float64; by a warp, whose lanes all get the same. Every product is cut at a fixed
+// place, so that the upper parts sum without error, and mostly the lower ones too (Rump, Ogita and Oishi, Accurate
+// floating-point summation part I, 2008).
+__device__ __forceinline__ Parts compare_parts(const stored_t* row, float norm, double row_grain, const float* direction,
+                                               long long dim, const Plan& plan) {
+    Parts parts = {0.0, 0.0, 0.0, false, false};
+    const double size = plan.norm * exact64(norm);
+    if (!(0.0 < size && size < 0x1p500)) return parts;
+    const double sigma = 8.0 * leading_bit(size);
+    for (long long j = lane_number(); j < dim; j += WARP) {
+        const double product = exact64(direction[j]) * widen64(row[j]);
+        const double part = (product + sigma) - sigma;
+        parts.high += part;
+        parts.low += product - part;
+    }
+    parts.high = warp_sum(parts.high);
+    parts.low = warp_sum(parts.low);
+    const double total = dim * 0x1p-53 * sigma;
+    parts.bound = total <= 0x1p52 * (plan.grain * row_grain) ? 0.0 : 1.01 * dim * 0x1p-53 * total;
+    double rest, tail, inner;
+    double gap = two_sum(parts.high, -plan.tau, rest);
+    rest = two_sum(rest, parts.low, tail);
+    gap = two_sum(gap, rest, inner);
+    const double doubt = 2.0 * (fabs(inner) + fabs(tail) + parts.bound);
+    parts.known = fabs(gap) > doubt || doubt == 0.0;
+    parts.hit = gap >= 0.0;
+    return parts;
+}
+
 // Decide a vector whose float64 product is too close to tau or to a rounding boundary; by a warp, whose lanes all get
-// whether it is a hit, and the score. Every product is cut at a fixed place, so that the upper parts sum without error,
-// and mostly the lower ones too (Rump, Ogita and Oishi, Accurate floating-point summation part I, 2008).
+// whether it is a hit, and the score.
 __device__ __noinline__ bool decide_hairline(const stored_t* row, float norm, double row_grain, const float* direction,
                                              long long dim, const Plan& plan, bool scored, float& score) {
-    const double size = plan.norm * exact64(norm);
-    if (0.0 < size && size < 0x1p500) {
-        const double sigma = 8.0 * leading_bit(size);
-        double high = 0.0, low = 0.0;
-        for (long long j = lane_number(); j < dim; j += WARP) {
-            const double product = exact64(direction[j]) * widen64(row[j]);
-            const double part = (product + sigma) - sigma;
-            high += part;
-            low += product - part;
-        }
-        high = warp_sum(high);
-        low = warp_sum(low);
-        const double total = dim * 0x1p-53 * sigma;
-        const double bound = total <= 0x1p52 * (plan.grain * row_grain) ? 0.0 : 1.01 * dim * 0x1p-53 * total;
-        double rest, tail, inner;
-        double gap = two_sum(high, -plan.tau, rest);
-        rest = two_sum(rest, low, tail);
-        gap = two_sum(gap, rest, inner);
-        const double doubt = 2.0 * (fabs(inner) + fabs(tail) + bound);
-        if (fabs(gap) > doubt || doubt == 0.0) {
-            score = 0.0f;
-            if (gap < 0.0 || !scored) return gap >= 0.0;
-            double remainder;
-            const double value = two_sum(high, low, remainder);
-            double spread = fabs(remainder) + bound;
-            if (spread > 0.0)  // large enough to show in value - spread, which float64 rounds too
-                spread = 2.0 * spread + 0x1p-52 * fabs(value);
-            if (rounds_once(value, spread)) {
-                score = narrow(value + 0.0);
-                return true;
-            }
+    const Parts parts = compare_parts(row, norm, row_grain, direction, dim, plan);
+    if (parts.known) {
+        score = 0.0f;
+        if (!parts.hit || !scored) return parts.hit;
+        double remainder;
+        const double value = two_sum(parts.high, parts.low, remainder);
+        double spread = fabs(remainder) + parts.bound;
+        if (spread > 0.0)  // large enough to show in value - spread, which float64 rounds too
+            spread = 2.0 * spread + 0x1p-52 * fabs(value);
+        if (rounds_once(value, spread)) {
+            score = narrow(value + 0.0);
+            return true;
         }
     }
     return compare_exactly(row, direction, dim, plan.tau, score);

@@ -30,14 +30,6 @@ __device__ void over_block(double (&sums)[SUMS], double (&maxima)[MAXIMA], doubl
         for (int warp = 0; warp < THREADS / WARP; warp++) maxima[k] = fmax(maxima[k], room[warp][MOST + k]);
 }
 
-// Dot products are multiples of 2^-298: a tau that is closer to 0 than any but 0 is raised to the least that is not below.
-__device__ double reachable(double tau) {
-    const long long bits = __double_as_longlong(tau);
-    const long long magnitude = bits & 0x7fffffffffffffffll;
-    if (magnitude == 0 || magnitude >= __double_as_longlong(0x1p-298)) return tau;
-    return bits > 0 ? 0x1p-298 : 0.0;
-}
-
 // Measure a direction; all threads get its plan.
 __device__ Plan measure(const Call& call, const float* direction, double tau, double (*room)[2 * MOST]) {
     double squares[1] = {0.0}, maxima[2] = {-1000.0, 0.0};  // minus the lowest exponent; whether anything is not finite

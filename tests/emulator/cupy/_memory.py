@@ -173,5 +173,13 @@ class PinnedMemoryPointer(bytearray):
         return len(self)
 
 
+class PinnedMemory:
+    """``size`` bytes of the host, which kernels reach under the same address; freed when nothing holds it any more."""
+
+    def __init__(self, size, flags=0):
+        self._owner = np.full(size + _ALIGNMENT, POISON, np.uint8)
+        self.size, self.ptr = size, self._owner.ctypes.data + -self._owner.ctypes.data % _ALIGNMENT
+
+
 def alloc_pinned_memory(size):
     return PinnedMemoryPointer(max(-(-size // _ALIGNMENT), 1) * _ALIGNMENT)

@@ -12,6 +12,7 @@ from .._memory import (
     MemoryPointer,
     MemoryPool,
     OutOfMemoryError,
+    PinnedMemory,
     PinnedMemoryPointer,
     PinnedMemoryPool,
     UnownedMemory,
@@ -226,7 +227,9 @@ memory = SimpleNamespace(
     MemoryPool=MemoryPool,
     UnownedMemory=UnownedMemory,
 )
-pinned_memory = SimpleNamespace(PinnedMemoryPointer=PinnedMemoryPointer, PinnedMemoryPool=PinnedMemoryPool)
+pinned_memory = SimpleNamespace(
+    PinnedMemory=PinnedMemory, PinnedMemoryPointer=PinnedMemoryPointer, PinnedMemoryPool=PinnedMemoryPool
+)
 driver = SimpleNamespace(CUDADriverError=CUDADriverError)
 compiler = SimpleNamespace(CompileException=CompileException)
 device = SimpleNamespace(Device=Device)

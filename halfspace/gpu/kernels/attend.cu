@@ -1,0 +1,374 @@
+// One step of attention over exactly the keys that reach a threshold: filter, decide, softmax, values, in one launch.
+// The twin of halfspace/cpu/attend.py.
+#include "attend.cuh"
+#include "attend_codes.cuh"
+#include "attend_rows.cuh"
+
+// Round to the type of the output.
+__device__ __forceinline__ void put(const Attend& call, long long at, float value) {
+    if (call.wide != 0) {
+        static_cast<float*>(call.output)[at] = value;
+    } else {
+#if FORMAT == 1
+        static_cast<unsigned short*>(call.output)[at] = float_to_half(value);
+#elif FORMAT == 2
+        static_cast<unsigned short*>(call.output)[at] = float_to_bfloat16(value);
+#endif
+    }
+}
+
+// Answer a set without rows, or with trouble.
+__device__ void put_nothing(const Attend& call, long long first, int count, bool trouble) {
+    const float nan = __uint_as_float(0x7fc00000u);
+    for (int i = threadIdx.x; i < count * HEAD_DIM; i += THREADS) put(call, first * HEAD_DIM + i, trouble ? nan : 0.0f);
+    for (int k = threadIdx.x; k < count; k += THREADS) {
+        call.log_sum_exp[first + k] = trouble ? nan : -INFINITY;
+        call.kept[first + k] = 0;
+    }
+}
+
+// What a lane reads to prepare a query head.
+struct Asked {
+    float4 components[STEPS];  // see `measure_components`
+    double tau;
+    unsigned peaks[4];         // bits of norms, of the first chunks
+};
+
+// Read it all at once; a set may have fewer heads.
+__device__ __forceinline__ void read_head(const Cache& cache, const Attend& call, long long own, long long head,
+                                          Asked& asked) {
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        const int j = lane_number() + WARP * k;
+        asked.components[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (j < HEAD_DIM)
+            asked.components[k] =
+                make_float4(query_component(call.queries, call.wide != 0, head * HEAD_DIM + j),
+                            cache.centre[own * HEAD_DIM + j], cache.weights[own * HEAD_DIM + j], 0.0f);
+    }
+    asked.tau = call.tau[head];
+    const int chunks = (int)((cache.capacity + CHUNK - 1) / CHUNK);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const int chunk = lane_number() + WARP * k;
+        asked.peaks[k] = chunk < chunks ? __float_as_uint(cache.peaks[(long long)chunks * own + chunk]) : 0;
+    }
+}
+
+// Measure a head and find its thresholds, code it if codes are to be looked at; by a warp.
+__device__ __forceinline__ void prepare_one(const Cache& cache, const Asked& asked, long long own, int rows, int which,
+                                            bool coded, Shared& shared) {
+    const int lane = lane_number();
+    const double tau = reachable(asked.tau);
+    const int chunks = (int)((cache.capacity + CHUNK - 1) / CHUNK), used = (rows + CHUNK - 1) / CHUNK;
+    unsigned most = 0;  // norms are not negative: the order of their bits is theirs
+#pragma unroll
+    for (int k = 0; k < 4; k++) most = lane + WARP * k < used ? max(most, asked.peaks[k]) : most;
+    for (int chunk = lane + 4 * WARP; chunk < used; chunk += WARP)
+        most = max(most, __float_as_uint(cache.peaks[(long long)chunks * own + chunk]));
+    for (int step = WARP / 2; step > 0; step /= 2) most = max(most, __shfl_xor_sync(FULL, most, step));
+    const auto component = [&](int, int k) { return asked.components[k]; };
+    const Measured measured = measure_components(component, HEAD_DIM);
+    const double norm = norm_bound(measured.squares, HEAD_DIM), peak = exact64(__uint_as_float(most));
+    if (lane == 0) {
+        const double error = tree32_slope(8 + 5, HEAD_DIM, norm) * peak + tree32_intercept(HEAD_DIM, norm);
+        const double margin = error + 4.0 * UNIT * (error + fabs(tau));
+        shared.sure[which] = round_up32(tau + margin);
+        shared.never[which] = round_down32(tau - margin);
+        shared.plans[which] = Plan{norm, grain_of(measured.lowest), 0.0, 0.0, tau, measured.lowest == BAD ? 1.0 : 0.0};
+        if (which == 0) shared.peak = __uint_as_float(most);
+    }
+    if (!coded) return;
+    const Head head = code_components(component, measured, HEAD_DIM, STRIDE, shared.digits[which][0]);
+    const double below = threshold_below(head, tau);
+    const bool high = lane == 1;  // two lanes have a test each
+    const Test32 test =
+        test_of(head, below, high ? 16.0 * head.unit : head.unit, (high ? 15.0 : 128.0) * head.digit_size,
+                high ? HIGH_SPAN / 16.0 * head.digit_sum : 0.0, high ? head.high_slack : head.low_slack);
+    if (high) shared.high[which] = test;
+    if (lane != 0) return;
+    shared.whole[which] = test;
+    shared.biases[which] = 128 * (int)head.digit_sum;
+}
+
+// Let a head that a set does not have keep nothing.
+__device__ __forceinline__ void prepare_none(int which, Shared& shared) {
+    for (int j = lane_number(); j < 2 * STRIDE / 4; j += WARP) reinterpret_cast<unsigned*>(shared.digits[which])[j] = 0;
+    if (lane_number() == 0) shared.sure[which] = shared.never[which] = INFINITY;
+}
+
+// The share of what is relative to one logit among what is relative to a larger one.
+__device__ __forceinline__ float share_of(float top, float largest) {
+    return top == -INFINITY ? 0.0f : exp2f(top - largest);
+}
+
+// Join what the warps of a block have, and write it down as the part of this split, or join it with what is there if
+// there is `more`; `looked` rows among it were of use.
+__device__ __forceinline__ void put_part(const Attend& call, Gathered& own, int looked, bool more,
+                                         unsigned char* room) {
+    const int lane = lane_number(), warp = threadIdx.x / WARP;
+    const auto weighted = [&](int w) { return reinterpret_cast<float4*>(room + w * RING); };  // (SET, d) of each warp
+    const auto parts = [&](int w) { return weighted(w) + SET * HEAD_DIM / 4; };                // (SET,)
+    const long long at = ((long long)blockIdx.y * gridDim.x + blockIdx.x) * SET;
+    float4 before = make_float4(-INFINITY, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+    for (int step = SET; step < WARP; step *= 2) {
+        own.sum += __shfl_xor_sync(FULL, own.sum, step);
+        own.kept += __shfl_xor_sync(FULL, own.kept, step);
+    }
+#pragma unroll
+    for (int h = 0; h < SET; h++) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+#pragma unroll
+            for (int step = LANES; step < WARP; step *= 2)
+                own.weighted[h][i] += __shfl_xor_sync(FULL, own.weighted[h][i], step);
+        }
+    }
+    if (lane < PIECES) {
+#pragma unroll
+        for (int h = 0; h < SET; h++) {
+            float4* place = weighted(warp) + h * HEAD_DIM / 4 + 2 * lane;
+            place[0] = make_float4(own.weighted[h][0], own.weighted[h][1], own.weighted[h][2], own.weighted[h][3]);
+            place[1] = make_float4(own.weighted[h][4], own.weighted[h][5], own.weighted[h][6], own.weighted[h][7]);
+        }
+    }
+    if (lane < SET)
+        parts(warp)[lane] =
+            make_float4(own.top, own.sum, __int_as_float(own.kept), __int_as_float(looked));
+    const int i = threadIdx.x, h = i / (HEAD_DIM / SET);  // four dimensions of a head: there are d of these in a set
+    if (more && i < HEAD_DIM) before = call.parts[at + h];
+    __syncthreads();
+    if (i >= HEAD_DIM) return;
+    float top = before.x, sum = 0.0f;
+    int kept = __float_as_int(before.z), useful = __float_as_int(before.w);
+    float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    float4* place = reinterpret_cast<float4*>(call.weighted + at * HEAD_DIM) + i;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) top = fmaxf(top, parts(w)[h].x);
+    if (more) {
+        const float share = share_of(before.x, top);
+        const float4 four = *place;
+        total = make_float4(share * four.x, share * four.y, share * four.z, share * four.w);
+        sum = share * before.y;
+    }
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
+        const float4 part = parts(w)[h], four = weighted(w)[i];
+        const float share = share_of(part.x, top);
+        total.x = fmaf(share, four.x, total.x), total.y = fmaf(share, four.y, total.y);
+        total.z = fmaf(share, four.z, total.z), total.w = fmaf(share, four.w, total.w);
+        sum = fmaf(share, part.y, sum);
+        kept += __float_as_int(part.z), useful += __float_as_int(part.w);
+    }
+    *place = total;
+    if (i % (HEAD_DIM / SET) == 0)
+        call.parts[at + h] = make_float4(top, sum, __int_as_float(kept), __int_as_float(useful));
+}
+
+// Join the splits of a set in their order, by the block that comes last. Some threads share each part of the answer:
+// they go over the splits by turns, and read the first AHEAD of theirs while others find out what these weigh.
+__device__ __forceinline__ void put_answer(const Attend& call, const Shared& shared, long long first, int count,
+                                           int rows, unsigned char* room) {
+    constexpr int TEAMS = THREADS / HEAD_DIM, AHEAD = 17;
+    const int splits = gridDim.x, lane = lane_number(), warp = threadIdx.x / WARP;
+    const int team = threadIdx.x / HEAD_DIM, own = threadIdx.x % HEAD_DIM;  // four dimensions of a head
+    const long long at = (long long)blockIdx.y * splits * SET;
+    float4* sums = reinterpret_cast<float4*>(room);                             // (TEAMS, d)
+    float* results = reinterpret_cast<float*>(sums + TEAMS * HEAD_DIM);         // (SET,)
+    float* shares = results + SET;                                              // (SET, splits)
+    const float4* weighted = reinterpret_cast<const float4*>(call.weighted + at * HEAD_DIM) + own;
+    const float4* parts = call.parts + at + warp;
+    float4 one = make_float4(-INFINITY, 0.0f, 0.0f, 0.0f), two = one, ahead[AHEAD];
+    if (warp < count) {
+        if (lane < splits) one = reload128(parts + lane * SET);
+        if (lane + WARP < splits) two = reload128(parts + (lane + WARP) * SET);
+    }
+    if (team < TEAMS) {
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++)
+            if (team + k * TEAMS < splits) ahead[k] = reload128(weighted + (team + k * TEAMS) * HEAD_DIM);
+    }
+    float top = fmaxf(one.x, two.x), sum = 0.0f;
+    int kept = 0, useful = 0;
+    if (warp < count) {
+        for (int split = lane + 2 * WARP; split < splits; split += WARP)
+            top = fmaxf(top, reload128(parts + split * SET).x);
+        for (int step = WARP / 2; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(FULL, top, step));
+        for (int split = lane; split < splits; split += WARP) {
+            const float4 part = split < WARP ? one : split < 2 * WARP ? two : reload128(parts + split * SET);
+            const float share = share_of(part.x, top);
+            shares[warp * splits + split] = share;
+            sum = fmaf(share, part.y, sum);
+            kept += __float_as_int(part.z), useful += __float_as_int(part.w);
+        }
+    }
+    __syncthreads();
+    const int head = own / (HEAD_DIM / SET);
+    if (team < TEAMS && head < count) {
+        float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        const auto add = [&](const float4& part, int split) {
+            const float share = shares[head * splits + split];
+            total.x = fmaf(share, part.x, total.x), total.y = fmaf(share, part.y, total.y);
+            total.z = fmaf(share, part.z, total.z), total.w = fmaf(share, part.w, total.w);
+        };
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++)
+            if (team + k * TEAMS < splits) add(ahead[k], team + k * TEAMS);
+#pragma unroll 4
+        for (int split = team + AHEAD * TEAMS; split < splits; split += TEAMS)
+            add(reload128(weighted + split * HEAD_DIM), split);
+        sums[team * HEAD_DIM + own] = total;
+    }
+    if (warp < count) {
+        for (int step = WARP / 2; step > 0; step /= 2) {
+            sum += __shfl_xor_sync(FULL, sum, step);
+            kept += __shfl_xor_sync(FULL, kept, step), useful += __shfl_xor_sync(FULL, useful, step);
+        }
+        if (lane == 0) {
+            const bool bad = shared.plans[warp].bad != 0.0;
+            results[warp] = bad ? __uint_as_float(0x7fc00000u) : kept == 0 ? 0.0f : 1.0f / sum;
+            call.log_sum_exp[first + warp] = kept == 0 ? -INFINITY : (top + log2f(sum)) * 0.69314718f;
+            call.kept[first + warp] = kept;
+            if (warp == 0) call.shares[blockIdx.y] = (float)useful / (float)rows;
+        }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < count * HEAD_DIM; i += THREADS) {
+        float total = 0.0f;
+#pragma unroll
+        for (int k = 0; k < TEAMS; k++) total += reinterpret_cast<const float*>(sums)[k * SET * HEAD_DIM + i];
+        put(call, first * HEAD_DIM + i, total * results[i / HEAD_DIM]);
+    }
+    if (threadIdx.x == 0) call.arrived[blockIdx.y] = 0;
+}
+
+// Grid: x splits, all of which run at once; y sets of all spaces. Blocks of THREADS; shared memory: RING bytes for each
+// warp, and at least as much as putting parts together takes.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache, Attend call) {
+    extern __shared__ __align__(128) unsigned char rings[];
+    __shared__ Shared shared;
+    const int lane = lane_number(), warp = threadIdx.x / WARP;
+    const int heads = (int)cache.heads, group = (int)call.query_heads / heads, sets = (group + SET - 1) / SET;
+    const int space_number = blockIdx.y / sets, sequence = space_number / heads;
+    const int before = (int)(blockIdx.y % sets) * SET, count = min(SET, group - before);
+    const long long own = space_number;
+    const long long first = sequence * call.query_heads + space_number % heads * group + before;
+    Asked asked;
+    if (warp < SET) read_head(cache, call, own, first + min(warp, count - 1), asked);
+    const long long length = cache.lengths[sequence];
+    const bool trouble = cache.status[sequence] != 0;
+    const float share = call.shares[blockIdx.y];
+    if (trouble || length == 0) {
+        if (blockIdx.x == 0) put_nothing(call, first, count, trouble);
+        return;
+    }
+    Space space;
+    space.keys = cache.keys + own * cache.capacity * HEAD_DIM;
+    space.values = cache.values + own * cache.capacity * HEAD_DIM;
+    space.high = cache.high + own * cache.capacity * (4 * WORDS);
+    space.low = cache.low + own * (cache.capacity * (4 * WORDS) + 64);
+    space.scales = cache.scales + own * cache.capacity;
+    space.high_radii = cache.radii + own * 2 * cache.capacity;
+    space.low_radii = space.high_radii + cache.capacity;
+    space.grain = cache.grain;
+    space.rows = (int)length;
+    space.sinks = (int)min(call.sinks, length);
+    space.recent = (int)max(length - call.recent, 0ll);
+    space.count = count;
+    space.scale = (float)call.scale;
+
+    const bool dense = length < call.few || share > call.dense_share;
+    const bool in_turn = !dense && length >= call.many * gridDim.x && share <= call.cascade_share;
+    Room& room = shared.rooms[warp];
+    Walk walk{0, 0, 0, rings + warp * RING, shared.barriers[warp]};
+    const Batches all{ALL_ROWS, space.rows, 8 * ((int)blockIdx.x * WARPS + warp), 8 * WARPS * (int)gridDim.x};
+    const auto begin = [&] {
+        if (in_turn) {
+            begin_walk<false>(space, walk);
+        } else if (!dense) {
+            begin_walk<true>(space, walk);
+        }
+    };
+    if (!dense) {
+        const int tiles = (space.rows + ROWS - 1) / ROWS, start = tile_of(0, warp), step = WARPS * (int)gridDim.x;
+        walk.total = start < tiles ? (tiles - start + step - 1) / step : 0;
+        if (lane < HIGH_STAGES) make_barrier(walk.barriers + lane);
+    }
+    if (warp < SET) {
+#pragma unroll
+        for (int k = 0; k < 8 * LANES / WARP; k++)
+            shared.queries[warp][lane + WARP * k] = k < STEPS && warp < count ? asked.components[k].x : 0.0f;
+    } else if (threadIdx.x == THREADS - 1) {
+        shared.space = space;
+    }
+    __syncthreads();  // what was read is there: it would come late behind all that follows
+    if (dense) {
+        all.begin(space, shared, room, walk.ring);
+    } else {
+        begin();
+    }
+    if (warp < count) {
+        prepare_one(cache, asked, own, space.rows, warp, !dense, shared);
+    } else if (warp < SET) {
+        prepare_none(warp, shared);
+    }
+    __syncthreads();
+
+    // Rounds: of tiles, of rows, of what rows have left for later. There is hardly ever more than one of the first two.
+    Batches rows = all;
+    bool listed = dense, decided = false;
+    int looked = 0;
+#pragma unroll 1
+    for (int round = 0;; round++) {
+        if (!listed) {
+            if (round > 0) begin();
+            uint2 digits[STEPS];
+#pragma unroll
+            for (int i = 0; i < STEPS; i++)
+                digits[i] =
+                    *reinterpret_cast<const uint2*>(shared.digits[lane / 8][lane / 4 % 2] + 8 * (lane % 4 * STEPS + i));
+            if (in_turn) {
+                filter_in_turn(shared, digits, walk);
+            } else {
+                filter_both(space, shared, digits, walk);
+            }
+            __syncthreads();
+            rows = Batches{LISTED_ROWS, 0, warp, 8 * WARPS};
+#pragma unroll
+            for (int other = 0; other < WARPS; other++) rows.total += shared.found[other];
+            listed = true;
+            looked = shared.found[warp];
+        }
+        Batches batches = decided ? Batches{DECIDED_ROWS, shared.doubts[warp], 0, 8} : rows;
+        if (!dense || round > 0) batches.begin(space, shared, room, walk.ring);
+        Gathered gathered = {};
+        gathered.top = -INFINITY;
+        batches.gather_rows(space, shared, room, walk.ring, gathered);
+        if (!decided) rows.start = batches.start;
+        if (lane == 0) shared.rest[warp] = rows.start < rows.total;
+        put_part(call, gathered, dense ? gathered.useful : looked, round > 0, rings);
+        looked = 0;
+        bool doubt = false, rest = false, going = false;
+#pragma unroll
+        for (int other = 0; other < WARPS; other++) {
+            doubt = doubt || shared.doubts[other] != 0;
+            rest = rest || shared.rest[other] != 0;
+            going = going || (!dense && shared.going[other] != 0);
+        }
+        if (!doubt && !rest && !going) break;
+        decided = doubt;
+        if (doubt) {
+            decide_doubts(shared, room, shared.doubts[warp]);
+        } else {
+            listed = rest || dense;
+        }
+        before_copies();
+        __syncthreads();  // all have seen how it goes on; what was written down is written, and the rings are free
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) shared.last = arrive(call.arrived + blockIdx.y) == gridDim.x - 1;
+    __syncthreads();
+    if (shared.last == 0) return;
+    put_answer(call, shared, first, count, space.rows, rings);
+}

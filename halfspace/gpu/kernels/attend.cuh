@@ -1,0 +1,136 @@
+// What the stages of attention share: the question, the sizes, what a block of threads knows of its query heads.
+//
+// A block answers up to four query heads (a set) that share the keys of a space, for a part (a split) of the rows.
+// First a filter goes over codes and lists the rows that any of the heads may keep (attend_codes.cuh), or none does;
+// then rows are decided exactly and weighed (attend_rows.cuh); at last the splits are joined (attend.cu).
+#pragma once
+
+#include "exact.cuh"
+#include "heads.cuh"
+
+#ifndef HEAD_DIM
+#define HEAD_DIM 128
+#endif
+
+#define THREADS 256
+#define WARPS (THREADS / WARP)
+#define SET 4        // query heads of a set
+#define ROWS 32      // keys of a tile: two blocks of codes
+#define SEGMENT 256  // rows that a warp lists before rows are attended
+#define DOUBTS 48    // scores that a warp leaves for later, as only exact sums can tell
+#define NIBBLES 0x0f0f0f0fu
+
+constexpr int WORDS = HEAD_DIM / 8;                  // of 4 bytes, in each plane of codes
+constexpr int STEPS = (WORDS + 3) / 4;               // products of a tile: lane t of four takes words from STEPS t on
+constexpr int STRIDE = 32 * STEPS;                   // dimensions, as digits are padded
+constexpr int PIECES = HEAD_DIM / 8;                 // of a row: a lane takes 8 dimensions
+constexpr int LANES = PIECES > 16 ? 32 : PIECES > 8 ? 16 : 8;  // lanes that share a row
+constexpr int EACH = LANES / SET;                    // rows of a batch of 8 that a lane has a piece of
+constexpr int BLOCKS = STEPS > 4 ? 1 : 2;            // of threads, on a multiprocessor
+
+constexpr int most_of(int a, int b) { return a > b ? a : b; }
+constexpr int least_of(int a, int b) { return a < b ? a : b; }
+
+// Rings: few stages, as what is on its way to one block keeps others waiting.
+constexpr int PLANE = 2 * BLOCK * 4 * WORDS;          // bytes of a tile in one plane of codes
+constexpr int BOTH_BYTES = 2 * PLANE + 4 * ROWS;      // codes, scales and radii of a tile
+constexpr int HIGH_BYTES = PLANE + 6 * ROWS;          // without the low plane, and with the radii of high codes
+constexpr int QUEUE = 24 * 2 * ROWS;                  // bytes of a Queue, which lies behind the latter
+constexpr int EIGHT = 16 * 8 * LANES * (int)sizeof(stored_t);  // eight keys and eight values
+constexpr int RING = most_of(most_of(2 * BOTH_BYTES, least_of(2 * EIGHT, 8 << 10)), EIGHT);  // bytes, for each warp
+constexpr int BOTH_STAGES = 2;
+constexpr int HIGH_STAGES = least_of((RING - QUEUE) / HIGH_BYTES, 3);
+constexpr int ROW_STAGES = least_of(RING / EIGHT, 2);
+
+static_assert(HIGH_STAGES > 0, "a warp's ring has room for a tile and a queue");
+static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM <= 256, "heads have a multiple of 8 dimensions, at most 256");
+static_assert(RING >= EIGHT && RING >= 4 * SET * (HEAD_DIM + 4), "a warp's rows, and what it makes of them, have room");
+
+// A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attend.py. All fields have 8 bytes.
+struct Attend {
+    const void* queries;      // (batch, query heads, d), stored bits, or float32 where they are wide
+    const double* tau;        // (batch, query heads)
+    void* output;             // (batch, query heads, d), as the queries
+    float* log_sum_exp;       // (batch, query heads)
+    long long* kept;          // (batch, query heads)
+    float* weighted;          // (spaces sets, splits, SET, d): what each split found
+    float4* parts;            // (spaces sets, splits, SET): largest logit, sum of weights, rows kept, rows looked at
+    unsigned* arrived;        // (spaces sets,), zero between launches
+    float* shares;            // (spaces sets,), of rows: what any head kept, or codes left, in the last step
+    long long query_heads;
+    long long wide;
+    long long recent;
+    long long sinks;
+    double scale;             // of logits in powers of two
+    long long few;            // a space of fewer rows is read whole
+    long long many;           // a split of as many rows is read in one plane of codes first
+    double dense_share;       // a space is read whole where more of it was of use in the last step
+    double cascade_share;     // both planes of codes are read at once where more was of use
+};
+
+// What a block of threads goes over.
+struct Space {
+    const stored_t* keys;      // (rows, d)
+    const stored_t* values;    // (rows, d)
+    const unsigned char* high;
+    const unsigned char* low;
+    const unsigned short* scales;
+    const unsigned short* high_radii;
+    const unsigned short* low_radii;
+    double grain;
+    int rows;
+    int sinks;   // rows before this one are kept whatever their score
+    int recent;  // and rows from this one on
+    int count;   // query heads
+    float scale;
+};
+
+// A score that is left for later, or has been decided: then its row is -1 if it is no hit.
+struct Doubt {
+    int row;  // times SET, plus the head
+    float score;
+};
+
+// What a warp needs while rows are attended.
+struct Room {
+    __align__(16) float weights[WARP];
+    Doubt doubts[DOUBTS];
+};
+
+struct Shared {
+    Space space;
+    __align__(16) signed char digits[SET][2][STRIDE];
+    __align__(16) float queries[SET][8 * LANES];
+    Room rooms[WARPS];
+    Test32 high[SET];
+    Test32 whole[SET];
+    Plan plans[SET];
+    int biases[SET];   // 128 times the sum of the digits
+    float sure[SET];   // a float32 score from here on is a hit for certain
+    float never[SET];  // and one below this is none
+    float peak;        // the largest norm of a key
+    int found[WARPS];   // rows that each warp lists
+    int first[WARPS];   // its first tile that the list is about
+    int going[WARPS];   // whether it has tiles left
+    int rest[WARPS];    // whether it has rows left
+    int doubts[WARPS];  // scores that it leaves for later
+    int last;
+    unsigned long long barriers[WARPS][HIGH_STAGES];  // of the stages of rings
+    unsigned short list[WARPS][SEGMENT];
+};
+
+static_assert(BLOCKS == 1 || sizeof(Shared) <= 14 << 10, "halfspace/gpu/attend.py counts on it");
+
+// The tile that a warp meets as its `at`-th: consecutive tiles go to different blocks, as keys that are kept cluster.
+__device__ __forceinline__ int tile_of(int at, int warp) {
+    return (at * WARPS + warp) * (int)gridDim.x + (int)blockIdx.x;
+}
+
+// The row of an entry in the list of a warp, which begins at its tile `first`.
+__device__ __forceinline__ int row_of(int entry, int first, int warp) {
+    return tile_of(first + entry / ROWS, warp) * ROWS + entry % ROWS;
+}
+
+__device__ __forceinline__ bool is_forced(const Space& space, int row) {
+    return row < space.sinks || row >= space.recent;
+}
