@@ -28,7 +28,8 @@ reservoir sample of the keys, after Dehghankar and Asudeh (Sparse attention as a
 comes with no certificate:
 
 - ``"budget"``: the score of the rank in the sample that the share of keys asks for;
-- ``"max"``: the largest score among so few of the sample that the mean share above it is the one asked for;
+- ``"max"``: the largest score among so few of the sample, evenly spread over its slots, that the mean share above it is
+  the one asked for;
 - ``"gap"``: the middle of the widest gap between scores of the sample, among ranks within a factor of two of that one.
 """
 
