@@ -73,7 +73,8 @@ def estimate(keys, query, sample, keep, estimator):
     """The threshold that a sample of rows of keys (n, d) gives."""
     rows = [row for row in sample if row >= 0]
     if estimator == "max":
-        rows = [row for row in sample[: max(1, round(1 / keep) - 1)] if row >= 0]
+        few, count = max(1, round(1 / keep) - 1), len(rows)
+        rows = [row for slot, row in enumerate(rows) if (slot * few + count // 2) % count < few]
     if not rows:
         return -np.inf
     scores = sorted(logits(keys[rows], query, 1.0), reverse=True)

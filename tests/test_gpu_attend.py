@@ -183,6 +183,17 @@ def test_ways_change(rng, gpu):
     assert max(shares[0], shares[4]) < 0.1 < 0.9 < shares[2]
 
 
+@pytest.mark.parametrize("length", [90, 4500])
+def test_infinite_thresholds_leave_no_doubt(length, rng, gpu):
+    """All keys are kept, or none, without an exact sum: a row in doubt would count once for each head."""
+    keys, values, queries = data(rng, 1, 1, length, 64, 2, "float16")
+    cache = fill(gpu, keys, values, [length])
+    for tau in (-np.inf, -np.inf, np.inf, np.inf):
+        kept = ask(gpu, cache, queries, np.full((1, 2), tau))[2]
+        assert kept.tolist() == [[0 if tau > 0 else length] * 2]
+        assert float(cache.kept["attend 2"].shares[0]) <= 1.0
+
+
 def test_trouble(rng, gpu):
     """A sequence with a status is answered with NaN, as is a query that is not finite; the others as ever."""
     keys, values, queries = data(rng, 3, 1, 70, 64, 2, "float16")

@@ -136,3 +136,12 @@ def test_estimates_keep_about_the_share_asked_for(estimator):
         tau = cpu.estimate(cache, queries, 0.05, estimator, 2)
         shares.append(cpu.attend(cache, queries, tau, 0.1, 0, 0, 2).kept.mean() / 8192)
     assert 0.025 < np.mean(shares) < 0.1
+
+
+@pytest.mark.parametrize("length", [300, 1000, 1500])
+def test_the_largest_of_few_is_not_that_of_the_first(length):
+    """Keys of which only the early ones are long: the few that "max" looks at are spread over all of them."""
+    keys = np.zeros((1, 1, length, 4), np.float16)
+    keys[0, 0, :, 0] = np.arange(length, 0, -1)
+    tau = cpu.estimate(cache_of(keys), np.eye(1, 4, dtype=np.float32)[None], 0.1, "max", 1)
+    assert tau[0, 0] < 0.97 * length

@@ -259,7 +259,7 @@ def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begu
     """
     batch, query_heads, dim = queries.shape
     heads = keys.shape[0] // batch
-    wide, scores = np.empty(dim), np.empty(slots)
+    wide, scores = np.empty(dim), np.empty(SAMPLE)
     rows = borrowed(keys)
     while True:
         at = fetch_add(begun.ctypes.data, 1)
@@ -269,11 +269,10 @@ def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begu
         own = rows[sequence * heads + head // (query_heads // heads)]
         for j in range(dim):
             wide[j] = exact64(widen(queries[sequence, head, j]))
-        count = 0
-        for slot in range(slots):
-            row = sample[sequence, slot]
-            if 0 <= row < lengths[sequence]:
-                scores[count] = -dot(own[row], wide)
+        count, members = 0, min(lengths[sequence], SAMPLE)
+        for slot in range(members):
+            if (slot * slots + members // 2) % members < slots:  # evenly spread: early slots hold early keys
+                scores[count] = -dot(own[sample[sequence, slot]], wide)
                 count += 1
         tau[sequence, head] = _read_off(scores[:count], keep * count, estimator)
 

@@ -72,7 +72,7 @@ __device__ __forceinline__ void prepare_one(const Cache& cache, const Asked& ask
     const double norm = norm_bound(measured.squares, HEAD_DIM), peak = exact64(__uint_as_float(most));
     if (lane == 0) {
         const double error = tree32_slope(8 + 5, HEAD_DIM, norm) * peak + tree32_intercept(HEAD_DIM, norm);
-        const double margin = error + 4.0 * UNIT * (error + fabs(tau));
+        const double margin = fabs(tau) < INFINITY ? error + 4.0 * UNIT * (error + fabs(tau)) : 0.0;
         shared.sure[which] = round_up32(tau + margin);
         shared.never[which] = round_down32(tau - margin);
         shared.plans[which] = Plan{norm, grain_of(measured.lowest), 0.0, 0.0, tau, measured.lowest == BAD ? 1.0 : 0.0};

@@ -111,38 +111,26 @@ __device__ __forceinline__ void gather(const Space& space, Shared& shared, unsig
     const int lane = lane_number(), part = lane % LANES, group = lane / LANES, head = lane % SET;
     const unsigned rows = __ballot_sync(FULL, row >= 0);
     const auto is_there = [&](int k) { return part < PIECES && (rows >> SET * (group * EACH + k) & 1) != 0; };
-    // rows come in pairs of rounds, so that what is not there costs little
-    constexpr int HALF = EACH / 2;
-    unsigned second = 0;
+    float products[LANES];
+    float wide[EACH][8];
 #pragma unroll
-    for (int k = HALF; k < EACH; k++) {
+    for (int k = 0; k < EACH; k++) widen_piece(read_piece(stage, k, is_there(k)), wide[k]);
 #pragma unroll
-        for (int other = 0; other < WARP / LANES; other++) second |= rows & 1u << SET * (other * EACH + k);
-    }
-    float products[LANES] = {};
-    const auto multiply = [&](int first) {
-        float wide[HALF][8];
+    for (int h = 0; h < SET; h++) {
+        const float4* query = reinterpret_cast<const float4*>(shared.queries[h] + 8 * part);
+        const float4 one = query[0], two = query[1];
 #pragma unroll
-        for (int k = 0; k < HALF; k++) widen_piece(read_piece(stage, first + k, is_there(first + k)), wide[k]);
-#pragma unroll
-        for (int h = 0; h < SET; h++) {
-            const float4* query = reinterpret_cast<const float4*>(shared.queries[h] + 8 * part);
-            const float4 one = query[0], two = query[1];
-#pragma unroll
-            for (int k = 0; k < HALF; k++) {
-                float sum = wide[k][0] * one.x;
-                sum = fmaf(wide[k][1], one.y, sum);
-                sum = fmaf(wide[k][2], one.z, sum);
-                sum = fmaf(wide[k][3], one.w, sum);
-                sum = fmaf(wide[k][4], two.x, sum);
-                sum = fmaf(wide[k][5], two.y, sum);
-                sum = fmaf(wide[k][6], two.z, sum);
-                products[SET * (first + k) + h] = fmaf(wide[k][7], two.w, sum);
-            }
+        for (int k = 0; k < EACH; k++) {
+            float sum = wide[k][0] * one.x;
+            sum = fmaf(wide[k][1], one.y, sum);
+            sum = fmaf(wide[k][2], one.z, sum);
+            sum = fmaf(wide[k][3], one.w, sum);
+            sum = fmaf(wide[k][4], two.x, sum);
+            sum = fmaf(wide[k][5], two.y, sum);
+            sum = fmaf(wide[k][6], two.z, sum);
+            products[SET * k + h] = fmaf(wide[k][7], two.w, sum);
         }
-    };
-    multiply(0);
-    if (second != 0) multiply(HALF);
+    }
     float score = sum_apart<LANES / 2>(products);
     const bool there = row >= 0 && head < space.count, forced = is_forced(space, row);
     bool keep = there && (forced || score >= shared.sure[head]);
@@ -189,23 +177,19 @@ __device__ __forceinline__ void gather(const Space& space, Shared& shared, unsig
     }
     room.weights[lane] = weight;
     __syncwarp();
-    const auto weigh = [&](int first) {
 #pragma unroll
-        for (int k = first; k < first + HALF; k++) {
-            const float4 weights = *reinterpret_cast<const float4*>(room.weights + SET * (group * EACH + k));
-            float value[8];
-            widen_piece(read_piece(stage, EACH + k, is_there(k)), value);
+    for (int k = 0; k < EACH; k++) {
+        const float4 weights = *reinterpret_cast<const float4*>(room.weights + SET * (group * EACH + k));
+        float value[8];
+        widen_piece(read_piece(stage, EACH + k, is_there(k)), value);
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                own.weighted[0][i] = fmaf(weights.x, value[i], own.weighted[0][i]);
-                own.weighted[1][i] = fmaf(weights.y, value[i], own.weighted[1][i]);
-                own.weighted[2][i] = fmaf(weights.z, value[i], own.weighted[2][i]);
-                own.weighted[3][i] = fmaf(weights.w, value[i], own.weighted[3][i]);
-            }
+        for (int i = 0; i < 8; i++) {
+            own.weighted[0][i] = fmaf(weights.x, value[i], own.weighted[0][i]);
+            own.weighted[1][i] = fmaf(weights.y, value[i], own.weighted[1][i]);
+            own.weighted[2][i] = fmaf(weights.z, value[i], own.weighted[2][i]);
+            own.weighted[3][i] = fmaf(weights.w, value[i], own.weighted[3][i]);
         }
-    };
-    weigh(0);
-    if (second != 0) weigh(HALF);
+    }
     __syncwarp();
 }
 
@@ -220,11 +204,9 @@ struct Batches {
     int start;  // the first row of the next batch
     int step;   // from batch to batch
 
-    // The row of this lane in the batch that starts at `at`, or -1; what is decided has a head and a score. Rows are dealt
-    // out to the lanes that share rows by turns.
+    // The row of this lane in the batch that starts at `at`, or -1; what is decided has a head and a score.
     __device__ __forceinline__ int find(const Shared& shared, const Room& room, int at, int& head, float& score) const {
-        const int slot = lane_number() / SET, turn = slot % EACH * (WARP / LANES) + slot / EACH;
-        const int row = at + (source == LISTED_ROWS ? turn * WARPS : turn);
+        const int slot = lane_number() / SET, row = at + (source == LISTED_ROWS ? slot * WARPS : slot);
         if (row >= total) return -1;
         if (source == ALL_ROWS) return row;
         if (source == LISTED_ROWS) {

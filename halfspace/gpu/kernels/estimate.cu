@@ -133,7 +133,8 @@ __device__ void score_slots(const Cache& cache, const Estimate& call, long long 
 __device__ double read_off(const Estimate& call, long long members, float (&scores)[SAMPLE], float* room, int& place) {
     if (call.estimator == MAXIMUM) {
         float most = -INFINITY;
-        for (int slot = threadIdx.x; slot < call.slots; slot += THREADS) most = fmaxf(most, scores[slot]);
+        for (long long slot = threadIdx.x; slot < members; slot += THREADS)  // evenly spread: early slots hold early keys
+            if ((slot * call.slots + members / 2) % members < call.slots) most = fmaxf(most, scores[slot]);
         return exact64(largest_of_block(most, room));
     }
     sort_scores(scores);
