@@ -45,6 +45,7 @@ def appended(keys, values, stream):
     gpu.extend(cache, *bits, None)
     gpu.reframe(cache)
     token = [part[:, :, :1].copy() for part in bits]
+    gpu.wait()
     found = in_graph(lambda step: gpu.extend(cache, *token, None), stream, ROUNDS)
     assert int(cache.lengths[0]) == keys.shape[1] + (ROUNDS + 1) * STEPS
     assert int(cache.status[0]) == 0
@@ -70,6 +71,7 @@ def stages(captures=None, sizes=SIZES):
     for rows in sizes:
         keys, values, queries = captured(captures, rows) if captures else drawn(rows)
         cache, bits = cache_of(keys, values), queries.view(np.uint16)[:, None]
+        gpu.wait()  # what follows runs on another stream
 
         def certified(step, cache=cache, bits=bits):
             return gpu.certify(cache, bits[step], EPS, SCALE, 1)

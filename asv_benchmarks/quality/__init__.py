@@ -1,0 +1,1 @@
+"""What sparse attention does to a language model: parts of `attention_quality.py`."""
