@@ -173,6 +173,24 @@ def zeros():
                         assert plain.totals.tolist() == index.count(directions, thresholds).tolist()
 
 
+def attention():
+    """Attention keeps exactly the keys that reach its thresholds."""
+    from halfspace.attention import KVIndex
+
+    rng = np.random.default_rng(6)
+    for dtype in DTYPES:
+        for family in (subnormal, tiny, mixed):
+            for d in (1, 17, 64):
+                keys, directions = family(rng, 40, d, 2, dtype)
+                thresholds = [taus(keys, q) for q in directions]
+                batch = np.repeat(directions, [part.size for part in thresholds], axis=0)
+                index = KVIndex(1, d, num_query_heads=len(batch), dtype=dtype)
+                index.append(keys[None], keys[None])
+                kept = index.attend(batch, tau=np.concatenate(thresholds), details=True).kept[0]
+                answers = reference.query(keys, batch, np.concatenate(thresholds), faster=True)
+                assert kept.tolist() == [len(ids) for ids, _ in answers]
+
+
 def conversions():
     """Rounding on insert, of directions, and the way through a file keep every subnormal."""
     from halfspace import HalfspaceIndex
@@ -237,7 +255,7 @@ def equal_bits(ours, theirs):
 
 
 PARTS = {f"answers-{filter}": lambda filter=filter: answers(filter) for filter in FILTERS}
-PARTS |= {"batches": batches, "along-axes": along_axes, "unequal": unequal}
+PARTS |= {"batches": batches, "along-axes": along_axes, "unequal": unequal, "attention": attention}
 PARTS |= {"zeros": zeros, "conversions": conversions, "refusals": refusals, "order": order}
 
 

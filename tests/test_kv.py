@@ -309,6 +309,24 @@ def test_threads_append_and_attend_at_once(rng):
     check(index, keys, values, q, tau=0.5)
 
 
+def test_arrays_that_a_graph_reads_do_not_move(rng, monkeypatch):
+    """Once appending was captured, lengths are those of the device, and nothing may move."""
+    keys, values = tokens(rng, 1000)
+    index = index_of((keys, values))
+    with monkeypatch.context() as capturing:
+        capturing.setattr("halfspace.cpu.capturing", lambda: True)
+        index.append(keys[:, :, :1], values[:, :, :1])
+        with pytest.raises(ValueError, match=r"lengths are numbers of the host"):
+            index.append(keys[:, :, :1], values[:, :, :1], lengths=[1, 0])
+    assert list(index.lengths) == [1001, 1001]
+    for change in (lambda: index.reorder([1, 0]), lambda: index.repeat(2), lambda: index.append(keys, values)):
+        with pytest.raises(ValueError, match=r"a CUDA graph was captured"):
+            change()
+    index.append(keys[:, :, :2], values[:, :, :2])
+    index.crop(1002)
+    assert list(index.lengths) == [1002, 1002]
+
+
 def test_stats_and_repr(rng):
     index = index_of(tokens(rng, 10), capacity=100)
     stats = index.stats()

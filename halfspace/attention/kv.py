@@ -193,7 +193,10 @@ class KVIndex:
             self._restart(np.zeros(self.batch_size, np.int64))
 
     def reorder(self, sequences: npt.ArrayLike) -> None:
-        """Make these sequences (k,), by number, the batch; any may be named more than once, as beam search does."""
+        """Make these sequences (k,), by number, the batch; any may be named more than once, as beam search does.
+
+        A ValueError where a CUDA graph was captured of the index, which reads its arrays where they are.
+        """
         chosen = as_counts(sequences, "sequences", None)
         if chosen.size == 0:
             raise ValueError("sequences must name at least one")
@@ -202,6 +205,7 @@ class KVIndex:
         with self._lock, self._on:
             if np.array_equal(chosen, np.arange(self.batch_size)):
                 return
+            self._may_move()
             lengths = self.lengths[chosen]
             self._cache = select(self._cache, chosen, self._backend)
             self._lengths = lengths
@@ -395,7 +399,15 @@ class KVIndex:
             return
         if self._fixed:
             raise ValueError(f"{rows} tokens are beyond the capacity of {self.capacity}")
+        self._may_move()
         self._cache = grown(self._cache, _rounded_up(max(rows, 2 * self.capacity)), self._backend)
+
+    def _may_move(self) -> None:
+        """Refuse to move arrays that a graph reads."""
+        if self._captured:
+            raise ValueError(
+                "a CUDA graph was captured of this index: no more sequences, and no more room, from then on"
+            )
 
     def _on_device(self, numbers: npt.NDArray[np.int64]) -> Any:
         return self._backend.xp.asarray(numbers)
