@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from attention_quality import load
+from attention_quality import add_source, load
 from transformers import DynamicCache
 
 from halfspace.attention.hf import HalfspaceCache, register
@@ -90,10 +90,7 @@ def compare(dense: Run, ours: Run) -> None:
 def main() -> None:
     """Read the command line, generate twice, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", help="directory of a model of Hugging Face")
-    model.add_argument("--loader", help="FILE.py:function that returns a model")
-    parser.add_argument("--tokens", required=True, help="token ids, a .npy file")
+    add_source(parser)
     parser.add_argument("--start", type=int, default=0, help="the token that the context begins with")
     parser.add_argument("--context", type=int, default=8192)
     parser.add_argument("--new", type=int, default=512)

@@ -160,13 +160,18 @@ def measure(options: argparse.Namespace) -> None:
                 write(options, " ".join([part, *stored, str(start)]), rows, begun)
 
 
-def main() -> None:
-    """Read the options, and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model reads which tokens; `load` takes them."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="directory of a Hugging Face model")
     source.add_argument("--loader", help="FILE.py:function, which returns a model")
     parser.add_argument("--tokens", required=True, help="token ids, .npy")
+
+
+def main() -> None:
+    """Read the options, and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_source(parser)
     parser.add_argument("--report", default="attention-quality.json")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--context", type=int, default=8192)

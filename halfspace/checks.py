@@ -99,15 +99,15 @@ def finite(values: np.ndarray, name: str) -> None:
 
 
 def rounded(numbers: np.ndarray, bits: np.dtype[Any], name: str, backend: ModuleType, threads: int) -> np.ndarray:
-    """Round (n, d) numbers to a stored format, on their device; refuse what is not finite there."""
+    """Round (..., d) numbers to a stored format, on their device; refuse what is not finite there."""
     stored: np.ndarray
     stored, bad = backend.store(numbers, bits, threads)
     if bad >= 0:
-        row, column = divmod(bad, numbers.shape[1])
-        value = float(numbers[row, column])
+        place = np.unravel_index(bad, numbers.shape)
+        value = float(numbers[place])
         format = next(format for format, (_, carried) in FORMATS.items() if carried == bits)
         how = f", which is infinite in {format}" if isfinite(value) else ""
-        raise ValueError(f"{name}[{row}, {column}] is {value}{how}")
+        raise ValueError(f"{name}[{', '.join(map(str, place))}] is {value}{how}")
     return stored
 
 

@@ -4,6 +4,7 @@ import attention_reference as oracle
 import numpy as np
 import pytest
 import reference
+from caches import fill
 from conftest import (
     EXTREME_TAUS,
     FAMILIES,
@@ -24,16 +25,6 @@ from halfspace.dtypes import as_bits
 
 DIMS = [1, 5, 64, 80, 96, 128, 256]
 FORMATS = ["float32", "float16", "bfloat16"]
-
-
-def fill(keys, values, lengths=None, framed=True):
-    """A cache of keys and values (batch, heads, rows, d), of which each sequence has so many rows."""
-    batch, heads, rows, dim = keys.shape
-    cache = cpu.new_cache(batch, heads, dim, as_bits(keys).dtype, max(64, -(-rows // 64) * 64), False)
-    cpu.extend(cache, as_bits(keys), as_bits(values), None if lengths is None else np.array(lengths))
-    if framed:
-        cpu.reframe(cache)
-    return cache
 
 
 def ask(cache, queries, tau, scale=0.5, recent=0, sinks=0, threads=2):

@@ -3,26 +3,21 @@
 import attention_reference as oracle
 import numpy as np
 import pytest
+from caches import fill
 from conftest import FAMILIES, MORE_FAMILIES, gaussian, heavy_tailed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halfspace import cpu
 from halfspace.datasets import load_keys
-from halfspace.dtypes import as_bits
 
 EPS = [1e-1, 1e-2, 1e-3]
 FORMATS = ["float32", "float16", "bfloat16"]
 
 
 def cache_of(keys, lengths=None, framed=True):
-    """A cache of keys (batch, heads, rows, d)."""
-    batch, heads, rows, dim = keys.shape
-    cache = cpu.new_cache(batch, heads, dim, as_bits(keys).dtype, max(64, -(-rows // 64) * 64), False)
-    cpu.extend(cache, as_bits(keys), as_bits(keys), None if lengths is None else np.array(lengths))
-    if framed:
-        cpu.reframe(cache)
-    return cache
+    """A cache of keys (batch, heads, rows, d), which are its values as well."""
+    return fill(keys, keys, lengths, framed)
 
 
 def check(cache, keys, queries, eps, scale, lengths=None):

@@ -5,6 +5,7 @@ comes, in the frame that is then in force: there is no tail, and nothing depends
 """
 
 from dataclasses import dataclass, field
+from math import inf, nextafter, sqrt
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,19 @@ import numpy.typing as npt
 from halfspace.arrays import host, namespace
 from halfspace.segment import Cells, Segment, nbytes
 
-__all__ = ["GRAINS", "NOT_FINITE", "OVERFULL", "ROW_STEP", "SAMPLE", "Cache", "grown", "reservoir", "select", "view"]
+__all__ = [
+    "GRAINS",
+    "NOT_FINITE",
+    "OVERFULL",
+    "ROW_STEP",
+    "SAMPLE",
+    "Cache",
+    "grown",
+    "longest_codes",
+    "reservoir",
+    "select",
+    "view",
+]
 
 ROW_STEP = 64
 """Rows that there is room for are a multiple of this: a tile of codes."""
@@ -22,6 +35,8 @@ SAMPLE = 1024
 """Positions of each sequence that thresholds are estimated from."""
 GRAINS = {"float16": 2.0**-24, "bfloat16": 0.0, "float32": 0.0}
 """A power of two of which every number of a format is a multiple, or 0 where it is too small to be of use."""
+LONGEST_HIGH, LONGEST = 120.5, 127.0
+"""The largest component of a high code (the middle of its 16), and of a whole one."""
 OVERFULL, NOT_FINITE = 1, 2
 """What may be wrong with a sequence, bits of its status: rows did not fit, or were not finite."""
 
@@ -65,6 +80,11 @@ class Cache:
             "bytes_codes": sum(map(nbytes, codes)),
             "bytes_rest": sum(map(nbytes, (*frame, self.lengths, self.sample, self.status))),
         }
+
+
+def longest_codes(dim: int) -> list[float]:
+    """Bound the norms of high codes and of whole ones: the spans of cells whose codes are not known yet."""
+    return [nextafter(most * sqrt(dim) * (1.0 + 2.0**-50), inf) for most in (LONGEST_HIGH, LONGEST)]
 
 
 def reservoir(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,13 +1,13 @@
 """What users give to a `KVIndex`, validated and brought into the arrays of the stages, in place where that can be."""
 
 from dataclasses import dataclass
-from math import isfinite
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from halfspace import checks
 from halfspace.attention.tensors import taken
 from halfspace.dtypes import FORMATS, as_bits
 
@@ -49,10 +49,8 @@ class Given:
     def queries(self, array: Any, batch: int) -> Any:
         """Bring queries into (batch, query heads, d): float32, or on a GPU the bits of the stored format."""
         shape = batch, self.query_heads, self.dim
-        if array.shape not in (shape, (batch, self.query_heads, 1, self.dim)) and (batch, *array.shape) != (
-            1,
-            *shape[1:],
-        ):
+        shapes = [shape, (*shape[:2], 1, self.dim), *([shape[1:]] if batch == 1 else [])]
+        if array.shape not in shapes:
             raise ValueError(f"q must have shape {shape}, got {array.shape}")
         if self._on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
             bits = as_bits(array).reshape(shape)
@@ -85,14 +83,7 @@ class Given:
         """Round numbers (..., d) to a stored format; what is not finite there is an error that says where."""
         if not (array.dtype.kind in "iuf" or array.dtype.name == "bfloat16") or array.dtype.itemsize > 8:
             raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
-        stored, bad = self.backend.store(array.reshape(-1, self.dim), bits, self.threads)
-        if bad >= 0:
-            place = np.unravel_index(bad, array.shape)
-            value = float(array[place])
-            format = next(format for format, (_, carried) in FORMATS.items() if carried == bits)
-            how = f", which is infinite in {format}" if isfinite(value) else ""
-            raise ValueError(f"{name}[{', '.join(map(str, place))}] is {value}{how}")
-        return stored.reshape(array.shape)
+        return checks.rounded(array, bits, name, self.backend, self.threads)
 
 
 def as_counts(given: npt.ArrayLike, name: str, batch: int | None) -> npt.NDArray[np.int64]:

@@ -1,12 +1,11 @@
 """Keys and values of attention on the CPU: a cache is made, rows are appended and coded, and coded anew."""
 
-from math import nextafter, sqrt
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.attention.cache import OVERFULL, SAMPLE, Cache
+from halfspace.attention.cache import OVERFULL, SAMPLE, Cache, longest_codes
 from halfspace.cpu import _jit, _threads
 from halfspace.cpu._jit import entry, pointer, stage
 from halfspace.cpu._simd import BLOCK, TILE
@@ -16,9 +15,6 @@ from halfspace.cpu.formats import SLICE, measure_rows
 from halfspace.segment import Cells
 
 __all__ = ["extend", "new_cache", "reframe"]
-
-LONGEST_HIGH, LONGEST = 120.5, 127.0
-"""The largest component of a high code (the middle of its 16), and of a whole one."""
 
 
 def new_cache(batch: int, heads: int, dim: int, bits: np.dtype[Any], capacity: int, offload: bool) -> Cache:
@@ -30,11 +26,10 @@ def new_cache(batch: int, heads: int, dim: int, bits: np.dtype[Any], capacity: i
     All is zero but the weights, which are 1.
     """
     spaces, blocks, words = batch * heads, capacity // BLOCK, -(-dim // 8)
-    longest = [nextafter(most * sqrt(dim) * (1.0 + 2.0**-50), np.inf) for most in (LONGEST_HIGH, LONGEST)]
     cells = Cells(
         np.zeros((spaces, dim), np.float32),
         np.ones((spaces, dim), np.float32),
-        np.tile(longest, (spaces, 1)),
+        np.tile(longest_codes(dim), (spaces, 1)),
         _jit.aligned_zeros((spaces, blocks, words, BLOCK, 4), np.uint8),
         _jit.aligned_zeros((spaces, 4 * BLOCK * blocks * words + 64), np.uint8),
         np.zeros((spaces, capacity), np.uint16),

@@ -3,14 +3,12 @@
 A key is coded by one warp, whatever it came with, so that a token has the same codes from a prefill as alone.
 """
 
-from math import inf, nextafter, sqrt
 from typing import Any
 
 import cupy as cp
 import numpy as np
 
-from halfspace.attention.cache import GRAINS, SAMPLE, Cache
-from halfspace.cpu.cells import HIGH_MIDDLE
+from halfspace.attention.cache import GRAINS, SAMPLE, Cache, longest_codes
 from halfspace.dtypes import as_numbers
 from halfspace.gpu._launch import Kernel, format_of
 from halfspace.gpu.codes import BLOCK, CHUNK
@@ -37,8 +35,6 @@ TOKENS = np.dtype(
 )
 """The twin of the struct Tokens in ``kernels/extend.cu``."""
 
-LONGEST = 127.0
-"""The largest magnitude of a component of a code."""
 TEAM = 8
 """Warps of a block, each with a row of its own."""
 PARTS = 32
@@ -67,7 +63,7 @@ def new_cache(batch: int, heads: int, dim: int, bits: Any, capacity: int, offloa
     cells = Cells(
         cp.zeros((spaces, dim), np.float32),
         cp.ones((spaces, dim), np.float32),
-        cp.asarray(np.tile([_span(HIGH_MIDDLE, dim), _span(LONGEST, dim)], (spaces, 1))),
+        cp.asarray(np.tile(longest_codes(dim), (spaces, 1))),
         cp.zeros((spaces, capacity // BLOCK, words, BLOCK, 4), np.uint8),
         cp.zeros((spaces, 4 * capacity * words + 64), np.uint8),
         cp.zeros((spaces, capacity), np.uint16),
@@ -85,11 +81,6 @@ def new_cache(batch: int, heads: int, dim: int, bits: Any, capacity: int, offloa
         heads,
         offload,
     )
-
-
-def _span(most: float, dim: int) -> float:
-    """Bound the norm of codes whose components are at most this."""
-    return nextafter(most * nextafter(sqrt(dim), inf), inf)
 
 
 def _pinned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -8,10 +8,6 @@
 #include "exact.cuh"
 #include "heads.cuh"
 
-#ifndef HEAD_DIM
-#define HEAD_DIM 128
-#endif
-
 #define THREADS 256
 #define WARPS (THREADS / WARP)
 #define SET 4        // query heads of a set

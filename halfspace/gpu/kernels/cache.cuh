@@ -4,6 +4,10 @@
 
 #include "formats.cuh"
 
+#ifndef HEAD_DIM  // dimensions of a head, for which files are compiled
+#define HEAD_DIM 128
+#endif
+
 #define TILE 64      // rows by which the capacity is counted
 #define SAMPLE 1024  // slots of a sequence's reservoir
 

@@ -6,10 +6,6 @@
 #include "coding.cuh"
 #include "records.cuh"
 
-#ifndef HEAD_DIM
-#define HEAD_DIM 128
-#endif
-
 #define OWN 4              // dimensions of a lane, of each
 #define SPAN (OWN * WARP)  // so many
 #define SPANS ((HEAD_DIM + SPAN - 1) / SPAN)

@@ -2,10 +2,6 @@
 #include "rounding.cuh"
 #include "heads.cuh"
 
-#ifndef HEAD_DIM
-#define HEAD_DIM 128
-#endif
-
 #define THREADS 256
 #define WARPS (THREADS / WARP)
 #define EACH (SAMPLE / THREADS)
