@@ -1,0 +1,31 @@
+"""A fair comparison with other libraries: the same process, the same threads, alternating turns, exact ground truth.
+
+``halfspace bench`` runs it; it needs ``pip install "halfspace[bench]"``. Nothing else in the package imports it.
+"""
+
+from halfspace.bench.contest import Row, Timing, alternate, compare, median_ratio
+from halfspace.bench.engines import ENGINES, Engine, EngineSpec, build, build_curve
+from halfspace.bench.generate import clustered, gaussian, heavy_tailed
+from halfspace.bench.threads import pinned
+from halfspace.bench.truth import exact_hits, midpoints, recall_and_false, wrong_answers
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineSpec",
+    "Row",
+    "Timing",
+    "alternate",
+    "build",
+    "build_curve",
+    "clustered",
+    "compare",
+    "exact_hits",
+    "gaussian",
+    "heavy_tailed",
+    "median_ratio",
+    "midpoints",
+    "pinned",
+    "recall_and_false",
+    "wrong_answers",
+]

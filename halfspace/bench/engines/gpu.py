@@ -1,0 +1,168 @@
+"""Engines on an NVIDIA GPU: this library's, and brute force by CuPy and by PyTorch; a call ends when the GPU has done.
+
+Vectors and directions lie on the GPU before a call is timed, and answers stay there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfspace import HalfspaceIndex
+from halfspace.bench.engines.spec import Engine, EngineSpec, Rows, rows_of
+
+__all__ = ["SPECS", "no_gpu"]
+
+_SCORES = 4_000_000_000
+"""Bytes of scores that brute force holds at once."""
+
+
+def no_gpu(modules: Mapping[str, str]) -> str | None:
+    """Return None if the modules find a GPU, else the reason why not."""
+    try:
+        if "cupy" in modules:
+            import cupy as cp
+
+            cp.cuda.runtime.getDeviceCount()
+        if "torch" in modules:
+            import torch
+
+            if not torch.cuda.is_available():
+                return "torch finds no GPU"
+    except Exception as error:  # whatever a driver that is not there, or too old, makes of it
+        return f"no GPU: {str(error).splitlines()[0]}"
+    return None
+
+
+class HalfspaceGpu(Engine):
+    """`HalfspaceIndex` with ``device="gpu"``."""
+
+    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
+        import cupy as cp
+
+        super().__init__(vectors, threads, dtype, setting)
+        self.index = HalfspaceIndex(vectors.shape[1], device="gpu", dtype=dtype)
+        self.index.insert(cp.asarray(vectors))
+        self.index.compact()
+        cp.cuda.Device().synchronize()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(size for name, size in self.index.stats().items() if name.startswith("bytes_"))
+
+    def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
+        import cupy as cp
+
+        device, asked = cp.cuda.Device(), cp.asarray(directions)
+        tau = float(taus[0]) if (taus == taus[0]).all() else cp.asarray(taus)
+
+        def query() -> Any:
+            hits = self.index.query(asked, tau)
+            device.synchronize()
+            return hits
+
+        return query
+
+    def found(self, answer: Any) -> Rows:
+        import cupy as cp
+
+        return cp.asnumpy(answer.offsets), cp.asnumpy(answer.ids)
+
+
+class Cupy(Engine):
+    """``cupy.nonzero(q @ X.T >= tau)``, some directions at a time; of one direction, ``cupy.flatnonzero``."""
+
+    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
+        import cupy as cp
+
+        super().__init__(vectors, threads, dtype, setting)
+        self.vectors = cp.asarray(vectors).astype(dtype)
+        cp.cuda.Device().synchronize()
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.vectors.nbytes)
+
+    def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
+        import cupy as cp
+
+        device, x, m = cp.cuda.Device(), self.vectors, len(directions)
+        asked, limits = cp.asarray(directions).astype(x.dtype), cp.asarray(taus.astype(x.dtype))[:, None]
+        step = max(1, _SCORES // (x.itemsize * len(x)))
+
+        def single() -> Any:
+            ids = cp.flatnonzero(x @ asked[0] >= limits[0])
+            device.synchronize()
+            return [(None, ids)], m
+
+        def blocks() -> Any:
+            parts = [slice(first, first + step) for first in range(0, m, step)]
+            found = [cp.nonzero(asked[part] @ x.T >= limits[part]) for part in parts]
+            device.synchronize()
+            return found, m
+
+        return single if m == 1 else blocks
+
+    def found(self, answer: Any) -> Rows:
+        import cupy as cp
+
+        found, m = answer
+        step = max(1, _SCORES // (self.vectors.itemsize * len(self.vectors)))
+        places, ids = [], []
+        for k, (own, columns) in enumerate(found):
+            ids.append(cp.asnumpy(columns))
+            places.append(np.zeros(len(ids[-1]), np.int64) if own is None else cp.asnumpy(own) + k * step)
+        return rows_of(np.concatenate(places), np.concatenate(ids), m)
+
+
+class Torch(Engine):
+    """``torch.nonzero(q @ X.T >= tau)`` in full float32 (no TF32), some directions at a time."""
+
+    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
+        import torch
+
+        super().__init__(vectors, threads, dtype, setting)
+        self.vectors = torch.from_numpy(np.ascontiguousarray(vectors)).to("cuda", getattr(torch, dtype))
+        torch.cuda.synchronize()
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.vectors.element_size() * self.vectors.nelement())
+
+    def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
+        import torch
+
+        x, m = self.vectors, len(directions)
+        asked = torch.from_numpy(directions).to(x.device, x.dtype)
+        limits = torch.from_numpy(taus).to(x.device, x.dtype)[:, None]
+        step = max(1, _SCORES // (x.element_size() * len(x)))
+
+        def blocks() -> Any:
+            parts = [slice(first, first + step) for first in range(0, m, step)]
+            found = [torch.nonzero(asked[part] @ x.T >= limits[part]) for part in parts]
+            torch.cuda.synchronize()
+            return found, m, step
+
+        return blocks
+
+    def found(self, answer: Any) -> Rows:
+        found, m, step = answer
+        pairs = [part.cpu().numpy() + (k * step, 0) for k, part in enumerate(found)]
+        places, ids = np.concatenate(pairs).T
+        return rows_of(places, ids, m)
+
+
+_CUPY = {"cupy": "cupy-cuda13x"}
+
+SPECS = [
+    EngineSpec(
+        "halfspace-gpu", "HalfspaceIndex(device='gpu').query with scores", HalfspaceGpu, device="gpu", needs=_CUPY
+    ),
+    EngineSpec("cupy", "cupy.nonzero(q @ X.T >= tau), ids alone", Cupy, device="gpu", needs=_CUPY),
+    EngineSpec(
+        "torch", "torch.nonzero(q @ X.T >= tau), ids alone, no TF32", Torch, device="gpu", needs={"torch": "torch"}
+    ),
+]

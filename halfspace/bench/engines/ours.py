@@ -1,0 +1,58 @@
+"""This library's index with each of its filters, on the CPU and on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfspace import HalfspaceIndex
+from halfspace.bench.engines.spec import Engine, EngineSpec, Rows
+
+__all__ = ["SPECS", "Halfspace"]
+
+
+class Halfspace(Engine):
+    """`HalfspaceIndex`, asked for ids and scores in order of ids."""
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        threads: int,
+        dtype: str,
+        setting: Mapping[str, Any],
+        filter: str = "auto",
+    ) -> None:
+        super().__init__(vectors, threads, dtype, setting)
+        self.index = HalfspaceIndex(vectors.shape[1], filter=filter, threads=threads, dtype=dtype)
+        self.index.insert(vectors)  # ids are the rows
+        self.index.compact()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(size for name, size in self.index.stats().items() if name.startswith("bytes_"))
+
+    def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
+        tau = float(taus[0]) if (taus == taus[0]).all() else taus
+        return lambda: self.index.query(directions, tau)
+
+    def found(self, answer: Any) -> Rows:
+        return answer.offsets, answer.ids
+
+
+_ABOUT = {
+    "auto": "HalfspaceIndex(...).query with scores, hits in order of ids; the filter that suits is chosen by itself",
+    "cells": "the same with filter='cells': norms, principal axes, codes in two planes",
+    "groups": "the same with filter='groups': balls around 1,024 and 16 vectors, then around each",
+    "balls": "the same with filter='balls': balls of 4 in subspaces, as published",
+    "sweep": "the same with filter='sweep': sorted lists of those balls, as published",
+    "scan": "the same with filter='scan': every vector is read",
+}
+
+SPECS = [
+    EngineSpec("halfspace" if filter == "auto" else f"halfspace-{filter}", about, partial(Halfspace, filter=filter))
+    for filter, about in _ABOUT.items()
+]

@@ -1,0 +1,139 @@
+"""The answers in real arithmetic, found without the code that is measured, and how others compare with them.
+
+A product of two float32 numbers is exact in float64, so only sums round. A float64 sum of d products in any order is
+off by at most about d u sum_j |q_j x_j| <= d u |q| |x|, with u = 2^-53. A score further than twice that from tau is on
+the side where it seems to be; for the rest, `math.fsum` rounds the sum of all products and -tau once, so its sign is
+that of the real number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from halfspace.bench.engines.spec import Rows
+
+__all__ = ["exact_hits", "midpoints", "recall_and_false", "wrong_answers"]
+
+_PAIRS = 1 << 23
+"""Scores, or numbers of vectors, that are held in float64 at once."""
+
+
+def exact_hits(vectors: ArrayLike, directions: ArrayLike, tau: ArrayLike) -> Rows:
+    """Find every vector x with <q, x> >= tau in real arithmetic.
+
+    Parameters
+    ----------
+    vectors : array_like of float32 or float16, shape (n, d)
+        Finite numbers.
+    directions : array_like of float32 or float16, shape (m, d)
+    tau : array_like of float64, scalar or shape (m,)
+
+    Returns
+    -------
+    offsets : ndarray of int64, shape (m + 1,)
+    ids : ndarray of int64
+        Rows of `vectors`, ascending for each direction.
+
+    Raises
+    ------
+    TypeError
+        If an array holds other numbers: the products of float64 numbers would not be exact.
+    """
+    x, q = _narrow(vectors, "vectors"), _narrow(directions, "directions").astype(np.float64)
+    n, m = len(x), len(q)
+    taus = np.broadcast_to(np.asarray(tau, np.float64), m)
+    lengths = np.sqrt(np.einsum("ij,ij->i", q, q))
+    found = []
+    for first, part in _parts(x, m):
+        sizes = np.sqrt(np.einsum("ij,ij->i", part, part))
+        above = q @ part.T - taus[:, None]
+        bounds = 2 * x.shape[1] * 2.0**-53 * lengths[:, None] * sizes
+        hits = above > bounds
+        for j, i in np.argwhere(np.abs(above) <= bounds):
+            hits[j, i] = math.fsum([*(q[j] * part[i]), -taus[j]]) >= 0
+        places, ids = np.nonzero(hits)
+        found.append(places * n + ids + first)
+    flat = np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
+    places, ids = np.divmod(flat, max(n, 1))
+    return np.searchsorted(places, np.arange(m + 1)).astype(np.int64), ids
+
+
+def midpoints(vectors: ArrayLike, directions: ArrayLike, share: float) -> NDArray[np.float64]:
+    """Return a threshold for each direction that a share of the vectors reaches.
+
+    Parameters
+    ----------
+    vectors, directions : array_like, shapes (n, d) and (m, d)
+        As for `exact_hits`.
+    share : float
+        Above 0, at most 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (m,)
+        The midpoint between the k-th and the (k + 1)-th largest float64 score, where k is share times n, rounded, and
+        at least 1; ``-inf`` where k is n. Equal scores at that place are all on the boundary.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, got {share}")
+    x, q = _narrow(vectors, "vectors"), _narrow(directions, "directions").astype(np.float64)
+    n, k = len(x), max(1, round(share * len(x)))
+    if k >= n:
+        return np.full(len(q), -np.inf)
+    taus = np.empty(len(q))
+    together = max(1, 4 * _PAIRS // n)
+    for low in range(0, len(q), together):
+        scores = np.concatenate([q[low : low + together] @ part.T for _, part in _parts(x, together)], axis=1)
+        scores.partition((n - k - 1, n - k), axis=1)
+        taus[low : low + together] = (scores[:, n - k - 1] + scores[:, n - k]) / 2
+    return taus
+
+
+def recall_and_false(found: Rows, truth: Rows) -> tuple[float, int]:
+    """Compare answers with the exact ones.
+
+    Parameters
+    ----------
+    found, truth : tuple of ndarray
+        Offsets (m + 1,) and ids of both.
+
+    Returns
+    -------
+    recall : float
+        The share of all true hits that was found; 1 where there are none.
+    false_positives : int
+        How many others were found; an id that is there twice counts as one.
+    """
+    true, both = len(truth[1]), sum(len(np.intersect1d(own, exact)) for own, exact in _pairs(found, truth))
+    return (both / true if true else 1.0), len(found[1]) - both
+
+
+def wrong_answers(found: Rows, truth: Rows) -> int:
+    """Count the directions whose answer is not the exact set."""
+    return sum(not np.array_equal(np.sort(own), exact) for own, exact in _pairs(found, truth))
+
+
+def _pairs(found: Rows, truth: Rows) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the ids of both for each direction."""
+    own, exact = (np.split(ids, offsets[1:-1]) for offsets, ids in (found, truth))
+    return list(zip(own, exact, strict=True))
+
+
+def _narrow(array: ArrayLike, name: str) -> NDArray[Any]:
+    """Return an array whose products are exact in float64."""
+    found = np.asarray(array)
+    if found.dtype not in (np.float32, np.float16):
+        raise TypeError(f"{name} must be float32 or float16, got {found.dtype}")
+    return found
+
+
+def _parts(x: NDArray[Any], m: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield runs of vectors in float64 with their first row, few enough for their numbers and scores to be held."""
+    step = max(1, _PAIRS // max(m, x.shape[1], 1))
+    for first in range(0, len(x), step):
+        yield first, x[first : first + step].astype(np.float64)
