@@ -194,6 +194,50 @@ def test_ways_change(rng, gpu):
     assert max(shares[0], shares[4]) < 0.1 < 0.9 < shares[2]
 
 
+def test_steps_in_a_row(rng, gpu, monkeypatch):
+    """Tokens appended or taken back between steps, other ways of reading, trouble: each begins while the last ends."""
+    batch, heads, rows = 2, 2, 4600
+    attend = importlib.import_module("halfspace.gpu.attend")
+    keys, values, queries = data(rng, batch, heads, rows, 64, 4, "float16")
+    cache = fill(gpu, keys, values, [4490, 66], capacity=4608)
+    lengths = np.array([4490, 66])
+    taus = {share: quantiles(keys, queries, share, [rows, rows]) for share in (0.01, 0.9)}
+    bits, levels = gpu.xp.asarray(as_bits(queries)), {share: gpu.xp.asarray(tau) for share, tau in taus.items()}
+    steps, answers = [], []
+
+    def step(share, many=1 << 30):
+        monkeypatch.setattr(attend, "FEW", 64)
+        monkeypatch.setattr(attend, "MANY", many)
+        steps.append((share, lengths.copy()))
+        answers.append(gpu.attend(cache, bits, levels[share], 0.5, 0, 0, 1))
+
+    def append(count):
+        for _ in range(count):
+            row = lengths % rows
+            token = [np.stack([part[b, :, row[b] : row[b] + 1] for b in range(batch)]) for part in (keys, values)]
+            gpu.extend(cache, *(gpu.xp.asarray(as_bits(part)) for part in token), None)
+            lengths[:] += 1
+            step(0.01, many=0 if count % 2 else 1 << 30)
+
+    append(5)
+    append(40)
+    for share in (0.9, 0.9, 0.01, 0.01):
+        step(share)
+    lengths[:] = 4400, 3
+    cache.lengths[:] = gpu.xp.asarray(lengths)  # as crop does
+    step(0.01, many=0)
+    lengths[:] = 40, 0
+    cache.lengths[:] = gpu.xp.asarray(lengths)
+    step(0.01)
+    append(3)
+    for (share, known), answer in zip(steps, answers, strict=True):
+        parts = [gpu.xp.asnumpy(part) for part in answer]
+        check(gpu, keys, values, queries, taus[share], known, (as_numbers(parts[0]), *parts[1:]))
+    cache.status[0] = 1
+    step(0.01)
+    assert np.isnan(as_numbers(gpu.xp.asnumpy(answers[-1].output))[0]).all()
+
+
 @pytest.mark.parametrize("length", [90, 4500])
 def test_infinite_thresholds_leave_no_doubt(length, rng, gpu):
     """All keys are kept, or none, without an exact sum: a row in doubt would count once for each head."""

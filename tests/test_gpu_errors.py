@@ -1,5 +1,6 @@
 """What a GPU takes and what not: arrays of other libraries and places, bad numbers, devices that are not there."""
 
+import ctypes
 import importlib
 import sys
 from types import SimpleNamespace
@@ -313,6 +314,17 @@ def test_the_launcher_checks_what_it_hands_on(gpu, monkeypatch):
     for wrong in (np.zeros(2, records.CALL), np.zeros(1, records.HEADER)):
         with pytest.raises(TypeError, match="call must be one record"):
             prepare((1,), 256, wrong)
+
+
+def test_what_overlaps_takes_records(gpu):
+    """The launcher hands the driver addresses, of structs that lie as the driver's headers say."""
+    launch, overlap = (importlib.import_module(f"halfspace.gpu.{name}") for name in ("_launch", "_overlap"))
+    measure = launch.Kernel("measure.cu", "measure_vectors", ("vectors", launch.STORED), ("rows", int))
+    with pytest.raises(TypeError, match="measure_vectors takes more than records"):
+        measure((1,), 128, gpu.xp.ones((10, 4), np.float32), 10, overlap=True)
+    config, attribute = overlap._Config, overlap._Attribute
+    assert (config.stream.offset, config.attributes.offset, config.count.offset) == (32, 40, 48)
+    assert (ctypes.sizeof(config), ctypes.sizeof(attribute), attribute.value.offset) == (56, 72, 8)
 
 
 def test_the_launcher_refuses_arrays_of_another_gpu(two, gpu):

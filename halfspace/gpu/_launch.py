@@ -9,6 +9,9 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
+from halfspace.gpu._overlap import can_overlap
+from halfspace.gpu._overlap import launch as launch_overlapping
+
 __all__ = ["FORMAT_NUMBERS", "STORED", "Kernel", "format_of"]
 
 STORED = "stored"
@@ -89,9 +92,13 @@ class Kernel:
         shared: int = 0,
         format: int = 0,
         head_dim: int | None = None,
+        overlap: bool = False,
     ) -> None:
-        """Launch on the current stream: grid of blocks of `block` threads, with `shared` bytes for each block."""
-        self.bind(grid, block, *arguments, shared=shared, format=format, head_dim=head_dim)()
+        """Launch on the current stream: grid of blocks of `block` threads, with `shared` bytes for each block.
+
+        With `overlap`, a kernel that takes records alone begins while the one before it ends, where that is possible.
+        """
+        self.bind(grid, block, *arguments, shared=shared, format=format, head_dim=head_dim, overlap=overlap)()
 
     def bind(
         self,
@@ -101,6 +108,7 @@ class Kernel:
         shared: int = 0,
         format: int = 0,
         head_dim: int | None = None,
+        overlap: bool = False,
     ) -> Callable[[], None]:
         """Check everything now, and return what launches on the stream that is current then.
 
@@ -109,6 +117,8 @@ class Kernel:
         device = cp.cuda.runtime.getDevice()
         if len(arguments) != len(self._parameters):
             raise TypeError(f"{self._name} takes {len(self._parameters)} arguments, got {len(arguments)}")
+        if overlap and any(kind in (int, float, STORED) or kind.names is None for _, kind, _ in self._parameters):
+            raise TypeError(f"{self._name} takes more than records, and so overlaps nothing")
         if 0 in grid:
             return _nothing
         for blocks, most in zip(grid, _MAX_GRID, strict=False):
@@ -121,6 +131,8 @@ class Kernel:
         function = self._functions.get((format, head_dim, device)) or self._function(format, head_dim, device)
         if shared > _DEFAULT_SHARED and function.max_dynamic_shared_size_bytes < shared:
             function.max_dynamic_shared_size_bytes = shared
+        if overlap and can_overlap(device):
+            return partial(launch_overlapping, function.kernel, grid, block, packed, shared)
         return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
 
     def _function(self, format: int, head_dim: int | None, device: int) -> Any:

@@ -110,6 +110,6 @@ def attend(cache: Cache, queries: Any, tau: Any, scale: float, recent: int, sink
     own["few"], own["many"], own["dense_share"], own["cascade_share"] = FEW, MANY, DENSE_SHARE, CASCADE_SHARE
     _attend(
         (space.splits, space.rows), 32 * WARPS, describe(cache), call,
-        shared=space.shared, format=format_of(cache.keys.dtype), head_dim=dim,
+        shared=space.shared, format=format_of(cache.keys.dtype), head_dim=dim, overlap=True,
     )  # fmt: skip
     return answer

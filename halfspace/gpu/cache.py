@@ -129,7 +129,7 @@ def extend(cache: Cache, keys: Any, values: Any, counts: Any) -> None:
     record, options = describe(cache), _options(cache)
     if rows == 1:
         own["arrived"] = address(_arrived(cache))
-        _extend_one((cache.heads, cache.batch), 64, record, tokens, **options)
+        _extend_one((cache.heads, cache.batch), 64, record, tokens, **options, overlap=True)
     else:
         grid = min(-(-rows // TEAM), STRIDES), cache.batch * cache.heads
         _extend_rows(grid, 32 * TEAM, record, tokens, **options)

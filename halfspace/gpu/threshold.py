@@ -109,7 +109,7 @@ def certify(cache: Cache, queries: Any, eps: float, scale: float, threads: int) 
     own["queries"], own["wide"] = address(queries), queries.dtype == np.float32
     own["eps"], own["scale"] = eps, scale
     own["tau"], own["dropped"] = address(tau), address(dropped)
-    record, options = describe(cache), {"format": format_of(cache.keys.dtype), "head_dim": cache.dim}
+    record, options = describe(cache), {"format": format_of(cache.keys.dtype), "head_dim": cache.dim, "overlap": True}
     _bracket(room.grid, THREADS, record, call, **options)
     _certify(room.counting, THREADS, record, call, **options)
     return tau, dropped
@@ -134,5 +134,8 @@ def estimate(cache: Cache, queries: Any, keep: float, estimator: str, threads: i
     own["group"], own["keep"] = query_heads // cache.heads, keep
     own["estimator"], own["slots"] = ESTIMATORS.index(estimator), min(SAMPLE, max(1, round(1.0 / keep) - 1))
     own["scores"], own["tickets"], own["tau"] = address(scores), address(tickets), address(tau)
-    _estimate((SCORING, heads), THREADS, describe(cache), call, format=format_of(cache.keys.dtype), head_dim=cache.dim)
+    _estimate(
+        (SCORING, heads), THREADS, describe(cache), call,
+        format=format_of(cache.keys.dtype), head_dim=cache.dim, overlap=True,
+    )  # fmt: skip
     return tau

@@ -6,9 +6,11 @@ namespace ptx {
 using namespace ::emulator;
 
 // Rows and columns as in the PTX manual, "Matrix Fragments for mma.m16n8k32": a register holds 4 bytes along k.
+template <typename Left>
 static void multiply(Warp& warp, unsigned mask) {
-    if ((mask & warp.alive) != ~0u) fail("mma_s8 needs all 32 lanes");
-    int8_t a[16][32], b[8][32];
+    if ((mask & warp.alive) != ~0u) fail("mma_s8 and mma_u8 need all 32 lanes");
+    Left a[16][32];
+    int8_t b[8][32];
     for (unsigned lane = 0; lane < 32; lane++) {
         const unsigned group = lane / 4, at = lane % 4 * 4;
         const uint32_t* in = warp.lanes[lane].in.words;
@@ -27,7 +29,14 @@ static void multiply(Warp& warp, unsigned mask) {
             warp.lanes[lane].out.words[k] = warp.lanes[lane].in.words[6 + k] + static_cast<unsigned>(sum);
         }
 }
-static const Operation MMA = {"mma_s8", multiply};
+static const Operation MMA_S8 = {"mma_s8", multiply<int8_t>}, MMA_U8 = {"mma_u8", multiply<uint8_t>};
+
+static void multiply_by(const Operation& operation, int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                        unsigned b0, unsigned b1) {
+    const unsigned in[10] = {a0, a1, a2, a3, b0, b1, unsigned(c[0]), unsigned(c[1]), unsigned(c[2]), unsigned(c[3])};
+    memcpy(&self->in, in, sizeof in);
+    memcpy(c, exchange(operation, ~0u).out.words, sizeof c);
+}
 
 // Lane i names row i % 8 of matrix i / 8; register k receives two of the 16-bit columns of row lane / 4 of matrix k.
 static void load(Warp& warp, unsigned mask) {
@@ -60,9 +69,11 @@ static void begin_copy(void* shared, const void* global, unsigned bytes, const c
 
 __device__ __forceinline__ void mma_s8(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
                                        unsigned b1) {
-    const unsigned in[10] = {a0, a1, a2, a3, b0, b1, unsigned(c[0]), unsigned(c[1]), unsigned(c[2]), unsigned(c[3])};
-    memcpy(&emulator::self->in, in, sizeof in);
-    memcpy(c, emulator::exchange(ptx::MMA, ~0u).out.words, sizeof c);
+    ptx::multiply_by(ptx::MMA_S8, c, a0, a1, a2, a3, b0, b1);
+}
+__device__ __forceinline__ void mma_u8(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                       unsigned b1) {
+    ptx::multiply_by(ptx::MMA_U8, c, a0, a1, a2, a3, b0, b1);
 }
 
 __device__ __forceinline__ void load_matrix(unsigned (&r)[4], const void* shared) {
@@ -108,6 +119,9 @@ __device__ __forceinline__ uint4 stream128(const void* address) { return *static
 __device__ __forceinline__ unsigned stream32(const void* address) { return *static_cast<const unsigned*>(address); }
 
 __device__ __forceinline__ float4 reload128(const void* address) { return *static_cast<const float4*>(address); }
+
+// One kernel after the other: what the one before writes is there.
+__device__ __forceinline__ void wait_for_previous() {}
 
 __device__ __forceinline__ void copy_async4(void* to, const void* from) {
     ptx::begin_copy(to, from, 4, "copy_async4");

@@ -55,9 +55,9 @@ __device__ __forceinline__ void read_head(const Cache& cache, const Attend& call
     }
 }
 
-// Measure a head and find its thresholds, code it if codes are to be looked at; by a warp.
-__device__ __forceinline__ void prepare_one(const Cache& cache, const Asked& asked, long long own, int rows, int which,
-                                            bool coded, Shared& shared) {
+// Find between which float32 scores a head is in doubt; by a warp.
+__device__ __forceinline__ void prepare_scores(const Cache& cache, const Asked& asked, long long own, int rows,
+                                               int which, Shared& shared) {
     const int lane = lane_number();
     const double tau = reachable(asked.tau);
     const int chunks = (int)((cache.capacity + CHUNK - 1) / CHUNK), used = (rows + CHUNK - 1) / CHUNK;
@@ -69,24 +69,28 @@ __device__ __forceinline__ void prepare_one(const Cache& cache, const Asked& ask
     for (int step = WARP / 2; step > 0; step /= 2) most = max(most, __shfl_xor_sync(FULL, most, step));
     const auto component = [&](int, int k) { return asked.components[k]; };
     const Measured measured = measure_components(component, HEAD_DIM);
+    if (lane != 0) return;
     const double norm = norm_bound(measured.squares, HEAD_DIM), peak = exact64(__uint_as_float(most));
-    if (lane == 0) {
-        const double error = tree32_slope(8 + 5, HEAD_DIM, norm) * peak + tree32_intercept(HEAD_DIM, norm);
-        const double margin = fabs(tau) < INFINITY ? error + 4.0 * UNIT * (error + fabs(tau)) : 0.0;
-        shared.sure[which] = round_up32(tau + margin);
-        shared.never[which] = round_down32(tau - margin);
-        shared.plans[which] = Plan{norm, grain_of(measured.lowest), 0.0, 0.0, tau, measured.lowest == BAD ? 1.0 : 0.0};
-        if (which == 0) shared.peak = __uint_as_float(most);
-    }
-    if (!coded) return;
+    const double error = tree32_slope(8 + 5, HEAD_DIM, norm) * peak + tree32_intercept(HEAD_DIM, norm);
+    const double margin = fabs(tau) < INFINITY ? error + 4.0 * UNIT * (error + fabs(tau)) : 0.0;
+    shared.sure[which] = round_up32(tau + margin);
+    shared.never[which] = round_down32(tau - margin);
+    shared.plans[which] = Plan{norm, grain_of(measured.lowest), 0.0, 0.0, tau, measured.lowest == BAD ? 1.0 : 0.0};
+    if (which == 0) shared.peak = __uint_as_float(most);
+}
+
+// Code a head, and find what codes are tested against; by a warp.
+__device__ __forceinline__ void prepare_codes(const Asked& asked, int which, Shared& shared) {
+    const auto component = [&](int, int k) { return asked.components[k]; };
+    const Measured measured = measure_components(component, HEAD_DIM);
     const Head head = code_components(component, measured, HEAD_DIM, STRIDE, shared.digits[which][0]);
-    const double below = threshold_below(head, tau);
-    const bool high = lane == 1;  // two lanes have a test each
+    const double below = threshold_below(head, reachable(asked.tau));
+    const bool high = lane_number() == 1;  // two lanes have a test each
     const Test32 test =
         test_of(head, below, high ? 16.0 * head.unit : head.unit, (high ? 15.0 : 128.0) * head.digit_size,
                 high ? HIGH_SPAN / 16.0 * head.digit_sum : 0.0, high ? head.high_slack : head.low_slack);
     if (high) shared.high[which] = test;
-    if (lane != 0) return;
+    if (lane_number() != 0) return;
     shared.whole[which] = test;
     shared.biases[which] = 128 * (int)head.digit_sum;
 }
@@ -94,7 +98,10 @@ __device__ __forceinline__ void prepare_one(const Cache& cache, const Asked& ask
 // Let a head that a set does not have keep nothing.
 __device__ __forceinline__ void prepare_none(int which, Shared& shared) {
     for (int j = lane_number(); j < 2 * STRIDE / 4; j += WARP) reinterpret_cast<unsigned*>(shared.digits[which])[j] = 0;
-    if (lane_number() == 0) shared.sure[which] = shared.never[which] = INFINITY;
+    if (lane_number() != 0) return;
+    shared.sure[which] = shared.never[which] = INFINITY;
+    shared.whole[which] = shared.high[which] = Test32{0.0f, 0.0f, 0.0f, INFINITY};
+    shared.biases[which] = 0;
 }
 
 // The share of what is relative to one logit among what is relative to a larger one.
@@ -254,15 +261,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     const int before = (int)(blockIdx.y % sets) * SET, count = min(SET, group - before);
     const long long own = space_number;
     const long long first = sequence * call.query_heads + space_number % heads * group + before;
-    Asked asked;
-    if (warp < SET) read_head(cache, call, own, first + min(warp, count - 1), asked);
-    const long long length = cache.lengths[sequence];
-    const bool trouble = cache.status[sequence] != 0;
-    const float share = call.shares[blockIdx.y];
-    if (trouble || length == 0) {
-        if (blockIdx.x == 0) put_nothing(call, first, count, trouble);
-        return;
-    }
     Space space;
     space.keys = cache.keys + own * cache.capacity * HEAD_DIM;
     space.values = cache.values + own * cache.capacity * HEAD_DIM;
@@ -272,16 +270,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     space.high_radii = cache.radii + own * 2 * cache.capacity;
     space.low_radii = space.high_radii + cache.capacity;
     space.grain = cache.grain;
+    space.count = count;
+    space.scale = (float)call.scale;
+    Walk walk{0, 0, 0, rings + warp * RING, shared.barriers[warp]};
+    if (lane < HIGH_STAGES) make_barrier(walk.barriers + lane);
+    wait_for_previous();
+
+    const int which = warp % SET;  // half of the warps look after codes, and half after scores
+    Asked asked;
+    read_head(cache, call, own, first + min(which, count - 1), asked);
+    const long long length = cache.lengths[sequence];
+    const bool trouble = cache.status[sequence] != 0;
+    const float share = call.shares[blockIdx.y];
+    if (trouble || length == 0) {
+        if (blockIdx.x == 0) put_nothing(call, first, count, trouble);
+        return;
+    }
     space.rows = (int)length;
     space.sinks = (int)min(call.sinks, length);
     space.recent = (int)max(length - call.recent, 0ll);
-    space.count = count;
-    space.scale = (float)call.scale;
-
     const bool dense = length < call.few || share > call.dense_share;
     const bool in_turn = !dense && length >= call.many * gridDim.x && share <= call.cascade_share;
     Room& room = shared.rooms[warp];
-    Walk walk{0, 0, 0, rings + warp * RING, shared.barriers[warp]};
     const Batches all{ALL_ROWS, space.rows, 8 * ((int)blockIdx.x * WARPS + warp), 8 * WARPS * (int)gridDim.x};
     const auto begin = [&] {
         if (in_turn) {
@@ -293,7 +303,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     if (!dense) {
         const int tiles = (space.rows + ROWS - 1) / ROWS, start = tile_of(0, warp), step = WARPS * (int)gridDim.x;
         walk.total = start < tiles ? (tiles - start + step - 1) / step : 0;
-        if (lane < HIGH_STAGES) make_barrier(walk.barriers + lane);
     }
     if (warp < SET) {
 #pragma unroll
@@ -308,10 +317,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     } else {
         begin();
     }
-    if (warp < count) {
-        prepare_one(cache, asked, own, space.rows, warp, !dense, shared);
-    } else if (warp < SET) {
-        prepare_none(warp, shared);
+    if (which >= count) {
+        if (warp < SET) prepare_none(which, shared);
+    } else if (warp >= SET) {
+        prepare_scores(cache, asked, own, space.rows, which, shared);
+    } else if (!dense) {
+        prepare_codes(asked, which, shared);
     }
     __syncthreads();
 
@@ -326,8 +337,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
             uint2 digits[STEPS];
 #pragma unroll
             for (int i = 0; i < STEPS; i++)
-                digits[i] =
-                    *reinterpret_cast<const uint2*>(shared.digits[lane / 8][lane / 4 % 2] + 8 * (lane % 4 * STEPS + i));
+                digits[i] = *reinterpret_cast<const uint2*>(shared.digits[lane / 8][lane / 4 % 2] +
+                                                            8 * (lane % 4 * STEPS + word_of(i)));
             if (in_turn) {
                 filter_in_turn(shared, digits, walk);
             } else {

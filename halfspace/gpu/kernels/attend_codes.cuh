@@ -11,6 +11,10 @@
 // Words that are read at once.
 constexpr int WIDE = WORDS != 4 * STEPS ? 1 : STEPS % 4 == 0 ? 4 : STEPS % 2 == 0 ? 2 : 1;
 
+// The word, of the lane's own, that step i takes: lanes side by side take theirs in another order where they would
+// read the same banks of shared memory otherwise.
+__device__ __forceinline__ int word_of(int i) { return STEPS % 2 == 0 ? i ^ (lane_number() & 1) : i; }
+
 // Whether the lane has word i of its own.
 __device__ __forceinline__ bool has_word(int i) { return WORDS == 4 * STEPS || lane_number() % 4 * STEPS + i < WORDS; }
 
@@ -72,7 +76,7 @@ __device__ __forceinline__ Bounds read_bounds(const unsigned char* stage) {
     return Bounds{own[0], own[8], BOTH ? own[8] : own[16]};
 }
 
-// Read the lane's words of one row.
+// Read the lane's words of one row, in the order of its memory.
 __device__ __forceinline__ void read_words(const unsigned char* place, unsigned (&words)[STEPS]) {
     place += lane_number() % 4 * (4 * STEPS);
 #pragma unroll
@@ -90,6 +94,16 @@ __device__ __forceinline__ void read_words(const unsigned char* place, unsigned 
     }
 }
 
+// Bring words from the order of memory into that of steps.
+__device__ __forceinline__ void order_words(unsigned (&words)[STEPS]) {
+#pragma unroll
+    for (int i = 0; i + 1 < STEPS; i += 2) {
+        const unsigned one = words[i], two = words[i + 1];
+        words[i] = word_of(0) == 0 ? one : two;
+        words[i + 1] = word_of(0) == 0 ? two : one;
+    }
+}
+
 // Multiply a tile with the digits; lane (g, t) gets the products of its four rows with head t.
 template <bool BOTH>
 __device__ __forceinline__ void multiply_tile(const unsigned char* stage, const uint2 (&digits)[STEPS],
@@ -100,30 +114,34 @@ __device__ __forceinline__ void multiply_tile(const unsigned char* stage, const 
     const unsigned char* fours = stage + ((g / 4 * WORDS + t * STEPS) * BLOCK + g % 4 * 4) * 4;  // four rows of a word
     if (BOTH) {
 #pragma unroll
-        for (int k = 0; k < 4; k++)
+        for (int k = 0; k < 4; k++) {
             read_words(stage + PLANE + (4 * g + k) * (4 * WORDS), low[k]);
+            order_words(low[k]);
+        }
     }
 #pragma unroll
     for (int i = 0; i < STEPS; i++) {
+        const int word = word_of(i);
         const uint4 four =
-            has_word(i) ? *reinterpret_cast<const uint4*>(fours + i * (4 * BLOCK)) : make_uint4(0, 0, 0, 0);
+            has_word(word) ? *reinterpret_cast<const uint4*>(fours + word * (4 * BLOCK)) : make_uint4(0, 0, 0, 0);
         const unsigned high[4] = {four.x, four.y, four.z, four.w};
         unsigned codes[4][2];  // of four dimensions, and of the next four
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             if (BOTH) {
-                codes[k][0] = ((high[k] << 4 & ~NIBBLES) | (low[k][i] & NIBBLES)) ^ 0x80808080u;
-                codes[k][1] = ((high[k] & ~NIBBLES) | (low[k][i] >> 4 & NIBBLES)) ^ 0x80808080u;
+                codes[k][0] = (high[k] << 4 & ~NIBBLES) | (low[k][i] & NIBBLES);
+                codes[k][1] = (high[k] & ~NIBBLES) | (low[k][i] >> 4 & NIBBLES);
             } else {
                 codes[k][0] = high[k] & NIBBLES;
                 codes[k][1] = high[k] >> 4 & NIBBLES;
             }
         }
-        mma_s8(sums[0], codes[0][0], codes[1][0], codes[0][1], codes[1][1], digits[i].x, digits[i].y);
-        mma_s8(sums[1], codes[2][0], codes[3][0], codes[2][1], codes[3][1], digits[i].x, digits[i].y);
+        mma_u8(sums[0], codes[0][0], codes[1][0], codes[0][1], codes[1][1], digits[i].x, digits[i].y);
+        mma_u8(sums[1], codes[2][0], codes[3][0], codes[2][1], codes[3][1], digits[i].x, digits[i].y);
     }
 #pragma unroll
-    for (int k = 0; k < 4; k++) products[k] = 256 * sums[k / 2][k % 2 * 2] + sums[k / 2][k % 2 * 2 + 1];
+    for (int k = 0; k < 4; k++)
+        products[k] = (int)(256u * (unsigned)sums[k / 2][k % 2 * 2] + (unsigned)sums[k / 2][k % 2 * 2 + 1]);
 }
 
 // Test a tile; returns whether the row of the lane's own number may be kept by any head.
@@ -133,8 +151,7 @@ __device__ __forceinline__ bool test_tile(const Space& space, const Test32& test
     unsigned votes[4];
 #pragma unroll
     for (int k = 0; k < 4; k++)
-        votes[k] = __ballot_sync(FULL, lane % 4 < space.count &&
-                                           may_reach(test, products[k], number_of(scales, k), number_of(radii, k)));
+        votes[k] = __ballot_sync(FULL, may_reach(test, products[k], number_of(scales, k), number_of(radii, k)));
     const unsigned mine = lane & 2 ? (lane & 1 ? votes[3] : votes[2]) : (lane & 1 ? votes[1] : votes[0]);
     const int row = tile * ROWS + lane;
     return row < space.rows && ((mine >> (lane & ~3) & 15) != 0 || is_forced(space, row));
@@ -171,7 +188,8 @@ __device__ __forceinline__ void end_walk(Shared& shared, Walk& walk, int first, 
 // Go over tiles with both planes until there are no more, or the list is full.
 __device__ __forceinline__ void filter_both(const Space& space, Shared& shared, const uint2 (&digits)[STEPS],
                                             Walk& walk) {
-    const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at;
+    const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at, bias = shared.biases[lane % SET];
+    const Test32 test = shared.whole[lane % SET];
     int found = 0, slot = 0;
 #pragma unroll 1
     while (walk.at < walk.total && found + ROWS <= SEGMENT && (walk.at - first) * ROWS < 0x10000) {
@@ -179,8 +197,10 @@ __device__ __forceinline__ void filter_both(const Space& space, Shared& shared, 
         const Bounds own = read_bounds<true>(stage);
         int products[4];
         multiply_tile<true>(stage, digits, products);
+#pragma unroll
+        for (int k = 0; k < 4; k++) products[k] -= bias;
         const bool left =  // votes: all have read the stage
-            test_tile(space, shared.whole[lane % SET], products, own.scales, own.low_radii, tile_of(walk.at, warp));
+            test_tile(space, test, products, own.scales, own.low_radii, tile_of(walk.at, warp));
         begin_tile<true>(space, walk, walk.at + BOTH_STAGES, slot);
         add_rows(shared.list[warp], found, left, (walk.at - first) * ROWS + lane);
         walk.at++;
@@ -239,10 +259,11 @@ __device__ __forceinline__ void ask_for_low(const Space& space, const Queue& que
 
 // Test the rows whose low codes were asked for by their whole codes, and list what is left.
 __device__ __forceinline__ void test_low(const Space& space, Shared& shared, const Queue& queue,
-                                         const uint2 (&digits)[STEPS], int first_tile, const Pending& pending,
-                                         int& found) {
+                                         const uint2 (&digits)[STEPS], int first_tile, Pending& pending, int& found) {
     const int warp = threadIdx.x / WARP, lane = lane_number(), g = lane / 4, t = lane % 4;
     int sums[4] = {};
+    order_words(pending.words[0]);
+    order_words(pending.words[1]);
 #pragma unroll
     for (int i = 0; i < STEPS; i++) {
         const unsigned one = pending.words[0][i], two = pending.words[1][i];
@@ -253,7 +274,7 @@ __device__ __forceinline__ void test_low(const Space& space, Shared& shared, con
     for (int k = 0; k < 2; k++) {
         const int at = 8 * k + g, place = (pending.first + at) % (2 * ROWS);
         bool may = false;
-        if (at < pending.count && t < space.count) {
+        if (at < pending.count) {
             const unsigned low = (unsigned)(256 * sums[2 * k] + sums[2 * k + 1]);
             const unsigned product = 16 * queue.sums[place][t] + low - (unsigned)shared.biases[t];
             const uint2 left = queue.left[place];
@@ -278,6 +299,7 @@ __device__ __forceinline__ void filter_in_turn(Shared& shared, const uint2 (&dig
     const Space& space = shared.space;  // read again and again: registers are short
     const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at;
     Queue& queue = *reinterpret_cast<Queue*>(walk.ring + HIGH_STAGES * HIGH_BYTES);
+    const Test32 test = shared.high[lane % SET];
     int found = 0, slot = 0, end = 0, asked = 0;
     Pending pending;
     pending.first = pending.count = 0;
@@ -291,7 +313,7 @@ __device__ __forceinline__ void filter_in_turn(Shared& shared, const uint2 (&dig
             int products[4];
             multiply_tile<false>(stage, digits, products);
             const bool left =  // votes: all have read the stage
-                test_tile(space, shared.high[lane % SET], products, bounds.scales, bounds.high_radii, tile);
+                test_tile(space, test, products, bounds.scales, bounds.high_radii, tile);
             begin_tile<false>(space, walk, walk.at + HIGH_STAGES, slot);
             end += add_left(queue, end, products, bounds, left, (walk.at - first) * ROWS);
             walk.at++;

@@ -152,6 +152,7 @@ __device__ __forceinline__ float widen_half(unsigned bits) { return __uint_as_fl
 // Grid: x parts of the rows, y spaces, z sets of query heads. Blocks of THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) bracket_scores(Cache cache, Certify call) {
     __shared__ Shared shared;
+    wait_for_previous();
     const long long space = blockIdx.y, length = cache.lengths[space / cache.heads];
     const unsigned long long skipped = call.turns[space].skipped;
     const int lane = lane_number(), warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;

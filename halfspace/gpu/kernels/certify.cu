@@ -210,6 +210,7 @@ __device__ bool solve(const Certify& call, long long query, long long length, co
 // Grid: x parts of the rows, y query heads of all sequences. Blocks of THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) certify_thresholds(Cache cache, Certify call) {
     __shared__ Shared shared;
+    wait_for_previous();
     const long long query = blockIdx.y, space = query / call.group, length = cache.lengths[space / cache.heads];
     Turn& turn = call.turns[space];
     // all that is read first is on its way at once, whatever the length turns out to be

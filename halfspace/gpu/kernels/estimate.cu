@@ -157,6 +157,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) estimate_thresholds(Cache 
     __shared__ float room[WARPS];
     __shared__ int place;
     __shared__ bool last;
+    wait_for_previous();
     const long long query = blockIdx.y, space = query / call.group, length = cache.lengths[space / cache.heads];
     const int each = SAMPLE / (int)(gridDim.x * WARPS), first = (int)(blockIdx.x * WARPS + threadIdx.x / WARP) * each;
     score_slots(cache, call, space, query, length, first, first + each);

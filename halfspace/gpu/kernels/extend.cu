@@ -58,6 +58,7 @@ __device__ __forceinline__ void draw(const Cache& cache, long long sequence, lon
 // place. The other counts; the last to do so takes the token in, by which time all have read the length: what they
 // count depends on it.
 extern "C" __global__ void __launch_bounds__(2 * WARP) extend_one(Cache cache, Tokens tokens) {
+    wait_for_previous();
     const long long head = blockIdx.x, sequence = blockIdx.y, space = sequence * cache.heads + head;
     const long long length = cache.lengths[sequence], rows = rows_of(tokens, sequence);
     const unsigned long long trouble = cache.status[sequence];

@@ -63,6 +63,14 @@ __device__ __forceinline__ void mma_s8(int (&c)[4], unsigned a0, unsigned a1, un
                  : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// The same, where the bytes of the first matrix are not signed.
+__device__ __forceinline__ void mma_u8(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                       unsigned b1) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 // Load four matrices of 8 rows of 16 bytes; lane i says where row i % 8 of matrix i / 8 lies, in shared memory.
 // Register k gets 4 bytes of matrix k, from 4 (lane % 4) on in row lane / 4.
 __device__ __forceinline__ void load_matrix(unsigned (&r)[4], const void* shared) {
@@ -85,6 +93,14 @@ __device__ __forceinline__ unsigned arrive(unsigned* counter) {
     unsigned before;
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
     return before;
+}
+
+// Wait for the kernel before this one, and let the next one begin. A kernel that is launched to overlap the one before
+// begins while that one ends, and touches nothing until it has waited.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // Begin to copy 4 or 16 bytes into shared memory.
