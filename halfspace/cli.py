@@ -1,4 +1,4 @@
-"""The command line: ``halfspace demo``, ``build``, ``query`` and ``info``.
+"""The command line: ``halfspace demo``, ``build``, ``query``, ``info`` and ``bench``.
 
 Results go to stdout, as tables for people or, with ``--json``, as one JSON document; progress and errors go to stderr.
 Exit codes: 0 for success; 1 when a check failed (a damaged file, an answer that is not exact); 2 for bad usage or
@@ -48,6 +48,8 @@ app = typer.Typer(
 
 _CHUNK_ROWS = 1024  # directions per query
 _EXPLAINED = 3  # directions
+
+_FILES = ".npy, .npz[:NAME], .hdf5[:NAME], .fvecs or .bvecs"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to use.  [default: all cores]", show_default=False)]
@@ -101,7 +103,7 @@ def demo(
 
 @app.command()
 def build(
-    vectors: Annotated[str, typer.Argument(help=".npy, .npz, .npz:NAME, .fvecs or .bvecs", show_default=False)],
+    vectors: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write.", show_default=False)],
     dtype: Annotated[str, typer.Option(help="Type to store: float32, float16 or bfloat16.")] = "float32",
     filter: Annotated[str, typer.Option(help="auto, scan, cells, groups, balls or sweep.")] = "auto",
@@ -157,7 +159,7 @@ def build(
 @app.command()
 def query(
     index: Annotated[Path, typer.Argument(help="Index file.", show_default=False)],
-    directions: Annotated[str, typer.Argument(help=".npy, .npz, .npz:NAME, .fvecs or .bvecs", show_default=False)],
+    directions: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
     tau: Annotated[
         str, typer.Option(help="Threshold: a number, or a .npy file of one per direction.", show_default=False)
     ],
@@ -242,6 +244,48 @@ def info(
             print_pairs(document)
     if problem is not None:
         _fail(problem, 1)
+
+
+@app.command()
+def bench(
+    vectors: Annotated[str | None, typer.Argument(help=_FILES, show_default=False)] = None,
+    directions: Annotated[str | None, typer.Argument(help=_FILES, show_default=False)] = None,
+    tau: Annotated[
+        str | None, typer.Option(help="Threshold: a number, or a .npy file of one per direction.", show_default=False)
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            help="In place of --tau: the share of the vectors that each direction is to find.", show_default=False
+        ),
+    ] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(help="Names with commas.  [default: all but our single filters]", show_default=False),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Ask at most so many directions, evenly spread.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Directions in a call.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 5,
+    threads: Threads = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw a picture here: .svg, .png or .pdf.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write all here: .md or .json.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare with NumPy, FAISS and others on your vectors, or, without any, on those in the package."""
+    with _errors():
+        from halfspace.bench import command
+
+        for file, suffixes in ((plot, command.PICTURES), (output, command.OUTPUTS)):
+            if file is not None:
+                _check_folder(file)
+                command.check_suffix(file, suffixes)
+        tasks = command.tasks(vectors, directions, tau if tau is None else lambda m: _read_tau(tau, m), share)
+        names = None if engines is None else engines.split(",")
+        command.run(tasks, names, queries, batch, rounds, threads, plot, output, as_json)
 
 
 # Input

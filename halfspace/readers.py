@@ -1,4 +1,4 @@
-"""Vectors from files: ``.npy``, ``.npz``, ``.fvecs`` and ``.bvecs``.
+"""Vectors from files: ``.npy``, ``.npz``, ``.fvecs``, ``.bvecs`` and HDF5.
 
 Files are mapped rather than read where their format allows it, so a file may be larger than memory. Nothing is ever
 unpickled. What is wrong with a file is a ``ValueError`` that names the file and the place.
@@ -6,6 +6,7 @@ unpickled. What is wrong with a file is a ``ValueError`` that names the file and
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 __all__ = ["SUFFIXES", "read_vectors"]
 
-SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs")
+SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs", ".hdf5", ".h5")
 """The kinds of file that `read_vectors` knows."""
+
+_NAMED = re.compile(r"(.*\.(?:npz|hdf5|h5)):(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def read_vectors(path: str | Path) -> NDArray[Any]:
@@ -32,6 +35,8 @@ def read_vectors(path: str | Path) -> NDArray[Any]:
         - ``.npz``: the only two-dimensional array of numbers in it, or the one chosen by ``"path.npz:name"``.
         - ``.fvecs``, ``.bvecs``: rows of a little-endian int32 dimension d and then d float32 (``.fvecs``) or d uint8
           (``.bvecs``), mapped into memory; every row must have the same d.
+        - ``.hdf5``, ``.h5``: the dataset ``train``, or the one chosen by ``"path.hdf5:name"``, read into memory; files
+          of ann-benchmarks have ``train`` and ``test``. It needs h5py.
 
     Returns
     -------
@@ -41,21 +46,24 @@ def read_vectors(path: str | Path) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If the suffix is unknown, the file is damaged or cut short, or it holds no single (n, d) array of real numbers.
+        If the suffix is unknown, the file is damaged or cut short, it holds no single (n, d) array of real numbers, or
+        h5py is missing.
     OSError
         If the file cannot be opened.
     """
     text = str(path)
     member: str | None = None
-    if not Path(text).exists() and ".npz:" in text.lower():
-        cut = text.lower().rindex(".npz:") + 4
-        text, member = text[:cut], text[cut + 1 :]
+    named = None if Path(text).exists() else _NAMED.match(text)
+    if named:
+        text, member = named.groups()
     file = Path(text)
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{file}: unknown suffix {suffix!r}; known are {', '.join(SUFFIXES)}")
     if suffix == ".npz":
         return _npz(file, member)
+    if suffix in (".hdf5", ".h5"):
+        return _hdf5(file, "train" if member is None else member)
     if suffix == ".npy":
         return _matrix(_npy(file), str(file))
     return _vecs(file, np.dtype("<f4") if suffix == ".fvecs" else np.dtype("u1"))
@@ -112,6 +120,29 @@ def _npz(file: Path, member: str | None) -> NDArray[Any]:
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file}: {error}") from error
     return _matrix(array, f"{file}:{member}")
+
+
+def _hdf5(file: Path, member: str) -> NDArray[Any]:
+    """Read a dataset of an HDF5 file."""
+    with file.open("rb"):  # so that what cannot be opened fails as it does for the other formats
+        pass
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError(f"{file}: reading HDF5 needs h5py: pip install h5py") from None
+    try:
+        with h5py.File(file, "r") as archive:
+            heads: dict[str, Any] = {}
+            archive.visititems(lambda name, item: heads.update({name: item} if isinstance(item, h5py.Dataset) else {}))
+            if member not in heads:
+                found = ", ".join(f"{name} {item.dtype} {item.shape}" for name, item in heads.items()) or "no dataset"
+                raise ValueError(f"no dataset named {member!r}; choose with {file}:NAME from {found}")
+            array: NDArray[Any] = heads[member][()]
+    except OSError as error:
+        raise ValueError(f"{file}: not a readable HDF5 file: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return _matrix(np.asarray(array), f"{file}:{member}")
 
 
 def _vecs(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ __all__ = ["REFERENCE", "Row", "Timing", "alternate", "compare", "median_ratio",
 
 REFERENCE = "halfspace"
 """The engine that ratios are to."""
-_PAUSE = 0.1
+_PAUSE = 0.05
 """Seconds in which threads that the one before left spinning go to sleep."""
 _WARM_UP = 0.05
 _LONG = 0.5
@@ -48,13 +48,13 @@ class Timing:
 
 
 def alternate(
-    calls: dict[str, Callable[[], object]], rounds: int, progress: Progress | None = None
+    calls: Mapping[str, Callable[[], object]], rounds: int, progress: Progress | None = None
 ) -> dict[str, Timing]:
     """Time calls by turns: in each round, each has a pause, a warm-up unless it is long, and is timed once.
 
     Parameters
     ----------
-    calls : dict of callables
+    calls : mapping of callables
     rounds : int
         At least 1.
     progress : callable, optional
@@ -189,8 +189,8 @@ def compare(
 
 def _all(engine: Engine, directions: Any, taus: Any, batch: int) -> Callable[[], list[Any]]:
     """Return a call that asks all directions, so many at a time."""
-    starts: Sequence[int] = range(0, len(directions), batch)
-    calls = [engine.prepare(directions[low : low + batch], taus[low : low + batch]) for low in starts]
+    parts = [slice(low, low + batch) for low in range(0, len(directions), batch)]
+    calls = [engine.prepare(directions[part], taus[part]) for part in parts]
     return lambda: [call() for call in calls]
 
 

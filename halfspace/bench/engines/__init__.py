@@ -46,9 +46,7 @@ def build(name: str, vectors: ArrayLike, *, threads: int, dtype: str = "float32"
     TypeError
         If it has no such setting.
     """
-    if name not in ENGINES:
-        raise ValueError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
-    spec, own = ENGINES[name], np.ascontiguousarray(vectors, np.float32)
+    spec, own = _spec(name), np.ascontiguousarray(vectors, np.float32)
     reason = spec.available() or spec.why_not(*own.shape)
     if reason:
         raise ValueError(f"{name}: {reason}")
@@ -66,10 +64,16 @@ def build_curve(name: str, vectors: ArrayLike, *, threads: int, dtype: str = "fl
 
     Arguments and errors are those of `build`.
     """
-    spec = ENGINES[name] if name in ENGINES else None
+    spec = _spec(name)
     made: dict[tuple[Any, ...], Engine] = {}
-    for setting in spec.curve if spec else ({},):
-        key = tuple(setting[part] for part in sorted(spec.at_build)) if spec else ()
+    for setting in spec.curve:
+        key = tuple(setting[part] for part in sorted(spec.at_build))
         if key not in made:
             made[key] = build(name, vectors, threads=threads, dtype=dtype, **setting)
         yield made[key].tuned(**setting)
+
+
+def _spec(name: str) -> EngineSpec:
+    if name not in ENGINES:
+        raise ValueError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
+    return ENGINES[name]

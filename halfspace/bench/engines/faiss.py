@@ -20,7 +20,7 @@ __all__ = ["SPECS", "strictly_above"]
 
 _LINKS, _EF_CONSTRUCTION = 32, 128
 _POINTS_PER_CENTROID = 39
-_CODEBOOK = 256
+_CODEBOOK, _POINTS_PER_CODE, _ITERATIONS = 256, 16, 10
 
 
 def strictly_above(tau: float) -> float:
@@ -129,12 +129,14 @@ class InvertedFile(_Faiss):
 
 
 class ProductQuantizer(InvertedFile):
-    """``IndexIVFPQ``: codes of 8 bits for runs of 4 dimensions, or of as many as divide d, in place of vectors."""
+    """``IndexIVFPQ``: codes of 8 bits for runs of 8 dimensions, or of fewer that divide d, in place of vectors."""
 
     def of(self, faiss: Any, d: int, lists: int) -> Any:
-        run = next(run for run in (4, 3, 2, 1) if d % run == 0)
+        run = next(run for run in range(8, 0, -1) if d % run == 0)
         index = faiss.IndexIVFPQ(self.centres, d, lists, d // run, 8, faiss.METRIC_INNER_PRODUCT)
         index.pq.cp.min_points_per_centroid = 1
+        index.pq.cp.max_points_per_centroid = _POINTS_PER_CODE  # training would else take minutes
+        index.pq.cp.niter = _ITERATIONS
         return index
 
 
@@ -224,7 +226,7 @@ SPECS = [
     _spec(
         "faiss-ivfpq",
         ProductQuantizer,
-        f"IndexIVFPQ, 8 bits for 4 dimensions, approximate scores, {_STRICT}",
+        f"IndexIVFPQ, 8 bits for 8 dimensions, approximate scores, {_STRICT}",
         exact=False,
         curve=_NPROBE,
         least_rows=_CODEBOOK,

@@ -150,7 +150,7 @@ class Torch(Engine):
 
     def found(self, answer: Any) -> Rows:
         found, m, step = answer
-        pairs = [part.cpu().numpy() + (k * step, 0) for k, part in enumerate(found)]
+        pairs = [part.cpu().numpy() + np.array([k * step, 0]) for k, part in enumerate(found)]
         places, ids = np.concatenate(pairs).T
         return rows_of(places, ids, m)
 

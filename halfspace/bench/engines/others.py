@@ -53,7 +53,8 @@ class Numpy(Engine):
         if isinstance(answer, np.ndarray):
             return rows_of(np.zeros(len(answer), np.int64), answer, 1)
         flat, m = answer
-        return rows_of(*np.divmod(flat, len(self.vectors)), m)
+        places, ids = np.divmod(flat, len(self.vectors))
+        return rows_of(places, ids, m)
 
 
 class UsearchExact(Engine):
@@ -80,7 +81,7 @@ class UsearchExact(Engine):
 
         def ranked() -> tuple[Any, Any]:
             best = self.search(self.vectors, directions, k, self.metric, exact=True, threads=self.threads)
-            return best.keys, best.distances <= most
+            return np.atleast_2d(best.keys), np.atleast_2d(best.distances) <= most  # one direction has no rows
 
         return ranked
 

@@ -1,4 +1,4 @@
-"""This library's index with each of its filters, on the CPU and on a GPU."""
+"""The index of this library with each of its filters, on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from halfspace import HalfspaceIndex
 from halfspace.bench.engines.spec import Engine, EngineSpec, Rows
 
-__all__ = ["SPECS", "Halfspace"]
+__all__ = ["SPECS"]
 
 
 class Halfspace(Engine):

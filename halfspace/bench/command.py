@@ -1,0 +1,192 @@
+"""What ``halfspace bench`` does: data, contenders, turns, and what comes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfspace import checks
+from halfspace._terminal import console, print_json, progress, spinner
+from halfspace.bench.contest import REFERENCE, compare
+from halfspace.bench.engines import ENGINES, Engine, build, build_curve
+from halfspace.bench.plot import draw
+from halfspace.bench.report import Report, markdown, show
+from halfspace.bench.threads import pinned
+from halfspace.bench.truth import exact_hits, midpoints
+from halfspace.cpu._threads import available
+from halfspace.datasets import load_keys, load_pydocs
+from halfspace.readers import read_vectors
+
+__all__ = ["OUTPUTS", "PICTURES", "Task", "check_suffix", "run", "tasks"]
+
+PICTURES = (".svg", ".png", ".pdf")
+OUTPUTS = (".md", ".json")
+
+_COMPILED = 40_000
+"""Vectors that make every kernel of an index necessary."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Vectors (n, d), directions (m, d), and thresholds (m,) or, without them, the share of the vectors to find."""
+
+    data: str
+    vectors: NDArray[np.float32]
+    directions: NDArray[np.float32]
+    tau: NDArray[np.float64] | None = None
+    share: float = 1.0
+
+    def spread(self, queries: int) -> Task:
+        """Keep at most so many directions, evenly spread."""
+        m = len(self.directions)
+        kept = np.arange(min(queries, m)) * m // min(queries, m)
+        tau = None if self.tau is None else self.tau[kept]
+        return Task(self.data, self.vectors, self.directions[kept], tau, self.share)
+
+
+def tasks(
+    vectors: str | None,
+    directions: str | None,
+    taus: Callable[[int], NDArray[np.float64]] | None,
+    share: float | None,
+) -> list[Task]:
+    """Read the files, or take the data in the package where none are given.
+
+    Parameters
+    ----------
+    vectors, directions : str, optional
+        Files, as `halfspace.readers.read_vectors` takes them.
+    taus : callable, optional
+        Gives the thresholds of m directions.
+    share : float, optional
+        In place of them.
+
+    Raises
+    ------
+    ValueError
+        If arguments do not go together, or the numbers are none that can be compared.
+    """
+    if vectors is None:
+        if taus is not None or share is not None:
+            raise ValueError("--tau and --share go with files of vectors and directions")
+        docs, keys = load_pydocs(), load_keys()
+        asked = docs.query_vectors.astype(np.float32)
+        steps = keys.queries.reshape(-1, keys.keys.shape[1])[::8].astype(np.float32)
+        return [
+            Task("docstrings, tau = 0.5", docs.vectors.astype(np.float32), asked, np.full(len(asked), 0.5)),
+            Task("attention keys, 1 %", keys.keys.astype(np.float32), steps, share=0.01),
+        ]
+    if directions is None:
+        raise ValueError("give both a file of vectors and one of directions")
+    if (taus is None) == (share is None):
+        raise ValueError("give one of --tau and --share")
+    x, q = (_floats(read_vectors(path), path) for path in (vectors, directions))
+    if x.shape[1] != q.shape[1]:
+        raise ValueError(f"{directions}: directions have {q.shape[1]} dimensions, the vectors {x.shape[1]}")
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(f"--share must be above 0 and at most 1, got {share}")
+    data = Path(vectors).name
+    return [Task(data, x, q, taus(len(q))) if share is None else Task(data, x, q, share=share)]
+
+
+def check_suffix(file: Path, known: Sequence[str]) -> None:
+    """Refuse a file whose suffix says no format that is written there."""
+    if file.suffix.lower() not in known:
+        raise ValueError(f"{file}: unknown suffix {file.suffix!r}; known are {', '.join(known)}")
+
+
+def run(
+    tasks: Sequence[Task],
+    names: Sequence[str] | None,
+    queries: int,
+    batch: int,
+    rounds: int,
+    threads: int | None,
+    plot: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare on each task, show it when it is done, and write what was asked for.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    names : sequence of str, optional
+        Engines; by default all but those of single filters.
+    queries, batch, rounds : int
+        Directions asked, directions in a call, turns.
+    threads : int, optional
+        Of everyone; all CPUs by default.
+    plot, output : Path, optional
+    as_json : bool
+        Print one JSON document and nothing else.
+    """
+    chosen = [name for name in ENGINES if not name.startswith("halfspace-") or name == "halfspace-gpu"]
+    names = list(
+        dict.fromkeys(chosen if names is None else [checks.one_of(n, "engine", tuple(ENGINES)) for n in names])
+    )
+    workers = available() if threads is None else threads
+    reports = []
+    for task in tasks:
+        reports.append(_report(task.spread(queries), names, batch, rounds, workers))
+        if not as_json:
+            show(reports[-1], console())
+    document = {"comparisons": [report.document() for report in reports]}
+    if plot is not None:
+        draw(reports, plot)
+    if output is not None:
+        output.write_text(json.dumps(document, indent=1) if output.suffix.lower() == ".json" else markdown(reports))
+    if as_json:
+        print_json(document)
+
+
+def _report(task: Task, names: Sequence[str], batch: int, rounds: int, threads: int) -> Report:
+    """Build all engines, find the exact answers, and compare."""
+    left_out: dict[str, str] = {}
+    with pinned(threads), spinner(f"{task.data}: exact answers"):
+        tau = midpoints(task.vectors, task.directions, task.share) if task.tau is None else task.tau
+        truth = exact_hits(task.vectors, task.directions, tau)
+    engines = list(_built(task, names, threads, left_out))
+    if not engines:
+        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+    with progress(task.data) as report:
+        rows = compare(
+            engines, task.directions, tau, truth, threads=threads, rounds=rounds, batch=batch, progress=report
+        )
+    n, d = task.vectors.shape
+    return Report(task.data, n, d, len(task.directions), batch, threads, rounds, len(truth[1]), rows, left_out)
+
+
+def _built(task: Task, names: Sequence[str], threads: int, left_out: dict[str, str]) -> Iterator[Engine]:
+    """Build what can run at each of its settings; note why the others are left out."""
+    for name in names:
+        reason = ENGINES[name].available() or ENGINES[name].why_not(*task.vectors.shape)
+        if reason is None:
+            try:
+                with spinner(f"{task.data}: building {name}"):
+                    if name.startswith(REFERENCE):  # compiles, which is no part of the time of a build
+                        build(name, task.vectors[:_COMPILED], threads=threads).query(task.directions[:1], 0.0)
+                    engines = list(build_curve(name, task.vectors, threads=threads))
+                yield from engines
+            except (RuntimeError, MemoryError) as error:  # what libraries raise of data that they cannot take
+                reason = str(error).splitlines()[0]
+        if reason is not None:
+            left_out[name] = reason
+
+
+def _floats(array: NDArray[Any], path: str) -> NDArray[np.float32]:
+    """Round to float32; refuse what is empty or not finite."""
+    if 0 in array.shape:
+        raise ValueError(f"{path}: holds no vectors, shape {array.shape}")
+    with np.errstate(over="ignore"):
+        rounded = np.ascontiguousarray(array, np.float32)
+    bad = np.flatnonzero(~np.isfinite(rounded).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{path}: row {bad[0]} is not finite in float32")
+    return rounded

@@ -1,0 +1,196 @@
+"""What a comparison says: a table for people, Markdown, JSON, and a verdict that does not flatter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from halfspace.bench.contest import REFERENCE, Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Report", "duration", "markdown", "show", "size", "verdict"]
+
+_BRUTE_FORCE = {"numpy": "NumPy", "faiss-flat": "FAISS Flat"}
+_COLUMNS = ("engine", "per query", "quartiles", "/ ours", "recall", "false", "wrong sets", "build", "memory")
+_FEW = 10_000
+
+
+@dataclass(frozen=True)
+class Report:
+    """A comparison on one set of vectors.
+
+    Attributes
+    ----------
+    data : str
+        What the vectors are.
+    vectors, dim, directions, batch, threads, rounds : int
+    hits : int
+        Of all directions, in real arithmetic.
+    rows : list of Row
+    left_out : dict of str
+        Engines that did not take part, and why.
+    """
+
+    data: str
+    vectors: int
+    dim: int
+    directions: int
+    batch: int
+    threads: int
+    rounds: int
+    hits: int
+    rows: list[Row]
+    left_out: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """One line on what was measured."""
+        each = "one at a time" if self.batch == 1 else f"{min(self.batch, self.directions):,} at once"
+        share = self.hits / (self.vectors * self.directions)
+        return (
+            f"{self.data}: {self.vectors:,} vectors of {self.dim} dimensions, {self.directions:,} directions {each}, "
+            f"{self.hits:,} hits ({share:.2%}), {self.threads} threads, {self.rounds} rounds"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it for JSON."""
+        return asdict(self) | {"verdict": verdict(self.rows, self.vectors)}
+
+
+def duration(seconds: float) -> str:
+    """Write a time with three digits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale or unit == "us":
+            break
+    return f"{seconds / scale:.3g} {unit}" if seconds / scale < 1000 else f"{seconds / scale:,.0f} {unit}"
+
+
+def size(count: int) -> str:
+    """Write bytes in megabytes."""
+    return f"{count / 1e6:,.3g} MB" if count < 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+def verdict(rows: Sequence[Row], vectors: int) -> str:
+    """Say in plain sentences who is the better choice for these questions, and what it costs.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    vectors : int
+        How many were searched.
+
+    Returns
+    -------
+    str
+        Empty where halfspace took no part.
+    """
+    ours = next((row for row in rows if row.label == REFERENCE), None)
+    if ours is None:
+        return ""
+    found = [_brute_force(row, ours) for row in rows if row.name in _BRUTE_FORCE]
+    if ours.wrong:
+        found.insert(0, f"halfspace itself was wrong in {_answers(ours)}: please report it.")
+    faster = [row for row in rows if row.name in _BRUTE_FORCE and row.median < ours.median]
+    if vectors < _FEW:
+        found.append(
+            f"{vectors:,} vectors are few: the fixed cost of a call of halfspace counts, and brute force is a good "
+            "choice where an answer that may be wrong at the boundary will do."
+            if faster
+            else f"{vectors:,} vectors are few: with fewer still, brute force is the better choice for speed."
+        )
+    others = [row for row in rows if row is not ours and not row.name.startswith(f"{REFERENCE}-")]
+    complete = [row for row in others if row.recall == 1]
+    for what, field in (("that missed nothing", complete), ("overall", others)):
+        if field:
+            found.append(_fastest(min(field, key=lambda row: row.median), ours, what))
+    return "\n".join(found)
+
+
+def _brute_force(row: Row, ours: Row) -> str:
+    """Compare with brute force: which is the better choice for speed, and how many answers were wrong."""
+    name, times = _BRUTE_FORCE[row.name], max(row.median, ours.median) / min(row.median, ours.median)
+    cost = (
+        f"{row.wrong} of its {row.directions} answers were not the exact set" if row.wrong else "its answers were exact"
+    )
+    if row.median < ours.median:
+        return f"{name} is the better choice for speed, {times:.2f} times as fast as halfspace; {cost}."
+    return f"halfspace is {times:.2f} times as fast as {name}; {cost}."
+
+
+def _fastest(row: Row, ours: Row, what: str) -> str:
+    """Compare with the fastest of some others."""
+    times = max(row.median, ours.median) / min(row.median, ours.median)
+    how = (
+        f"halfspace is {times:.2f} times as fast"
+        if ours.median < row.median
+        else f"{times:.2f} times halfspace's speed"
+    )
+    return (
+        f"The fastest other engine {what} is {row.label}: {how}; recall {_recall(row.recall)}, "
+        f"{row.false_positives:,} false positives, {_answers(row)} wrong."
+    )
+
+
+def _answers(row: Row) -> str:
+    return f"{row.wrong} of {row.directions} answers"
+
+
+def _recall(value: float) -> str:
+    """Write a recall so that only 1 reads as 100 %."""
+    return "100 %" if value == 1 else f"{min(100 * value, 99.99):.2f} %"
+
+
+def _cells(row: Row, least: float) -> tuple[str, ...]:
+    """Write a row; approximate engines are marked."""
+    return (
+        row.label + ("" if row.exact else " ~"),
+        duration(row.median) + (" *" if row.median == least else ""),
+        f"{duration(row.low)} .. {duration(row.high)}",
+        "-" if row.ratio is None else f"{row.ratio:.2f}",
+        _recall(row.recall),
+        f"{row.false_positives:,}",
+        f"{row.wrong} of {row.directions}",
+        duration(row.build_seconds),
+        size(row.nbytes),
+    )
+
+
+_LEGEND = (
+    "~ approximate by design; * the fastest; / ours: median over rounds of its time over halfspace's; false: vectors "
+    "that do not reach tau; wrong sets: answers that are not the set that real arithmetic gives"
+)
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """Write all comparisons as Markdown."""
+    lines = []
+    for report in reports:
+        least = min(row.median for row in report.rows)
+        table = [_COLUMNS, ("---", *("---:",) * (len(_COLUMNS) - 1)), *(_cells(row, least) for row in report.rows)]
+        lines += [f"## {report.title}", "", *(f"| {' | '.join(cells)} |" for cells in table), ""]
+        lines += [f"{_LEGEND}.", "", *(f"- {line}" for line in verdict(report.rows, report.vectors).splitlines()), ""]
+        lines += [*(f"- left out: {name}: {reason}" for name, reason in report.left_out.items()), ""]
+    return "\n".join(lines)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print one comparison for people: the table, who was left out, and the verdict."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(f"\n{report.title}", style="bold"), soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column == _COLUMNS[0] else "right", no_wrap=True)
+    least = min(row.median for row in report.rows)
+    for row in report.rows:
+        table.add_row(*_cells(row, least), style="bold" if row.name == REFERENCE else "")
+    console.print(table)
+    console.print(Text(_LEGEND, style="dim"), soft_wrap=True)
+    for name, reason in report.left_out.items():
+        console.print(Text(f"left out: {name}: {reason}", style="dim"), soft_wrap=True)
+    for line in verdict(report.rows, report.vectors).splitlines():
+        console.print(Text(line), soft_wrap=True)
