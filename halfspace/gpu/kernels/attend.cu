@@ -132,6 +132,7 @@ __device__ __forceinline__ void put_part(const Attend& call, Gathered& own, int 
                 own.weighted[h][i] += __shfl_xor_sync(FULL, own.weighted[h][i], step);
         }
     }
+    __syncwarp();  // rows lie where this is written: all lanes have read theirs
     if (lane < PIECES) {
 #pragma unroll
         for (int h = 0; h < SET; h++) {
