@@ -1,0 +1,75 @@
+"""Time of a query against the share of the vectors that are hits; and all engines against `halfspace`, in turns."""
+
+from typing import Any
+
+from .common import EXACT, QUERIES, Timed, contest, grid, packaged, queries, runnable, write
+
+KIND, N, D = "clustered", *grid((100_000, 128), (2_000, 16))
+SHARES = grid([1e-4, 1e-3, 1e-2, 1e-1], [1e-2])
+FILTERS = grid(["halfspace-groups", "halfspace-balls", "halfspace-sweep", "halfspace-scan"], ["halfspace-scan"])
+ENGINES = [*EXACT, *FILTERS]
+TAKING_TURNS = [*EXACT, *grid(["halfspace-groups", "halfspace-scan"], [])]
+SETS = grid(["clustered", "docstrings", "attention keys"], ["clustered"])
+
+
+class Query(Timed):
+    """One query."""
+
+    params = (ENGINES, SHARES)
+    param_names = ("engine", "share")
+
+    def setup_cache(self) -> None:
+        write(KIND, N, D, SHARES)
+
+    def setup(self, engine: str, share: float) -> None:
+        self.queries = queries(engine, KIND, N, D, share)
+
+    def time_query(self, engine: str, share: float) -> None:
+        next(self.queries)()
+
+
+class Turns:
+    """Single queries of all engines in one process, in alternating turns, against exact arithmetic."""
+
+    timeout = 600
+    params = (SETS, TAKING_TURNS, SHARES)
+    param_names = ("data", "engine", "share")
+
+    def setup_cache(self) -> dict[Any, Any]:
+        found = {}
+        for name in SETS:
+            vectors, directions = drawn(name)
+            engines = runnable(TAKING_TURNS, vectors)
+            for share in SHARES:
+                for row in contest(engines, vectors, directions, share).values():
+                    found[name, row.name, share] = {"ratio": row.ratio, "seconds": row.median, "wrong": row.wrong}
+        return found
+
+    def setup(self, found: dict[Any, Any], *of: Any) -> None:
+        if of not in found:
+            raise NotImplementedError("does not run here")
+
+    def track_ratio(self, found: dict[Any, Any], *of: Any) -> float:
+        """Median over rounds of its time over that of `halfspace`."""
+        return found[of]["ratio"]
+
+    def track_milliseconds(self, found: dict[Any, Any], *of: Any) -> float:
+        return 1e3 * found[of]["seconds"]
+
+    def track_wrong(self, found: dict[Any, Any], *of: Any) -> float:
+        """Answers that are not the exact set."""
+        return found[of]["wrong"]
+
+    track_ratio.unit = "halfspace = 1"
+    track_milliseconds.unit = "ms"
+    track_wrong.unit = "answers"
+
+
+def drawn(name: str) -> tuple[Any, Any]:
+    """Vectors, and some directions."""
+    from halfspace.bench import clustered
+
+    if name == "clustered":
+        return clustered(N, D, 1), clustered(QUERIES, D, 2)
+    vectors, directions = packaged(name)
+    return vectors, directions[:: len(directions) // QUERIES]
