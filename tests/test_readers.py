@@ -2,6 +2,7 @@
 
 import re
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -136,7 +137,33 @@ def test_unknown_suffix_lists_the_known(tmp_path):
         read_vectors(tmp_path / "x.csv")
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.npz:a", "x.fvecs", "x.bvecs"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.npz:a", "x.fvecs", "x.bvecs", "x.hdf5", "x.h5:a"])
 def test_missing_file(tmp_path, name):
     with pytest.raises(FileNotFoundError):
         read_vectors(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["hdf5", "h5"])
+def test_hdf5(tmp_path, vectors, suffix):
+    h5py = pytest.importorskip("h5py")
+    file = tmp_path / f"x.{suffix}"
+    with h5py.File(file, "w") as archive:
+        archive["train"], archive["test"] = vectors, vectors[:2].astype(np.float64)
+        archive["inner/part"], archive["flat"] = vectors[:3], vectors[0]
+    check(read_vectors(file), vectors)
+    check(read_vectors(f"{file}:test"), vectors[:2].astype(np.float64))
+    check(read_vectors(f"{file}:inner/part"), vectors[:3])
+    with pytest.raises(ValueError, match=r"no dataset named 'z'; choose with .*:NAME from .*train float32 \(7, 5\)"):
+        read_vectors(f"{file}:z")
+    with pytest.raises(ValueError, match=r":flat: expected an array of shape \(n, d\), found shape \(5,\)"):
+        read_vectors(f"{file}:flat")
+    file.write_bytes(b"no")
+    with pytest.raises(ValueError, match="not a readable HDF5 file"):
+        read_vectors(file)
+
+
+def test_hdf5_without_h5py(tmp_path, monkeypatch):
+    (tmp_path / "x.h5").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=r"x\.h5: reading HDF5 needs h5py: pip install h5py"):
+        read_vectors(tmp_path / "x.h5")

@@ -89,10 +89,12 @@ def tasks(
     x, q = (_floats(read_vectors(path), path) for path in (vectors, directions))
     if x.shape[1] != q.shape[1]:
         raise ValueError(f"{directions}: directions have {q.shape[1]} dimensions, the vectors {x.shape[1]}")
-    if share is not None and not 0 < share <= 1:
-        raise ValueError(f"--share must be above 0 and at most 1, got {share}")
     data = Path(vectors).name
-    return [Task(data, x, q, taus(len(q))) if share is None else Task(data, x, q, share=share)]
+    if taus is not None:
+        return [Task(data, x, q, taus(len(q)))]
+    if share is None or not 0 < share <= 1:
+        raise ValueError(f"--share must be above 0 and at most 1, got {share}")
+    return [Task(data, x, q, share=share)]
 
 
 def check_suffix(file: Path, known: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ def draw(reports: Sequence[Report], path: Path) -> None:
     axes = figure.subplots(len(reports), 2, squeeze=False)
     for report, (left, right) in zip(reports, axes, strict=True):
         colours = _colours(report.rows)
-        _bars(left, report, colours)
+        _medians(left, report, colours)
         _curves(right, report, colours)
         for own in (left, right):
             _grey(own)
@@ -58,25 +58,25 @@ def _colours(rows: Sequence[Row]) -> dict[str, str]:
     return dict.fromkeys(names, _OURS) | {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}
 
 
-def _bars(axes: Any, report: Report, colours: dict[str, str]) -> None:
+def _medians(axes: Any, report: Report, colours: dict[str, str]) -> None:
     """Draw the median of each exact engine, its best setting, with quartiles, fastest at the top."""
-    rows = sorted((row for row in report.rows if row.exact), key=lambda row: row.median)
-    best = list({row.name: row for row in reversed(rows)}.values())[::-1]
-    best.sort(key=lambda row: -row.median)
+    slowest_first = sorted((row for row in report.rows if row.exact), key=lambda row: -row.median)
+    best = sorted({row.name: row for row in slowest_first}.values(), key=lambda row: -row.median)
     times = [1e6 * row.median for row in best]
     spread = [
         [1e6 * max(row.median - row.low, 0) for row in best],
         [1e6 * max(row.high - row.median, 0) for row in best],
     ]
-    axes.barh([row.label for row in best], times, color=[colours[row.name] for row in best], height=0.7)
     axes.errorbar(times, range(len(best)), xerr=spread, fmt="none", ecolor=_GREY, capsize=2)
+    axes.scatter(times, range(len(best)), c=[colours[row.name] for row in best], s=60, zorder=3)
+    axes.set_yticks(range(len(best)), [row.label for row in best])
     for place, row in enumerate(best):
         if row.wrong:
             note = f"  {row.wrong} of {row.directions} sets wrong"
             axes.annotate(note, (1e6 * row.high, place), color=_GREY, va="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("microseconds per query, those that promise all")
-    axes.set_title(report.data, loc="left")
+    axes.set_title(report.data, loc="left", color=_GREY)
     axes.margins(x=0.25)
 
 
@@ -100,7 +100,7 @@ def _grey(axes: Any) -> None:
     axes.grid(axis="both", color=_GREY, alpha=0.25)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_GREY, which="both", labelsize=8)
-    for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+    for text in (axes.xaxis.label, axes.yaxis.label):
         text.set_color(_GREY)
     for side, spine in axes.spines.items():
         spine.set_color(_GREY)

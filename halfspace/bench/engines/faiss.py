@@ -27,9 +27,9 @@ def strictly_above(tau: float) -> float:
     """Return the number t so that a float32 is > t exactly if it is >= tau."""
     with np.errstate(over="ignore"):
         least = np.float32(tau)
-    if float(least) < tau:
-        least = np.nextafter(least, np.float32(np.inf))
-    return float(np.nextafter(least, np.float32(-np.inf)))
+        if float(least) < tau:
+            least = np.nextafter(least, np.float32(np.inf))
+        return float(np.nextafter(least, np.float32(-np.inf)))
 
 
 class _Faiss(Engine):

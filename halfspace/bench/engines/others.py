@@ -14,6 +14,8 @@ __all__ = ["SPECS"]
 
 _SCORES = 64_000_000
 """Bytes of scores that NumPy holds at once."""
+_BEYOND = 1e150
+"""More than any score of float32 numbers."""
 
 
 class Numpy(Engine):
@@ -116,7 +118,8 @@ class BallTree(Engine):
         lengths = np.linalg.norm(wide, axis=1)
         safe = np.where(lengths > 0, lengths, 1.0)
         slack = 16 * (wide.shape[1] + 8) * np.finfo(np.float64).eps * self.square
-        squares = 2 * self.square - 2 * np.sqrt(self.square) * taus / safe
+        finite = np.clip(taus, -_BEYOND, _BEYOND)
+        squares = 2 * self.square - 2 * np.sqrt(self.square) * finite / safe
         radii = np.sqrt(np.maximum(squares + slack + 4 * np.finfo(np.float64).eps * np.abs(squares), 0))
         radii[lengths == 0] = np.inf
         centres = np.column_stack([wide * (np.sqrt(self.square) / safe)[:, None], np.zeros(len(wide))])

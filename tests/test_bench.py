@@ -1,0 +1,276 @@
+"""The comparison: exact truth, engines that answer what they are asked, judged and timed by turns."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from halfspace.bench import (
+    ENGINES,
+    alternate,
+    build,
+    build_curve,
+    clustered,
+    compare,
+    exact_hits,
+    gaussian,
+    heavy_tailed,
+    median_ratio,
+    midpoints,
+    pinned,
+    recall_and_false,
+    wrong_answers,
+)
+from halfspace.bench.engines.faiss import strictly_above
+
+HERE = [name for name, spec in ENGINES.items() if spec.available() is None]
+EXACT = [name for name in HERE if ENGINES[name].exact]
+
+
+def by_fractions(vectors, directions, taus):
+    """Ids of each direction, in rational arithmetic."""
+
+    def dot(q, x):
+        return sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(q, x, strict=True))
+
+    taus = np.broadcast_to(np.asarray(taus, np.float64), len(directions))
+    return [
+        [i for i, x in enumerate(vectors) if dot(q, x) >= t] for q, t in zip(directions, taus.tolist(), strict=True)
+    ]
+
+
+def rows(found):
+    offsets, ids = found
+    assert offsets.dtype == ids.dtype == np.int64
+    assert offsets[0] == 0
+    assert offsets[-1] == len(ids)
+    return [sorted(part.tolist()) for part in np.split(ids, offsets[1:-1])]
+
+
+@pytest.fixture(scope="module")
+def integers():
+    """Small integers, whose scores are exact in float32, with many ties."""
+    rng = np.random.default_rng(7)
+    return rng.integers(-3, 4, (600, 16)).astype(np.float32), rng.integers(-3, 4, (5, 16)).astype(np.float32)
+
+
+# truth
+
+
+def cancelling(rng):
+    """Large numbers that cancel, so that float64 sums are wrong; small ones decide."""
+    half = rng.standard_normal((60, 4)).astype(np.float32) * np.float32(2.0**40)
+    small = (rng.standard_normal((60, 1)) * 2.0**-30).astype(np.float32)
+    return np.hstack([half, -half, small]), np.hstack([np.ones((3, 8)), 2.0 ** -np.arange(3)[:, None]]).astype(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize("kind", ["cancelling", "ties", "gaussian", "float16", "tiny"])
+def test_truth_is_that_of_fractions(kind, integers):
+    rng = np.random.default_rng(3)
+    vectors, directions, taus = *cancelling(rng), [0.0, 0.0, 1e-12]
+    if kind == "ties":
+        vectors, directions, taus = integers[0][:80], integers[1][:3], [0.0, 3.0, np.nextafter(3.0, 4)]
+    if kind in ("gaussian", "float16"):
+        vectors, directions = (rng.standard_normal((n, 9)).astype(np.float32) for n in (60, 3))
+        taus = [float(np.dot(directions[j].astype(float), vectors[j].astype(float))) for j in range(3)]
+    if kind == "float16":
+        vectors, directions = vectors.astype(np.float16), directions.astype(np.float16)
+    if kind == "tiny":
+        vectors, directions, taus = vectors * np.float32(2.0**-149), directions, [5e-324, 0.0, -5e-324]
+    assert rows(exact_hits(vectors, directions, taus)) == by_fractions(vectors, directions, taus)
+
+
+def test_truth_at_the_ends():
+    x = gaussian(50, 4, 0)
+    assert rows(exact_hits(x, x[:3], [-np.inf, np.inf, 1e300])) == [list(range(50)), [], []]
+    assert rows(exact_hits(x[:0], x[:2], 0.0)) == [[], []]
+    for wrong in ((x.astype(np.float64), x), (x, x.astype(np.int64))):
+        with pytest.raises(TypeError, match="must be float32 or float16"):
+            exact_hits(*wrong, 0.0)
+
+
+def test_truth_in_parts(monkeypatch, integers):
+    whole = exact_hits(*integers, 2.0)
+    taus = midpoints(*integers, 0.1)
+    monkeypatch.setattr("halfspace.bench.truth._PAIRS", 100)
+    assert rows(exact_hits(*integers, 2.0)) == rows(whole)
+    np.testing.assert_array_equal(midpoints(*integers, 0.1), taus)
+
+
+def test_midpoints_give_the_share():
+    x, q = gaussian(1000, 8, 1), gaussian(7, 8, 2)
+    for share, k in ((0.01, 10), (1e-9, 1), (0.5, 500), (1.0, 1000)):
+        np.testing.assert_array_equal(np.diff(exact_hits(x, q, midpoints(x, q, share))[0]), k)
+    for share in (0.0, -1.0, 1.1, np.nan):
+        with pytest.raises(ValueError, match="share must be"):
+            midpoints(x, q, share)
+
+
+def test_answers_are_judged():
+    truth = np.array([0, 2, 2, 3]), np.array([4, 7, 1])
+    assert recall_and_false(truth, truth) == (1.0, 0)
+    found = np.array([0, 3, 4, 4]), np.array([7, 4, 4, 9])  # one twice, one too many, one missing
+    assert recall_and_false(found, truth) == (2 / 3, 2)
+    assert wrong_answers(found, truth) == 3
+    shuffled = np.array([0, 2, 2, 3]), np.array([7, 4, 1])
+    assert wrong_answers(shuffled, truth) == 0
+    none = np.array([0, 0]), np.array([], np.int64)
+    assert recall_and_false(none, none) == (1.0, 0)
+
+
+# engines
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_engine_answers(name, integers):
+    """Exact ones return the exact set, ties included: in one call, one by one, and with a threshold each."""
+    vectors, directions = integers
+    each = np.array([10.0, -4.0, 10.0, 30.0, np.inf])
+    for engine in build_curve(name, vectors, threads=2):
+        assert engine.label.startswith(name)
+        assert engine.nbytes > 0
+        assert engine.build_seconds > 0
+        for taus in (10.0, 10.5, each):
+            truth = exact_hits(vectors, directions, taus)
+            engine.expected_hits = int(np.diff(truth[0]).max())
+            found = engine.query(directions, taus)
+            assert all(len(own) == len(set(own)) and set(own) <= set(range(600)) for own in rows(found))
+            if ENGINES[name].exact and engine.setting.get("axes") != "principal":  # a rotation rounds
+                assert rows(found) == rows(truth)
+            own = np.broadcast_to(taus, 5)
+            alone = [rows(engine.query(directions[j : j + 1], own[j]))[0] for j in range(5)]
+            assert alone == rows(found)
+    if not ENGINES[name].exact:  # the last is the most thorough
+        assert recall_and_false(found, truth)[0] > 0.5
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_thresholds_between_floats(name, integers):
+    """Just above a tie, in float64: only NumPy rounds the threshold to float32, as it does for everybody."""
+    vectors, directions = integers
+    engine = build(name, vectors, threads=1, **({"axes": "given"} if name == "faiss-panorama" else {}))
+    for taus in (np.nextafter(10.0, 11), np.nextafter(10.0, [11, 9, 11, 9, 11])):
+        truth = exact_hits(vectors, directions, 10.0 if name == "numpy" else taus)
+        engine.expected_hits = int(np.diff(truth[0]).max())
+        assert rows(engine.query(directions, taus)) == rows(truth)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_engine_takes_the_ends(name):
+    vectors = gaussian(40, 16, 0)
+    engine = build(name, vectors, threads=1)
+    directions = np.vstack([vectors[:2], np.zeros((1, 16), np.float32)])
+    assert [len(own) for own in rows(engine.query(directions, -1e30))] == [40, 40, 40]
+    assert [len(own) for own in rows(engine.query(directions, 1e30))] == [0, 0, 0]
+    assert [len(own) for own in rows(engine.query(directions, [np.inf, -np.inf, 0.0]))] == [0, 40, 40]
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7])
+def test_engines_in_few_dimensions(dim):
+    vectors, directions = gaussian(300, dim, 1), gaussian(3, dim, 2)
+    truth = exact_hits(vectors, directions, 0.75)
+    for name in HERE:
+        if ENGINES[name].why_not(300, dim):
+            assert name == "faiss-panorama"
+            continue
+        engine = build(name, vectors, threads=2)
+        recall, _ = recall_and_false(engine.query(directions, 0.75), truth)
+        assert recall == 1 or not ENGINES[name].exact
+
+
+def test_numpy_in_blocks(monkeypatch, integers):
+    engine = build("numpy", integers[0], threads=1)
+    whole = engine.query(integers[1], 2.0)
+    monkeypatch.setattr("halfspace.bench.engines.others._SCORES", 5000)
+    assert rows(engine.query(integers[1], 2.0)) == rows(whole)
+
+
+def test_strictly_above():
+    for tau in (0.1, 0.5, 1.0, -0.3, 0.0, 1e-46, -1e-46, 1e300, -1e300, np.inf, -np.inf):
+        above = strictly_above(tau)
+        assert np.float32(above) == above or np.isnan(above)
+        for score in (tau, 0.1, 0.5, 1.0, -0.3, 0.0):
+            with np.errstate(over="ignore"):
+                near = np.float32(score)
+            for own in (near, np.nextafter(near, np.float32(9)), np.nextafter(near, np.float32(-9))):
+                if np.isfinite(own):
+                    assert (float(own) > above) == (float(own) >= tau)
+
+
+def test_what_an_engine_refuses():
+    vectors = gaussian(20, 17, 0)
+    with pytest.raises(ValueError, match="no engine 'annoy'; there are halfspace, "):
+        build("annoy", vectors, threads=1)
+    with pytest.raises(ValueError, match="sklearn-balltree: "):
+        build("sklearn-balltree", vectors, threads=1)
+    with pytest.raises(TypeError, match="numpy has no setting 'levels'; it has none"):
+        build("numpy", vectors, threads=1, levels=3)
+    assert ENGINES["faiss-ivfpq"].why_not(20, 17) == "needs at least 256 vectors"
+
+
+def test_missing_modules_are_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert ENGINES["faiss-flat"].available() == "faiss is not installed: pip install faiss-cpu"
+    assert ENGINES["numpy"].available() is None
+    with pytest.raises(ValueError, match="threadpoolctl"), pinned(1):
+        pass
+
+
+# comparison
+
+
+def test_compare(integers):
+    vectors, directions = integers
+    truth = exact_hits(vectors, directions, 10.0)
+    engines = [build("numpy", vectors, threads=1), build("halfspace", vectors, threads=1)]
+    turns = []
+    for batch in (1, 3):
+        found = compare(
+            engines,
+            directions,
+            10.0,
+            truth,
+            threads=1,
+            rounds=2,
+            batch=batch,
+            progress=lambda *done: turns.append(done),
+        )
+        assert [row.label for row in found] == ["numpy", "halfspace"]
+        assert found[1].ratio == 1
+        for row in found:
+            assert (row.exact, row.recall, row.false_positives, row.wrong) == (True, 1, 0, 0)
+            assert (row.directions, row.hits) == (5, len(truth[1]))
+            assert 0 < row.low <= row.median <= row.high
+    assert turns == [(k, 4) for k in range(1, 5)] * 2
+    assert compare(engines[:1], directions, 10.0, truth, threads=1, rounds=1)[0].ratio is None
+
+
+def test_turns_alternate():
+    order = []
+    times = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    runs = [name for k, name in enumerate(order) if k == 0 or order[k - 1] != name]
+    assert runs == list("ababab")
+    assert all(len(timing.samples) == 2 for timing in times.values())
+    assert median_ratio(times["a"], times["a"]) == 1
+
+
+# generators
+
+
+@pytest.mark.parametrize("make", [gaussian, clustered, heavy_tailed])
+def test_generators_repeat(make):
+    x = make(500, 12, 3)
+    assert x.shape == (500, 12)
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, make(500, 12, 3))
+    assert not np.array_equal(x, make(500, 12, 4))
+    assert np.isfinite(make(1, 2, 0)).all()
+
+
+def test_norms():
+    norms = np.linalg.norm(heavy_tailed(2000, 8, 1).astype(np.float64), axis=1)
+    assert norms.max() / norms.min() == pytest.approx(2500, rel=1e-5)
+    assert np.median(norms) < 2
+    np.testing.assert_allclose(np.linalg.norm(clustered(100, 8, 1), axis=1), 1, rtol=1e-6)
