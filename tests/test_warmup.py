@@ -13,6 +13,8 @@ CODE = """
 import numpy as np
 from numba.core import event
 import halfspace
+from halfspace.attention import KVIndex
+from halfspace.attention.threshold import ESTIMATORS
 
 def ask():
     rng = np.random.default_rng(1)
@@ -24,8 +26,15 @@ def ask():
         index.query(directions[0], 2.0, sort=True)
         index.query(directions, 2.0, limit=3)
         index.count(directions, 2.0)
+    index = KVIndex(2, 24, num_query_heads=6)
+    keys, queries = (rng.standard_normal((1, heads, 300, 24), dtype=np.float32) for heads in (2, 6))
+    index.append(keys, keys)
+    index.append(keys[:, :, :1], keys[:, :, :1])
+    for threshold in [dict(tau=1.0), dict(eps=0.1), *(dict(keep=0.1, estimator=name) for name in ESTIMATORS)]:
+        index.attend(queries[:, :, 0], **threshold)
+    index.query(queries[:, :, 0], 1.0)
 
-halfspace.warmup()
+halfspace.warmup(head_dim=8)
 with event.install_recorder("numba:compile") as recorder:
     ask()
 print([e.data["dispatcher"].py_func.__name__ for _, e in recorder.buffer if e.is_start])

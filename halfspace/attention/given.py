@@ -55,7 +55,7 @@ class Given:
         if self._on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
             bits = as_bits(array).reshape(shape)
             return bits if self.backend.plain(bits) else bits.copy()
-        return self._rounded(array, "q", _FLOAT32).reshape(shape)
+        return self.backend.xp.ascontiguousarray(self._rounded(array, "q", _FLOAT32).reshape(shape))
 
     def directions(self, array: Any, batch: int) -> Any:
         """Bring queries into float32 (batch * query heads, d)."""

@@ -154,7 +154,7 @@ def _arrived(cache: Cache) -> Any:
     return counters
 
 
-def _options(cache: Cache) -> dict[str, int]:
+def _options(cache: Cache) -> dict[str, Any]:
     """Say what kernels are compiled for."""
     return {"format": format_of(cache.keys.dtype), "head_dim": cache.dim}
 

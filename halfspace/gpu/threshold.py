@@ -109,9 +109,9 @@ def certify(cache: Cache, queries: Any, eps: float, scale: float, threads: int) 
     own["queries"], own["wide"] = address(queries), queries.dtype == np.float32
     own["eps"], own["scale"] = eps, scale
     own["tau"], own["dropped"] = address(tau), address(dropped)
-    record, options = describe(cache), {"format": format_of(cache.keys.dtype), "head_dim": cache.dim, "overlap": True}
-    _bracket(room.grid, THREADS, record, call, **options)
-    _certify(room.counting, THREADS, record, call, **options)
+    record, format = describe(cache), format_of(cache.keys.dtype)
+    _bracket(room.grid, THREADS, record, call, format=format, head_dim=cache.dim, overlap=True)
+    _certify(room.counting, THREADS, record, call, format=format, head_dim=cache.dim, overlap=True)
     return tau, dropped
 
 
