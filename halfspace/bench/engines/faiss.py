@@ -82,7 +82,10 @@ class Flat(_Faiss):
 
 
 class Panorama(_Faiss):
-    """``IndexFlatIPPanorama``: brute force that stops early, on the given axes or rotated to the principal ones."""
+    """``IndexFlatIPPanorama``: brute force that stops early, on the given axes or rotated to the principal ones.
+
+    Its bounds, and the rotation, round in float32 without slack: it can miss what is on the boundary and `Flat` finds.
+    """
 
     def made(self, faiss: Any, vectors: NDArray[np.float32]) -> Any:
         d = vectors.shape[1]
@@ -204,7 +207,7 @@ SPECS = [
     _spec(
         "faiss-panorama",
         Panorama,
-        f"IndexFlatIPPanorama, given or principal axes, 8 or 16 levels, {_STRICT}",
+        f"IndexFlatIPPanorama, given or principal axes, 8 or 16 levels, bounds without slack, {_STRICT}",
         curve=tuple({"axes": axes, "levels": levels} for axes in ("given", "principal") for levels in (8, 16)),
         at_build=frozenset({"axes", "levels"}),
         least_dim=16,
