@@ -18,14 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from benchmarks.work import built, counted
 from collect import versions
 
 from halfspace import HalfspaceIndex
-from halfspace.bench import midpoints
+from halfspace.bench import midpoints, pinned
+from halfspace.bench.threads import load_faiss
 from halfspace.datasets import load_keys
+
+faiss = load_faiss()
 
 RANKS = (10, 20, 50, 100)
 SHARES = (0.001, 0.01, 0.1)
@@ -51,14 +53,14 @@ def sets(files: list[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def approximate(keys: np.ndarray) -> Iterator[tuple[str, Any]]:
-    """Yield approximate indexes of inner products and how they are set."""
+    """Yield approximate indexes of inner products and how they are set; np: codes are not made to be hashes, too."""
     n, d = keys.shape
     lists = round(4 * n**0.5)
     for name, factory, setting, values in (
         ("HNSW", "HNSW32", "efSearch", (16, 128)),
         ("IVF", f"IVF{lists},Flat", "nprobe", (1, 16)),
-        ("PQ, 16 bytes", "PQ16", None, (None,)),
-        ("PQ, 64 bytes", "PQ64", None, (None,)),
+        ("PQ, 16 bytes", "PQ16np", None, (None,)),
+        ("PQ, 64 bytes", "PQ64np", None, (None,)),
     ):
         index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
         index.train(keys)
@@ -116,7 +118,6 @@ def main() -> None:
     parser.add_argument("--keys", nargs="+", default=[])
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    faiss.omp_set_num_threads(options.threads)
     report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": versions(),
@@ -125,10 +126,11 @@ def main() -> None:
     }
     for name, keys, queries in sets(options.keys):
         n, d = keys.shape
-        report["sets"][f"{name}, n = {n:,}, d = {d}"] = {
-            "recall": recall(keys, queries),
-            "scanned": scanned(keys, queries, options.threads),
-        }
+        with pinned(options.threads):
+            report["sets"][f"{name}, n = {n:,}, d = {d}"] = {
+                "recall": recall(keys, queries),
+                "scanned": scanned(keys, queries, options.threads),
+            }
     options.report.parent.mkdir(exist_ok=True)
     options.report.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -197,9 +197,7 @@ def paper_scanned(report: Report) -> str:
     lines: dict[tuple[str, str], dict[float, str]] = {}
     for name, own in report["sets"].items():
         for row in own["scanned"]:
-            way = (
-                f"balls, {row['subspaces']} subspaces, groups of {row['group_size']}" if "subspaces" in row else "codes"
-            )
+            way = f"balls, S = {row['subspaces']}, groups of {row['group_size']}" if "subspaces" in row else "codes"
             lines.setdefault((name, way), {})[row["share"]] = f"{percent(row['left'])} ({percent(row['bytes'])})"
     shares = list(next(iter(lines.values())))
     columns = ["keys", "bounds", *(f"hits {percent(share)}" for share in shares)]

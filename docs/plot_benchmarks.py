@@ -29,7 +29,7 @@ COLOURS = {
     "halfspace-groups": "#94d82d",
     "halfspace-balls": "#12b886",
     "halfspace-sweep": "#22b8cf",
-    "halfspace-scan": "#868e96",
+    "halfspace-scan": "#20c997",
     "faiss-flat": "#1c7ed6",
     "faiss-panorama": "#9775fa",
     "faiss-ivf": "#f59f00",
