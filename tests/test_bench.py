@@ -23,7 +23,7 @@ from halfspace.bench import (
 )
 from halfspace.bench.engines.faiss import strictly_above
 
-HERE = [name for name, spec in ENGINES.items() if spec.available() is None]
+HERE = [name for name, spec in ENGINES.items() if spec.device == "cpu" and spec.available() is None]
 EXACT = [name for name in HERE if ENGINES[name].exact]
 TO_THE_BOUNDARY = [name for name in EXACT if name != "faiss-panorama"]  # whose bounds and rotations round
 
@@ -186,6 +186,18 @@ def test_numpy_in_blocks(monkeypatch, integers):
     whole = engine.query(integers[1], 2.0)
     monkeypatch.setattr("halfspace.bench.engines.others._SCORES", 5000)
     assert rows(engine.query(integers[1], 2.0)) == rows(whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["halfspace-gpu", "cupy"])
+def test_engines_on_a_gpu(name, gpu, integers, monkeypatch):
+    vectors, directions = integers
+    monkeypatch.setattr("halfspace.bench.engines.gpu._SCORES", 5000)  # two directions at once
+    engine = ENGINES[name].make(vectors, 1, "float32", {})
+    for taus in (10.0, np.array([10.0, -4.0, 10.5, 30.0, 0.0])):
+        truth = rows(exact_hits(vectors, directions, taus))
+        assert rows(engine.query(directions, taus)) == truth
+        assert rows(engine.query(directions[:1], 10.0)) == truth[:1]
 
 
 def test_strictly_above():

@@ -12,7 +12,7 @@ from test_cli import fail, succeed
 from halfspace.bench import Row, gaussian
 from halfspace.bench.report import duration, verdict
 
-FAST = ["--engines", "halfspace,numpy,faiss-flat,faiss-hnsw,sklearn-balltree,cupy", "--rounds", 1, "--threads", 1]
+FAST = ["--engines", "halfspace,numpy,faiss-flat,faiss-hnsw,sklearn-balltree", "--rounds", 1, "--threads", 1]
 
 
 @pytest.fixture(scope="module")

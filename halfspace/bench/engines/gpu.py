@@ -125,7 +125,7 @@ class Torch(Engine):
         import torch
 
         super().__init__(vectors, threads, dtype, setting)
-        self.vectors = torch.from_numpy(np.ascontiguousarray(vectors)).to("cuda", getattr(torch, dtype))
+        self.vectors = torch.tensor(vectors).to("cuda", getattr(torch, dtype))
         torch.cuda.synchronize()
 
     @property
@@ -136,8 +136,8 @@ class Torch(Engine):
         import torch
 
         x, m = self.vectors, len(directions)
-        asked = torch.from_numpy(directions).to(x.device, x.dtype)
-        limits = torch.from_numpy(taus).to(x.device, x.dtype)[:, None]
+        asked = torch.tensor(directions).to(x.device, x.dtype)
+        limits = torch.tensor(taus).to(x.device, x.dtype)[:, None]
         step = max(1, _SCORES // (x.element_size() * len(x)))
 
         def blocks() -> Any:
