@@ -5,6 +5,7 @@ not depend on the processor's floating-point mode. The functions have the names 
 """
 
 from fractions import Fraction
+from functools import lru_cache, wraps
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +18,20 @@ FORMATS = {
     "float64": (np.uint64, 11, 52),
 }
 DTYPES = {name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in FORMATS}
+
+
+def remembered(function):
+    """``function`` of arrays, at once where it was asked last: thresholds change more often."""
+
+    @lru_cache(maxsize=2)
+    def of_contents(*contents):
+        return function(*(np.frombuffer(content, dtype).reshape(shape) for content, dtype, shape in contents))
+
+    @wraps(function)
+    def remembering(*arrays):
+        return of_contents(*((array.tobytes(), array.dtype, array.shape) for array in arrays))
+
+    return remembering
 
 
 def bits(array):
@@ -85,6 +100,7 @@ def whole(array):
     return mantissa.astype(object) << np.maximum(exponent - least, 0).astype(object), least
 
 
+@remembered
 def dots(vectors, direction):
     """``(integers, exponent)``: the real dot products of ``direction`` with the rows of ``vectors``."""
     (rows, e), (q, f) = whole(vectors), whole(direction)
@@ -125,8 +141,9 @@ def one(vectors, direction, tau):
     return found, from_bits([encode(n, exponent, "float32") for n in integers[found]], "float32")
 
 
-def one_faster(vectors, direction, tau):
-    """``one``, with exact arithmetic only for the rows on which float64 leaves a doubt.
+@remembered
+def bounds(vectors, direction):
+    """Bounds in float64 of the real dot products.
 
     Products of two float32 are exact in float64 and whole multiples of 2**-298, so nothing underflows, and a sum of
     ``d`` of them, in any order, errs by less than ``d * 2**-52`` times the sum of their absolute values.
@@ -135,7 +152,12 @@ def one_faster(vectors, direction, tau):
     products = np.ldexp(mantissa.astype(np.float64), exponent) * np.ldexp(q.astype(np.float64), f)
     middle = products.sum(axis=1)
     slack = np.abs(products).sum(axis=1) * (products.shape[1] * 2.0**-52)
-    low, high = middle - slack, middle + slack
+    return middle - slack, middle + slack
+
+
+def one_faster(vectors, direction, tau):
+    """``one``, with exact arithmetic only for the rows on which float64 leaves a doubt."""
+    low, high = bounds(vectors, direction)
     with np.errstate(over="ignore"):
         scores = low.astype(np.float32)
         doubt = (bits(scores) != bits(high.astype(np.float32))) | ((low < tau) & (high >= tau))

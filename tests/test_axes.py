@@ -148,7 +148,7 @@ def test_vectors_on_hardly_any_axis(rows, tmp_path, rng):
     index.compact()
     directions = np.concatenate([vectors[:2], rng.standard_normal((3, 256)).astype(np.float32)])
     for q in directions:
-        for tau in boundary_taus(rng, vectors[:50], q, 2):
+        for tau in boundary_taus(rng, vectors[:50], q, 1):
             equal(index.query(q, tau), reference.one_faster(vectors, q, tau))
     index.save(tmp_path / "index")
     HalfspaceIndex.load(tmp_path / "index").verify()

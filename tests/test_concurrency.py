@@ -20,7 +20,7 @@ from halfspace import HalfspaceIndex
 
 search = importlib.import_module("halfspace.cpu.search")
 threads_of = importlib.import_module("halfspace.cpu._threads")
-SECONDS = float(os.environ.get("HALFSPACE_STRESS_SECONDS", "20"))
+SECONDS = float(os.environ.get("HALFSPACE_STRESS_SECONDS", "12"))
 DIMENSION, POOL = 8, 4000
 
 

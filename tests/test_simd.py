@@ -71,9 +71,10 @@ def aligned(shape, dtype):
 def numbers(rng, low, high, shape, dtype, extreme):
     """Numbers from ``low`` up to ``high``, or these two alone in runs, so that sums reach as far as they can."""
     made = aligned(shape, dtype)
-    made[...] = np.where(rng.random(shape[0]) < 0.5, low, high).reshape(-1, *[1] * (len(shape) - 1))
-    if not extreme:
-        made[...] = rng.integers(low, high + 1, shape)
+    if extreme:
+        made[...] = np.where(rng.random(shape[0]) < 0.5, low, high).reshape(-1, *[1] * (len(shape) - 1))
+    else:
+        made[...] = rng.integers(low, high, shape, dtype, endpoint=True)
     return made
 
 

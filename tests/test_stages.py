@@ -1,13 +1,18 @@
 """The stages by themselves: conversions, bounds that hold, verdicts that are true, spaces that do not mix."""
 
+import dis
 import importlib
+import pkgutil
 from fractions import Fraction
+from itertools import pairwise
+from types import CodeType, FunctionType
 
 import numpy as np
 import pytest
 import reference
 from conftest import DTYPES, FAMILIES, boundary_taus
 from numba import njit
+from numba.core.dispatcher import Dispatcher
 
 from halfspace import cpu
 from halfspace.cpu import formats, scan
@@ -137,3 +142,25 @@ def test_spaces_are_searched_apart(m, threads, filter, dtype, rng, monkeypatch):
         row = slice(offsets[k], offsets[k + 1])
         assert ids[row].tolist() == expected.tolist()
         assert reference.bits(scores[row]).tolist() == reference.bits(rounded).tolist()
+
+
+def _steps(code):
+    """Pairs of successive instructions of a function and of those inside it."""
+    yield from pairwise(dis.get_instructions(code))
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _steps(inner)
+
+
+def test_python_calls_no_stage():
+    """Stages have no wrapper for Python: a call would end the process."""
+    called = []
+    for module in pkgutil.iter_modules(cpu.__path__, "halfspace.cpu."):
+        for name, function in vars(importlib.import_module(module.name)).items():
+            if not isinstance(function, FunctionType) or name.endswith("_overload"):
+                continue
+            for step, then in _steps(function.__code__):
+                held = function.__globals__.get(step.argval) if step.opname == "LOAD_GLOBAL" else None
+                if isinstance(held, Dispatcher) and "no_cpython_wrapper" in held.targetoptions:
+                    called += [(name, step.argval)] * (then.argval != "py_func")
+    assert not called

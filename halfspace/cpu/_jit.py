@@ -59,8 +59,8 @@ class _PackageCache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = _PackageCacheImpl
 
 
-stage = njit(nogil=True, error_model="numpy")
-"""Compile a step of the mathematics, to be called from compiled code."""
+stage = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
 
 
 def entry(function: Callable[..., Any]) -> Any:

@@ -22,12 +22,12 @@ import numpy.typing as npt
 from halfspace.cpu import _threads
 from halfspace.cpu._jit import entry, pointer, stage
 from halfspace.cpu._simd import BLOCK, TILE, tile_dot
-from halfspace.cpu.bounds import radius_factor, sum_margin
+from halfspace.cpu.bounds import radius_factor
 from halfspace.cpu.codes import DROP, LOOK, TAKE, blank, dot_centre, mean, put_ball, widen_centre
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.formats import round_up32
 from halfspace.cpu.partition import Advance, partition
-from halfspace.rounding import UNIT
+from halfspace.rounding import UNIT, sum_margin
 from halfspace.segment import Balls, address
 
 __all__ = ["Bounds", "bound", "enclose", "record", "test_balls"]
@@ -124,7 +124,7 @@ def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: flo
     largest = np.zeros(subspaces)
     for (part, _), size in zip(tasks, _threads.run(fill, tasks, threads), strict=True):
         largest[part] = max(largest[part], size)
-    margin = sum_margin(tau, float(largest.sum()), subspaces) if np.isfinite(tau) else 0.0
+    margin = sum_margin(float(tau), float(largest.sum()), subspaces) if np.isfinite(tau) else 0.0
     order, rest = _gates(bounds, tau - margin)
     read = subspaces * groups * (4 * ready.digits.shape[1] + 8)
     return Bounds(bounds, order, rest, tau - margin, tau + margin, read)

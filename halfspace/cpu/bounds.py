@@ -18,7 +18,6 @@ __all__ = [
     "radius_factor",
     "reach",
     "residual_bound",
-    "sum_margin",
     "threshold_margin",
 ]
 
@@ -30,7 +29,6 @@ norm_bound = stage(rounding.norm_bound)
 residual_bound = stage(rounding.residual_bound)
 reach = stage(rounding.reach)
 radius_factor = stage(rounding.radius_factor)
-sum_margin = stage(rounding.sum_margin)
 threshold_margin = stage(rounding.threshold_margin)
 dot_slope = stage(rounding.dot_slope)
 dot_intercept = stage(rounding.dot_intercept)

@@ -2,9 +2,11 @@
 
 # ruff: noqa: TID251
 import ctypes
+import functools
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -18,7 +20,7 @@ from .cuda import CompileException, CUDADriverError
 _HERE = Path(__file__).resolve().parent.parent
 _HEADERS = [_HERE / name for name in ("cuda.h", "fibers.h", "launch.h", "ptx.cuh")]
 _CHECKS = "alignment,null,bounds,shift-exponent,float-cast-overflow"
-_FLAGS = "-O1 -std=c++17 -shared -fPIC -w -ffp-contract=off -fno-strict-aliasing -fno-gnu-unique -fwrapv "
+_FLAGS = "-std=c++17 -fPIC -w -ffp-contract=off -fno-strict-aliasing -fno-gnu-unique -fwrapv "
 _FLAGS += f"-fvisibility=hidden -fsanitize={_CHECKS} -fno-sanitize-recover=all"
 _ADDRESSES = " -fsanitize=address -g"
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\s*\(\s*\d+\s*\)\s*)?([\w:\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;")
@@ -51,21 +53,47 @@ def translate(code):
     return f'namespace {{\n#line 1 "module"\n{code}\n}}\n#line 1 "launchers"\n{launchers}\n'
 
 
+@functools.cache
+def _folder():
+    """Where what is compiled is kept, for all checkouts: names are digests of contents."""
+    folder = Path(tempfile.gettempdir()) / f"cuda-emulator-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _digest(parts):
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+@functools.cache
+def _header(flags):
+    """The path of the emulator's header, with what g++ keeps of it beside it."""
+    texts = {header.name: header.read_text() for header in _HEADERS}
+    place = _folder() / f"headers-{_digest([flags, *texts.values()])}"
+    if not place.exists():
+        own = Path(tempfile.mkdtemp(dir=_folder()))
+        for name, text in texts.items():
+            (own / name).write_text(text)
+        subprocess.run(["g++", *flags.split(), "-x", "c++-header", str(own / "cuda.h")], check=True)
+        try:
+            own.rename(place)
+        except OSError:  # another process was faster
+            shutil.rmtree(own)
+    return f"{place}/cuda.h"
+
+
 def compile(code, options):
     """The path of the library; made once for the same source, options and emulator."""
     defines = [option for option in options if option.startswith(("-D", "-U", "-I"))]
-    flags = _FLAGS + (_ADDRESSES if emulator.ADDRESSES else "")
-    command = ["g++", *flags.split(), *defines, "-include", str(_HEADERS[0])]
-    source = translate(code)
-    key = hashlib.sha256("\0".join([*command, source, *(h.read_text() for h in _HEADERS)]).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"cuda-emulator-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{key}.so"
+    level = "-O1 " if any(name.startswith("-DHEAD_DIM") for name in defines) else "-O2 "  # many that run little
+    flags = level + _FLAGS + (_ADDRESSES if emulator.ADDRESSES else "")
+    source, header = translate(code), _header(flags)
+    key = _digest([Path(header).parent.name, *defines, source])
+    library = _folder() / f"{key}.so"
     if not library.exists():
-        own = folder / f"{key}.{os.getpid()}.so"
-        run = subprocess.run(
-            [*command, "-x", "c++", "-", "-o", str(own)], input=source, capture_output=True, text=True, check=False
-        )
+        own = _folder() / f"{key}.{os.getpid()}.so"
+        command = ["g++", "-shared", *flags.split(), *defines, "-include", header, "-o", str(own), "-x", "c++", "-"]
+        run = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
         if run.returncode:
             raise CompileException(run.stderr)
         own.replace(library)
