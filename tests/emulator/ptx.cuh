@@ -122,6 +122,7 @@ __device__ __forceinline__ float4 reload128(const void* address) { return *stati
 
 // One kernel after the other: what the one before writes is there.
 __device__ __forceinline__ void wait_for_previous() {}
+__device__ __forceinline__ void let_next_begin() {}
 
 __device__ __forceinline__ void copy_async4(void* to, const void* from) {
     ptx::begin_copy(to, from, 4, "copy_async4");

@@ -378,6 +378,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
         before_copies();
         __syncthreads();  // all have seen how it goes on; what was written down is written, and the rings are free
     }
+    let_next_begin();  // not before: its blocks would crowd where this one is done first
     __syncthreads();
     if (threadIdx.x == 0) shared.last = arrive(call.arrived + blockIdx.y) == gridDim.x - 1;
     __syncthreads();

@@ -59,6 +59,7 @@ __device__ __forceinline__ void draw(const Cache& cache, long long sequence, lon
 // count depends on it.
 extern "C" __global__ void __launch_bounds__(2 * WARP) extend_one(Cache cache, Tokens tokens) {
     wait_for_previous();
+    let_next_begin();
     const long long head = blockIdx.x, sequence = blockIdx.y, space = sequence * cache.heads + head;
     const long long length = cache.lengths[sequence], rows = rows_of(tokens, sequence);
     const unsigned long long trouble = cache.status[sequence];

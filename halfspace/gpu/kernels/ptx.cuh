@@ -95,11 +95,18 @@ __device__ __forceinline__ unsigned arrive(unsigned* counter) {
     return before;
 }
 
-// Wait for the kernel before this one, and let the next one begin. A kernel that is launched to overlap the one before
-// begins while that one ends, and touches nothing until it has waited.
+// Wait for the kernel before this one. A kernel that is launched to overlap it begins while that one ends, and touches
+// nothing until it has waited.
 __device__ __forceinline__ void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Let the next kernel begin, when all blocks have come here or ended.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
