@@ -10,7 +10,12 @@ Report = dict[str, Any]
 
 
 def rows_of(report: Report, name: str) -> list[Row]:
-    """Measured combinations of a benchmark: its parameters by name, `value`, and quartiles where it has them."""
+    """Measured combinations of a benchmark: its parameters by name, `value`, and quartiles where it has them.
+
+    Without a name: the times per query of comparisons that `halfspace bench` wrote.
+    """
+    if not name:
+        return [compared(whole, row) for whole in report.get("comparisons", ()) for row in whole["rows"]]
     found = report.get("benchmarks", {}).get(name)
     if found is None:
         return []
@@ -24,6 +29,18 @@ def rows_of(report: Report, name: str) -> list[Row]:
                 row[key] = found[column][place]
         rows.append(row)
     return rows
+
+
+def compared(whole: Row, row: Row) -> Row:
+    """Read a row of a comparison: `share` of hits, `directions` at once, `value` and quartiles in seconds per query."""
+    return {
+        "engine": row["label"],
+        "share": float(f"{whole['hits'] / (whole['vectors'] * whole['directions']):.3g}"),
+        "directions": whole["batch"],
+        "value": row["median"],
+        "low": row["low"],
+        "high": row["high"],
+    }
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -63,6 +80,11 @@ def digits(value: float) -> str:
 def percent(value: float) -> str:
     """Write a share."""
     return f"{100 * value:.3g} %"
+
+
+def microseconds(value: float) -> str:
+    """Write seconds as microseconds."""
+    return digits(1e6 * value)
 
 
 def milliseconds(value: float) -> str:
@@ -239,6 +261,8 @@ TABLES: dict[str, tuple[str, str, Callable[[Report], str]]] = {
     "growth": ("cpu", "living.Growth.time_query", growth),
     "rest": ("cpu", "living.Insert.time_insert", rest),
     "attention": ("cpu", "kv.Attend.time_step", of("kv.Attend.time_step", ["how"], "keys", milliseconds)),
+    "gpu-run": ("gpu", "", run),
+    "gpu": ("gpu", "", lambda report: grid(rows_of(report, ""), ["directions", "engine"], "share", microseconds)),
     "paper-run": ("paper", "", run),
     "paper-recall": ("paper", "", paper_recall),
     "paper-scanned": ("paper", "", paper_scanned),

@@ -2,9 +2,10 @@
 
     python docs/plot_benchmarks.py
 
-reads docs/benchmark-results/cpu.json, which `asv_benchmarks/collect.py` wrote, and paper.json, which
-`asv_benchmarks/paper.py` wrote; draws docs/images/benchmarks-*.svg, and puts tables between the markers
-`<!-- table: NAME -->` and `<!-- end -->` of docs/benchmarks.md and docs/paper.md. Backgrounds are transparent and text
+reads docs/benchmark-results/cpu.json, which `asv_benchmarks/collect.py` wrote, paper.json, which
+`asv_benchmarks/paper.py` wrote, and gpu.json, comparisons that `halfspace bench` wrote on a GPU; draws
+docs/images/benchmarks-*.svg, and puts tables between the markers `<!-- table: NAME -->` and `<!-- end -->` of
+docs/benchmarks.md and docs/paper.md. Backgrounds are transparent and text
 is grey, to be read on light and on dark pages.
 """
 
@@ -27,9 +28,9 @@ COLOURS = {
     "halfspace": "#2f9e44",
     "halfspace-cells": "#2f9e44",
     "halfspace-groups": "#94d82d",
-    "halfspace-balls": "#12b886",
+    "halfspace-balls": "#f06595",
     "halfspace-sweep": "#22b8cf",
-    "halfspace-scan": "#20c997",
+    "halfspace-scan": "#fab005",
     "faiss-flat": "#1c7ed6",
     "faiss-panorama": "#9775fa",
     "faiss-ivf": "#f59f00",
@@ -39,6 +40,9 @@ COLOURS = {
     "usearch-exact": "#c2255c",
     "numpy": "#868e96",
     "sklearn-balltree": "#b8860b",
+    "halfspace-gpu": "#2f9e44",
+    "cupy": "#1c7ed6",
+    "torch": "#e8590c",
 }
 DASHED = {"halfspace-cells", "halfspace-groups", "halfspace-balls", "halfspace-sweep", "halfspace-scan"}
 STYLE = {
@@ -210,6 +214,20 @@ def roofline(report: Report) -> Figure:
     return figure
 
 
+def gpu(report: Report) -> Figure:
+    """Time per query on a GPU against the share of hits."""
+    rows = rows_of(report, "")
+    sizes = sorted({row["directions"] for row in rows})
+    figure, parts = panels(len(sizes))
+    for axes, size in zip(parts, sizes, strict=True):
+        lines(axes, (row for row in rows if row["directions"] == size), "share", scale=1e6)
+        axes.set_title("one at a time" if size == 1 else f"{size:,} at once", fontsize=9)
+        axes.set_xlabel("hits, share of the vectors")
+    parts[0].set_ylabel("µs per query")
+    legend(figure, parts[0])
+    return figure
+
+
 def attention(report: Report) -> Figure:
     """Time of a decode step against context length."""
     figure, (axes,) = panels(1)
@@ -230,18 +248,19 @@ def attention(report: Report) -> Figure:
 
 
 POINT = ("n", "filter", "share")
-PICTURES: dict[str, tuple[str, Callable[[Report], Figure]]] = {
-    "share": ("share.Query.time_query", share),
-    "ratios": ("share.Turns.track_ratio", ratios),
-    "size": ("size.Query.time_query", size),
-    "dimension": ("dimension.High.time_query", dimension),
-    "recall": ("recall.Curve.track_recall", recall),
-    "batch": ("batch.Batch.time_batch", batch),
-    "build": ("build.Build.time_build", build),
-    "roofline": ("work.Roofline.track_bytes", roofline),
-    "attention": ("kv.Attend.time_step", attention),
+PICTURES: dict[str, tuple[str, str, Callable[[Report], Figure]]] = {
+    "share": ("cpu", "share.Query.time_query", share),
+    "ratios": ("cpu", "share.Turns.track_ratio", ratios),
+    "size": ("cpu", "size.Query.time_query", size),
+    "dimension": ("cpu", "dimension.High.time_query", dimension),
+    "recall": ("cpu", "recall.Curve.track_recall", recall),
+    "batch": ("cpu", "batch.Batch.time_batch", batch),
+    "build": ("cpu", "build.Build.time_build", build),
+    "roofline": ("cpu", "work.Roofline.track_bytes", roofline),
+    "attention": ("cpu", "kv.Attend.time_step", attention),
+    "gpu": ("gpu", "", gpu),
 }
-"""Pictures by name, and the benchmark without which they are not drawn."""
+"""Pictures by name: the report, and the benchmark without which they are not drawn."""
 
 
 def main() -> None:
@@ -252,9 +271,9 @@ def main() -> None:
     options = parser.parse_args()
     reports = {path.stem: json.loads(path.read_text()) for path in options.results.glob("*.json")}
     matplotlib.rcParams.update(STYLE)
-    for name, (needed, draw) in PICTURES.items():
-        if rows_of(reports.get("cpu", {}), needed):
-            figure = draw(reports["cpu"])
+    for name, (source, needed, draw) in PICTURES.items():
+        if rows_of(reports.get(source, {}), needed):
+            figure = draw(reports[source])
             path = options.docs / "images" / f"benchmarks-{name}.svg"
             figure.savefig(path, transparent=True, metadata={"Date": None})
             plt.close(figure)

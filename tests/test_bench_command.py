@@ -97,7 +97,7 @@ def test_verdict_says_that_brute_force_is_better():
     )
     assert said[1] == "halfspace is 2.00 times as fast as FAISS Flat; its answers were exact."
     assert "5,000 vectors are few" in said[2]
-    assert "that missed nothing is numpy: 2.00 times halfspace's speed" in said[3]
+    assert "that missed nothing is numpy: 2.00 times the speed of halfspace" in said[3]
 
 
 def test_verdict_names_the_fastest():
@@ -105,7 +105,7 @@ def test_verdict_names_the_fastest():
     said = verdict(rows, 10**6).splitlines()
     assert said[1].startswith("The fastest other engine that missed nothing is numpy: halfspace is 8.00 times as fast;")
     assert said[2] == (
-        "The fastest other engine overall is faiss-ivf: 2.00 times halfspace's speed; "
+        "The fastest other engine overall is faiss-ivf: 2.00 times the speed of halfspace; "
         "recall 99.99 %, 2 false positives, 30 of 32 answers wrong."
     )
     assert "few" not in "".join(said)
@@ -121,3 +121,12 @@ def test_durations():
         "0.04 us",
         "1,234 s",
     ]
+
+
+def test_each_device_has_its_verdict():
+    rows = [row("halfspace", 2e-3), row("numpy", 4e-3), row("halfspace-gpu", 2e-4), row("torch", 1e-4, wrong=1)]
+    said = verdict(rows, 50_000)
+    assert "halfspace is 2.00 times as fast as NumPy" in said
+    assert "PyTorch is the better choice for speed, 2.00 times as fast as halfspace-gpu; 1 of its 32" in said
+    assert verdict(rows[2:], 50_000).splitlines()[0].startswith("PyTorch")
+    assert verdict(rows[1:2], 50_000) == ""

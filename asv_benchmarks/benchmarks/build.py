@@ -32,7 +32,6 @@ class Build:
 
     def track_bytes(self, engine: str) -> float:
         """Bytes of the index, the vectors with it, over those of the float32 vectors."""
-        bytes_ = build(engine, self.vectors).nbytes
-        return float("nan") if bytes_ is None else bytes_ / self.vectors.nbytes
+        return build(engine, self.vectors).nbytes / self.vectors.nbytes
 
     track_bytes.unit = "vectors = 1"

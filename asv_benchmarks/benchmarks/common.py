@@ -100,11 +100,12 @@ def engine(name: str, kind: str, n: int, d: int, share: float) -> Any:
     must_suit(name, n, d)
     found = build(name, read(kind, n, d).vectors)
     found.expected_hits = max(1, round(share * n))
-    _PINNED.enter_context(pinned(THREADS))
+    PINNED.enter_context(pinned(THREADS))
     return found
 
 
-_PINNED = contextlib.ExitStack()
+PINNED = contextlib.ExitStack()
+"""Holds the number of threads of a process for good."""
 
 
 @functools.cache

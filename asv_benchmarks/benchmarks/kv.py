@@ -90,13 +90,14 @@ class Attend(Timed):
 
 
 class Append(Timed):
-    """One token, after so many."""
+    """One token, after so many and those of the same sample."""
 
     params = LENGTHS
     param_names = ("keys",)
 
     def setup(self, length: int) -> None:
         self.index = index(length)
+        self.index.crop(length)
         keys, values, _ = cache(length)
         self.token = keys[:, :1], values[:, :1]
 

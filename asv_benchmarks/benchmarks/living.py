@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from .common import THREADS, Timed, grid
+from .common import PINNED, THREADS, Timed, grid
 
 BULK, ONE_BY_ONE = grid((500_000, 384), (5_000, 32)), grid((250_000, 32), (2_000, 8))
 
@@ -92,8 +92,9 @@ class Ties:
         for name, (x, direction, tau) in zip(self.params[0], cases, strict=True):
             tied = new(d)
             tied.insert(x)
-            hits = tied.count(direction, tau)
-            between = midpoints(plain, q[None], hits / n)[0] if 0 < hits < n else (-np.inf if hits else np.inf)
+            while (hits := tied.count(direction, tau)) == 0:  # a score that was rounded up is reached by none
+                tau = float(np.nextafter(tau, -np.inf))
+            between = midpoints(plain, q[None], hits / n)[0] if hits < n else -np.inf
             calls = {
                 "tied": lambda i=tied, q=direction, tau=tau: i.query(q, tau),
                 "free": lambda tau=between: free.query(q, tau),
@@ -237,8 +238,9 @@ def questions(n: int, d: int, engine: str) -> Any:
     """Endless questions of a small set: calls without arguments."""
     import numpy as np
 
-    from halfspace.bench import midpoints
+    from halfspace.bench import midpoints, pinned
 
+    PINNED.enter_context(pinned(THREADS))
     x, directions = rows(n, d), rows(8, d, 1)
     pairs = list(zip(directions, midpoints(x, directions, 0.01).tolist(), strict=True))
     if engine == "numpy":

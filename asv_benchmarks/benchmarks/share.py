@@ -9,7 +9,7 @@ SHARES = grid([1e-4, 1e-3, 1e-2, 1e-1], [1e-2])
 FILTERS = grid(["halfspace-groups", "halfspace-balls", "halfspace-sweep", "halfspace-scan"], ["halfspace-scan"])
 ENGINES = [*EXACT, *FILTERS]
 TAKING_TURNS = [*EXACT, *grid(["halfspace-groups", "halfspace-scan"], [])]
-SETS = grid(["clustered", "docstrings", "attention keys"], ["clustered"])
+SETS = grid(["clustered", "heavy-tailed", "docstrings", "attention keys"], ["clustered"])
 
 
 class Query(Timed):
@@ -67,9 +67,10 @@ class Turns:
 
 def drawn(name: str) -> tuple[Any, Any]:
     """Vectors, and some directions."""
-    from halfspace.bench import clustered
+    from halfspace.bench import clustered, heavy_tailed
 
-    if name == "clustered":
-        return clustered(N, D, 1), clustered(QUERIES, D, 2)
+    made = {"clustered": clustered, "heavy-tailed": heavy_tailed}.get(name)
+    if made is not None:
+        return made(N, D, 1), made(QUERIES, D, 2)
     vectors, directions = packaged(name)
     return vectors, directions[:: len(directions) // QUERIES]

@@ -16,6 +16,8 @@ ENGINES = ["halfspace", "faiss-flat", "numpy"]
 THRESHOLDS = ["round numbers", "a score, float64", "a score, float32"]
 RANKS = grid([1, 3, 10, 30, 100], [1])
 """Ranks whose scores are thresholds."""
+BATCH = grid(128_000, 0)
+"""Numbers in a batch, at least: from so many on FAISS computes in another way."""
 
 
 class Wrong:
@@ -47,16 +49,19 @@ class Wrong:
 
 def census(vectors: Any, directions: Any) -> dict[tuple[str, str], dict[str, float]]:
     """Ask each engine at each threshold, one by one and in a batch."""
+    import numpy as np
+
     from halfspace.bench import exact_hits, pinned
 
     engines = runnable(ENGINES, vectors)
+    together = np.tile(directions, (-(-BATCH // directions.size) or 1, 1))
     counts: dict[tuple[str, str], dict[str, float]] = {}
     with pinned(THREADS):
         for kind, tau, asked in thresholds(vectors, directions):
             truth = split(exact_hits(vectors, directions[asked], tau))
             for engine in engines:
                 single = [split(engine.query(directions[[k]], tau))[0] for k in asked]
-                batch = split(engine.query(directions, tau))
+                batch = split(engine.query(together, tau))
                 own = counts.setdefault(
                     (engine.name, kind), dict.fromkeys(("one by one", "batch", "differ", "answers"), 0)
                 )

@@ -15,6 +15,7 @@ from halfspace import checks
 from halfspace._terminal import console, print_json, progress, spinner
 from halfspace.bench.contest import REFERENCE, compare
 from halfspace.bench.engines import ENGINES, Engine, build, build_curve
+from halfspace.bench.engines.spec import reason_of
 from halfspace.bench.plot import draw
 from halfspace.bench.report import Report, markdown, show
 from halfspace.bench.threads import pinned
@@ -177,7 +178,7 @@ def _built(task: Task, names: Sequence[str], threads: int, left_out: dict[str, s
                     engines = list(build_curve(name, task.vectors, threads=threads))
                 yield from engines
             except (RuntimeError, MemoryError) as error:  # what libraries raise of data that they cannot take
-                reason = str(error).splitlines()[0]
+                reason = reason_of(error)
         if reason is not None:
             left_out[name] = reason
 

@@ -16,10 +16,10 @@ from halfspace.bench.engines.spec import join
 from halfspace.bench.threads import pinned
 from halfspace.bench.truth import recall_and_false, wrong_answers
 
-__all__ = ["REFERENCE", "Row", "Timing", "alternate", "compare", "median_ratio", "pinned"]
+__all__ = ["REFERENCE", "Row", "Timing", "alternate", "compare", "median_ratio", "pinned", "reference_among"]
 
 REFERENCE = "halfspace"
-"""The engine that ratios are to."""
+"""The engine that ratios are to, and the beginning of the names of its kind."""
 _PAUSE = 0.05
 """Seconds in which threads that the one before left spinning go to sleep."""
 _WARM_UP = 0.05
@@ -85,6 +85,12 @@ def median_ratio(above: Timing, below: Timing) -> float:
     return statistics.median(a / b for a, b in zip(above.samples, below.samples, strict=True))
 
 
+def reference_among(names: Iterable[str]) -> str | None:
+    """Return the engine that ratios are to: halfspace, else the first of its kind, None where there is none."""
+    ours = [name for name in names if name.startswith(REFERENCE)]
+    return REFERENCE if REFERENCE in ours else next(iter(ours), None)
+
+
 @dataclass(frozen=True)
 class Row:
     """One engine at one setting in a comparison.
@@ -100,7 +106,7 @@ class Row:
     median, low, high : float
         Seconds per query: median and quartiles over rounds.
     ratio : float or None
-        Median over rounds of its time over halfspace's; None if that did not take part.
+        Median over rounds of its time over that of halfspace, or the first of its kind; None without any.
     recall : float
         Share of all true hits that it found.
     false_positives : int
@@ -180,7 +186,8 @@ def compare(
             questions[label] = _all(engine, asked, taus, batch)
             answers[label] = join([engine.rows(part) for part in questions[label]()])
         timings = alternate(questions, rounds, progress)
-    reference = timings.get(REFERENCE)
+    ours = reference_among(timings)
+    reference = None if ours is None else timings[ours]
     return [
         _row(engine, timings[label], reference, answers[label], truth, len(asked))
         for label, engine in contenders.items()

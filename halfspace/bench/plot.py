@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from halfspace.bench.contest import REFERENCE, Row
+from halfspace.bench.contest import REFERENCE, Row, reference_among
 from halfspace.bench.report import Report
 
 __all__ = ["draw"]
@@ -82,12 +82,13 @@ def _medians(axes: Any, report: Report, colours: dict[str, str]) -> None:
 
 def _curves(axes: Any, report: Report, colours: dict[str, str]) -> None:
     """Draw recall against time: approximate engines at all their settings, and halfspace."""
-    rows = [row for row in report.rows if not row.exact or row.name == REFERENCE]
+    ours = reference_among(row.name for row in report.rows)
+    rows = [row for row in report.rows if not row.exact or row.name == ours]
     for name, group in groupby(rows, key=lambda row: row.name):
         own = list(group)
         times, recalls = [1e6 * row.median for row in own], [row.recall for row in own]
-        marker = "*" if name == REFERENCE else "o"
-        axes.plot(times, recalls, marker=marker, ms=12 if name == REFERENCE else 5, color=colours[name], label=name)
+        marker, size = ("*", 12) if name == ours else ("o", 5)
+        axes.plot(times, recalls, marker=marker, ms=size, color=colours[name], label=name)
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.06)
     axes.set_xlabel("microseconds per query")

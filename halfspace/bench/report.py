@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from halfspace.bench.contest import REFERENCE, Row
+from halfspace.bench.contest import REFERENCE, Row, reference_among
+from halfspace.bench.engines import ENGINES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Report", "duration", "markdown", "show", "size", "verdict"]
 
-_BRUTE_FORCE = {"numpy": "NumPy", "faiss-flat": "FAISS Flat"}
+_BRUTE_FORCE = {"numpy": "NumPy", "faiss-flat": "FAISS Flat", "cupy": "CuPy", "torch": "PyTorch"}
 _COLUMNS = ("engine", "per query", "quartiles", "/ ours", "recall", "false", "wrong sets", "build", "memory")
 _FEW = 10_000
 
@@ -74,7 +75,7 @@ def size(count: int) -> str:
 
 
 def verdict(rows: Sequence[Row], vectors: int) -> str:
-    """Say in plain sentences who is the better choice for these questions, and what it costs.
+    """Say in plain sentences, for each device, who is the better choice for these questions, and what it costs.
 
     Parameters
     ----------
@@ -87,26 +88,34 @@ def verdict(rows: Sequence[Row], vectors: int) -> str:
     str
         Empty where halfspace took no part.
     """
-    ours = next((row for row in rows if row.label == REFERENCE), None)
-    if ours is None:
-        return ""
+    found = []
+    for device in ("cpu", "gpu"):
+        own = [row for row in rows if ENGINES[row.name].device == device]
+        ours = reference_among(row.name for row in own)
+        if ours is not None:
+            found += _verdict(next(row for row in own if row.name == ours), own, vectors)
+    return "\n".join(found)
+
+
+def _verdict(ours: Row, rows: Sequence[Row], vectors: int) -> list[str]:
+    """Compare with the others on one device."""
     found = [_brute_force(row, ours) for row in rows if row.name in _BRUTE_FORCE]
     if ours.wrong:
-        found.insert(0, f"halfspace itself was wrong in {_answers(ours)}: please report it.")
+        found.insert(0, f"{ours.name} itself was wrong in {_answers(ours)}: please report it.")
     faster = [row for row in rows if row.name in _BRUTE_FORCE and row.median < ours.median]
     if vectors < _FEW:
         found.append(
-            f"{vectors:,} vectors are few: the fixed cost of a call of halfspace counts, and brute force is a good "
+            f"{vectors:,} vectors are few: the fixed cost of a call of {ours.name} counts, and brute force is a good "
             "choice where an answer that may be wrong at the boundary will do."
             if faster
             else f"{vectors:,} vectors are few: with fewer still, brute force is the better choice for speed."
         )
-    others = [row for row in rows if row is not ours and not row.name.startswith(f"{REFERENCE}-")]
+    others = [row for row in rows if not row.name.startswith(REFERENCE)]
     complete = [row for row in others if row.recall == 1]
     for what, field in (("that missed nothing", complete), ("overall", others)):
         if field:
             found.append(_fastest(min(field, key=lambda row: row.median), ours, what))
-    return "\n".join(found)
+    return found
 
 
 def _brute_force(row: Row, ours: Row) -> str:
@@ -116,17 +125,17 @@ def _brute_force(row: Row, ours: Row) -> str:
         f"{row.wrong} of its {row.directions} answers were not the exact set" if row.wrong else "its answers were exact"
     )
     if row.median < ours.median:
-        return f"{name} is the better choice for speed, {times:.2f} times as fast as halfspace; {cost}."
-    return f"halfspace is {times:.2f} times as fast as {name}; {cost}."
+        return f"{name} is the better choice for speed, {times:.2f} times as fast as {ours.name}; {cost}."
+    return f"{ours.name} is {times:.2f} times as fast as {name}; {cost}."
 
 
 def _fastest(row: Row, ours: Row, what: str) -> str:
     """Compare with the fastest of some others."""
     times = max(row.median, ours.median) / min(row.median, ours.median)
     how = (
-        f"halfspace is {times:.2f} times as fast"
+        f"{ours.name} is {times:.2f} times as fast"
         if ours.median < row.median
-        else f"{times:.2f} times halfspace's speed"
+        else f"{times:.2f} times the speed of {ours.name}"
     )
     return (
         f"The fastest other engine {what} is {row.label}: {how}; recall {_recall(row.recall)}, "
@@ -159,7 +168,8 @@ def _cells(row: Row, least: float) -> tuple[str, ...]:
 
 
 _LEGEND = (
-    "~ approximate by design; * the fastest; / ours: median over rounds of its time over halfspace's; false: vectors "
+    "~ approximate by design; * the fastest; / ours: median over rounds of its time over halfspace's (without it, over "
+    "that of the first other of ours); false: vectors "
     "that do not reach tau; wrong sets: answers that are not the set that real arithmetic gives"
 )
 
@@ -186,8 +196,9 @@ def show(report: Report, console: Console) -> None:
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column == _COLUMNS[0] else "right", no_wrap=True)
     least = min(row.median for row in report.rows)
+    ours = reference_among(row.name for row in report.rows)
     for row in report.rows:
-        table.add_row(*_cells(row, least), style="bold" if row.name == REFERENCE else "")
+        table.add_row(*_cells(row, least), style="bold" if row.name == ours else "")
     console.print(table)
     console.print(Text(_LEGEND, style="dim"), soft_wrap=True)
     for name, reason in report.left_out.items():

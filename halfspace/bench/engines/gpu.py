@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfspace import HalfspaceIndex
-from halfspace.bench.engines.spec import Engine, EngineSpec, Rows, rows_of
+from halfspace.bench.engines.spec import Engine, EngineSpec, Rows, reason_of, rows_of
 
 __all__ = ["SPECS", "no_gpu"]
 
@@ -33,7 +33,7 @@ def no_gpu(modules: Mapping[str, str]) -> str | None:
             if not torch.cuda.is_available():
                 return "torch finds no GPU"
     except Exception as error:  # whatever a driver that is not there, or too old, makes of it
-        return f"no GPU: {str(error).splitlines()[0]}"
+        return f"no GPU: {reason_of(error)}"
     return None
 
 

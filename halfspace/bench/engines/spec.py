@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Engine", "EngineSpec", "Rows", "join", "rows_of"]
+__all__ = ["Engine", "EngineSpec", "Rows", "join", "reason_of", "rows_of"]
 
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Answers in compressed rows: offsets (m + 1,) and ids; those of direction j are ``ids[offsets[j]:offsets[j + 1]]``."""
@@ -114,7 +114,8 @@ class EngineSpec:
     name : str
     about : str
         One line: how it is asked.
-    make : type of Engine
+    make : callable
+        Makes an `Engine` of vectors, number of threads, dtype and setting.
     exact : bool
         Whether it promises all vectors that reach the threshold, in its own float arithmetic or in real arithmetic.
     device : {"cpu", "gpu"}
@@ -169,6 +170,11 @@ class EngineSpec:
             known = ", ".join(middle) or "none"
             raise TypeError(f"{self.name} has no setting {min(unknown)!r}; it has {known}")
         return {**middle, **setting}
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line what went wrong."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def rows_of(places: NDArray[Any], ids: NDArray[Any], m: int) -> Rows:
