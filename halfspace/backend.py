@@ -9,7 +9,7 @@ CuPy), but tables of addresses, which are NumPy's:
   cells and balls, ``partition`` finds rows that lie close together.
 - ``tabulate`` makes a segment known to the kernels; ``room`` says how many directions are
   prepared at once, and `MOST_HITS` how many hits are held at once; ``search`` runs the query stages, named by `STAGES`.
-  What it finds has a ``state`` (0, or `NOT_FINITE`, `OVERFULL` or `OUT_OF_MEMORY`), the number of ``hits``, their
+  What it finds has a ``state`` (0, or `NOT_FINITE` or `OVERFULL`), the number of ``hits``, their
   ``counts`` (m,) and the counters of its ``work``; `COUNT`, `IDS` and `SCORES` say what is wanted.
 - ``collect``, ``best``, ``sort_by_score`` and ``joined`` shape the answer; ``fill`` does it all without waiting. Of the
   questions that were answered, one in `REMEMBERED` is remembered.
@@ -20,7 +20,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from halfspace.interrupts import undisturbed
+
 __all__ = ["load"]
+
+_loaded: dict[str, ModuleType] = {}
 
 
 def load(device: Any) -> ModuleType:
@@ -30,4 +34,7 @@ def load(device: Any) -> ModuleType:
         raise TypeError(expected)
     if re.fullmatch(r"cpu|gpu(:[0-9]+)?", device) is None:
         raise ValueError(expected)
-    return import_module(f"halfspace.{device[:3]}")
+    name = f"halfspace.{device[:3]}"
+    if name not in _loaded:
+        _loaded[name] = undisturbed(import_module, name)
+    return _loaded[name]

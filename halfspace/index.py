@@ -12,7 +12,7 @@ from halfspace.contents import Contents
 from halfspace.dtypes import FORMATS, parse
 from halfspace.explain import Explanation
 from halfspace.hits import Hits
-from halfspace.lock import WriterLock
+from halfspace.lock import Lock
 from halfspace.query import Query
 from halfspace.rounding import MAX_CELL_DIM, MAX_DIM
 from halfspace.seal import FILTERS, Progress, Sealer
@@ -102,7 +102,7 @@ class HalfspaceIndex(Contents):
         self._format = parse(dtype)
         self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
         self._bits = FORMATS[self._format][1]
-        self._writing = WriterLock()
+        self._writing = Lock()
         self._stored: Any = None
         sealer = Sealer(self._backend, self._filter, cut, size, self._threads)
         with self._on:
@@ -154,7 +154,7 @@ class HalfspaceIndex(Contents):
             if len(bits) == 0:
                 return self._snapshot.claimed(None, 0)
             norms, grain = backend.measure(bits[None], self._threads)
-            with self._writing:
+            with self._writing.once:
                 snapshot = self._snapshot
                 own = snapshot.claimed(own, len(bits))
                 next_id = max(snapshot.next_id, int(own.max()) + 1)
@@ -179,7 +179,7 @@ class HalfspaceIndex(Contents):
         with self._on:
             gone = checks.as_ids(self._backend.asarray(ids, "ids"), scalar=True)
             checks.distinct(gone)
-            with self._writing:
+            with self._writing.once:
                 where, rows = self._snapshot.known(gone)
                 if gone.size:
                     self._publish(self._snapshot.excluding(where, rows))
@@ -190,7 +190,7 @@ class HalfspaceIndex(Contents):
         With the filter ``"auto"``, that segment gets the filter that suits the last questions best. Time O(n d), or
         O(n d log n) where vectors are grouped; `progress` as for `insert`.
         """
-        with self._on, self._writing:
+        with self._on, self._writing.once:
             self._publish(self._snapshot.compacted(progress))
 
     # -- asking it ----------------------------------------------------------------------------------------------------

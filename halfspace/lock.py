@@ -1,47 +1,61 @@
-"""The lock of an index's writers. Readers take none: they read one snapshot."""
+"""Locks: one writer of an index at a time. Readers of a `HalfspaceIndex` take none: they read one snapshot.
+
+A signal handler may raise between any two bytecodes of Python. A lock is therefore entered by ``with`` itself, whose
+acquisition and release are single steps of the interpreter: a method of ours in between could be left with the lock
+taken, and every later writer would wait for ever.
+"""
 
 import os
 import threading
-import weakref
-from types import TracebackType
+from typing import Any
 
-__all__ = ["WriterLock"]
+__all__ = ["Lock"]
 
-_locks: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
+_forks = 0
+_renewing = threading.Lock()
 
 
-class WriterLock:
-    """A lock for one writer at a time, free again in a forked child, that refuses a writer inside itself.
+def _forked() -> None:
+    global _forks, _renewing
+    _forks += 1
+    _renewing = threading.Lock()
 
-    A signal handler or a finaliser that writes may run in the middle of another write of the same thread; it can
-    neither wait for that one nor go ahead of it.
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+class Lock:
+    """A lock that a thread may enter again inside itself, free again in a forked child.
+
+    (The thread that held it does not exist in the child. The lock is renewed when it is next used there: a list of all
+    locks, for the fork to renew, would need finalisers, and those swallow the exceptions of signal handlers.)
     """
 
+    __slots__ = ("_lock", "_of")
+
     def __init__(self) -> None:
-        self._renew()
-        _locks.add(self)
+        self._lock = threading.RLock()
+        self._of = _forks
 
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+    @property
+    def held(self) -> Any:
+        """What ``with lock.held:`` enters."""
+        if self._of != _forks:
+            with _renewing:
+                if self._of != _forks:
+                    self._lock = threading.RLock()
+                    self._of = _forks
+        return self._lock
 
-    def __enter__(self) -> None:
-        if self._owner == threading.get_ident():
+    @property
+    def once(self) -> Any:
+        """What ``with lock.once:`` enters; a RuntimeError inside itself.
+
+        A signal handler or a finaliser that writes may run in the middle of another write of the same thread; it can
+        neither wait for that one nor go ahead of it.
+        """
+        lock = self.held
+        if lock._is_owned():
             raise RuntimeError("this thread is changing the index already: a signal handler or finaliser must not")
-        self._lock.acquire()
-        self._owner = threading.get_ident()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._owner = None
-        self._lock.release()
-
-
-def _renew_all() -> None:
-    for lock in list(_locks):
-        lock._renew()
-
-
-if hasattr(os, "register_at_fork"):  # the thread that held a lock does not exist in the child
-    os.register_at_fork(after_in_child=_renew_all)
+        return lock

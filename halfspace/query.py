@@ -29,6 +29,17 @@ class Query(NamedTuple):
         self, scores: bool, sort: bool, limit: int | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Find offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
+        try:
+            return self._rows(scores, sort, limit)
+        except MemoryError as error:
+            remedy = "" if limit is not None else ", or keep the best of each direction by limit="
+            raise MemoryError(
+                f"no memory for the {self.total():,} hits: raise tau, ask count() for their number alone{remedy}"
+            ) from error
+
+    def _rows(
+        self, scores: bool, sort: bool, limit: int | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         backend = self.backend
         wanted = backend.SCORES if scores or sort or limit is not None else backend.IDS
         whole: tuple[Any, ...] | None = None
@@ -75,8 +86,6 @@ class Query(NamedTuple):
                 self.table, self.like, directions, tau, self.adapt, wanted, self.threads, backend.MOST_HITS
             )
             if found.state:
-                if found.state == backend.OUT_OF_MEMORY:
-                    raise MemoryError("no memory for more hits")
                 if found.state == backend.NOT_FINITE:
                     checks.finite(self.directions, "directions")
                     checks.numbers(self.tau, "tau")

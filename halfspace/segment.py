@@ -6,13 +6,13 @@ head for attention. They lie on the device of the index, all but `Balls.columns`
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.arrays import is_array, namespace
+from halfspace.derived import derived
 
 __all__ = ["Axes", "Balls", "Cells", "Codes", "Groups", "Segment", "address", "join", "nbytes"]
 
@@ -123,7 +123,7 @@ class Segment:
             dead = xp.unpackbits(self.dead, bitorder="little")[: self.rows].view(np.bool_)
         return dead
 
-    @cached_property
+    @derived
     def kept(self) -> dict[str, Any]:
         """What a backend derives from a segment for its kernels, by the name of the device."""
         return {}
@@ -153,14 +153,14 @@ class Segment:
         where: npt.NDArray[np.int64] = xp.where(found, at if rows is None else rows[at], -1)
         return where
 
-    @cached_property
+    @derived
     def ordered(self) -> bool:
         """Whether ids are in ascending order, as in every sealed segment whose rows no filter has moved."""
         if self.by_id is not None:
             return False
         return self.filter != "scan" or bool((self.ids[1:] > self.ids[:-1]).all())
 
-    @cached_property
+    @derived
     def ends(self) -> tuple[int, int]:
         """The first and the last id of a segment that has rows, in order of ids where it is sealed."""
         first, last = (0, -1) if self.by_id is None else (self.by_id[0], self.by_id[-1])

@@ -7,7 +7,6 @@ segments.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.arrays import host, namespace
+from halfspace.derived import derived
 from halfspace.seal import Progress, Sealer
 from halfspace.segment import Segment, nbytes
 from halfspace.table import Table
@@ -53,7 +53,7 @@ class Snapshot:
         """Number of vectors."""
         return sum(segment.live for segment in self.segments)
 
-    @cached_property
+    @derived
     def table(self) -> Table:
         """All segments as the kernels see them."""
         return Table.of(self.segments or (self.tail,), self.sealer.backend)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from halfspace.derived import derived
 from halfspace.segment import Segment, address
 
 __all__ = ["Table"]
@@ -36,17 +36,17 @@ class Table:
         """Return the table of one segment alone."""
         return replace(self, records=np.ascontiguousarray(self.records[:, which : which + 1]))
 
-    @cached_property
+    @derived
     def place(self) -> tuple[int, int, int]:
         """Where the records lie, and their numbers of spaces and segments."""
         return address(self.records), *self.records.shape
 
-    @cached_property
+    @derived
     def kept(self) -> dict[str, Any]:
         """What a backend derives from a table for its kernels."""
         return {}
 
-    @cached_property
+    @derived
     def ordered(self) -> bool:
         """Whether all ids are in ascending order, segment after segment, in each by ids."""
         held = [segment for segment in self.segments if segment.rows]
@@ -54,12 +54,12 @@ class Table:
             before.ends[1] < after.ends[0] for before, after in pairwise(held)
         )
 
-    @cached_property
+    @derived
     def rows(self) -> int:
         """Rows of all segments."""
         return sum(segment.rows for segment in self.segments)
 
-    @cached_property
+    @derived
     def has_balls(self) -> bool:
         """Whether any segment has balls."""
         return any(segment.balls is not None for segment in self.segments)

@@ -1,7 +1,6 @@
 """`KVIndex`: keys and values of attention heads, and attention over exactly the keys that reach a threshold."""
 
 import copy
-import threading
 from contextlib import AbstractContextManager
 from math import isfinite
 from types import ModuleType
@@ -20,6 +19,7 @@ from halfspace.attention.given import Given, as_counts
 from halfspace.attention.threshold import Threshold, thresholds
 from halfspace.dtypes import FORMATS, as_numbers, parse
 from halfspace.hits import Hits
+from halfspace.lock import Lock
 from halfspace.query import Query
 from halfspace.table import Table
 
@@ -123,7 +123,7 @@ class KVIndex:
         rows = FIRST_ROWS if capacity is None else checks.as_count(capacity, "capacity", 1)
         self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
         self._given = Given(self._backend, self._heads, self._query_heads, self._dim, self._format, self._threads)
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._framed = 0
         self._captured: list[object] = []  # what the graphs that were captured read
         with self._on:
@@ -157,7 +157,7 @@ class KVIndex:
         TypeError
             If they are not real numbers.
         """
-        with self._lock, self._on, tensors.on_stream(k, self._backend):
+        with self._lock.held, self._on, tensors.on_stream(k, self._backend):
             keys, values = self._given.rows(k, "k", self.batch_size), self._given.rows(v, "v", self.batch_size)
             if keys.shape != values.shape:
                 raise ValueError(f"k and v must have one shape, got {keys.shape} and {values.shape}")
@@ -181,14 +181,14 @@ class KVIndex:
 
     def crop(self, length: npt.ArrayLike) -> None:
         """Forget all but the first tokens of each sequence: `length` of them, one number or (batch,)."""
-        with self._lock, self._on:
+        with self._lock.held, self._on:
             self.check()
             kept = np.minimum(self.lengths, as_counts(length, "length", self.batch_size))
             self._restart(kept)
 
     def reset(self) -> None:
         """Forget all tokens, and what was wrong with them."""
-        with self._lock, self._on:
+        with self._lock.held, self._on:
             self._framed = 0
             self._restart(np.zeros(self.batch_size, np.int64))
 
@@ -202,7 +202,7 @@ class KVIndex:
             raise ValueError("sequences must name at least one")
         if chosen.max() >= self.batch_size:
             raise ValueError(f"sequences must be below {self.batch_size}, got {int(chosen.max())}")
-        with self._lock, self._on:
+        with self._lock.held, self._on:
             if np.array_equal(chosen, np.arange(self.batch_size)):
                 return
             self._may_move()
@@ -257,7 +257,7 @@ class KVIndex:
             If they are not real numbers.
         """
         how = Threshold.of(tau, eps, keep, estimator)
-        with self._lock, self._on, tensors.on_stream(q, self._backend):
+        with self._lock.held, self._on, tensors.on_stream(q, self._backend):
             given = tensors.taken(q, "q", self._backend)
             queries = self._given.queries(given, self.batch_size)
             if how.tau is None:
@@ -286,7 +286,7 @@ class KVIndex:
             Of ``batch * num_query_heads`` directions, sequence by sequence; ids are positions in the sequence, scores
             are <q, k>, without the scale. See `halfspace.HalfspaceIndex.query`.
         """
-        with self._lock, self._on, tensors.on_stream(q, self._backend):
+        with self._lock.held, self._on, tensors.on_stream(q, self._backend):
             backend = self._backend
             queries = self._given.directions(tensors.taken(q, "q", backend), self.batch_size)
             levels = self._given.thresholds(tau, self.batch_size).reshape(-1)
@@ -307,7 +307,7 @@ class KVIndex:
 
         What lies beyond a sequence's length means nothing; what is appended later may move the arrays.
         """
-        with self._lock, self._on:
+        with self._lock.held, self._on:
             longest = int(self.lengths.max())
             shape = self.batch_size, self._heads, self._cache.capacity, self._dim
             keys, values = (
@@ -325,7 +325,7 @@ class KVIndex:
         """
         if not self._gpu:
             return
-        with self._lock, self._on:
+        with self._lock.held, self._on:
             status = host(self._cache.status)
             for sequence in np.flatnonzero(status)[:1]:
                 if int(status[sequence]) & NOT_FINITE:
@@ -337,7 +337,7 @@ class KVIndex:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each sequence (batch,), on the host; after a graph was captured it waits for the GPU."""
-        with self._lock, self._on:
+        with self._lock.held, self._on:
             if self._captured:
                 self._lengths = host(self._cache.lengths)
             return self._lengths.copy()
@@ -380,9 +380,9 @@ class KVIndex:
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KVIndex":
-        with self._lock, self._on:
+        with self._lock.held, self._on:
             new = copy.copy(self)
-            new._lock, new._lengths, new._captured = threading.RLock(), self.lengths, []
+            new._lock, new._lengths, new._captured = Lock(), self.lengths, []
             new._cache = select(self._cache, np.arange(self.batch_size), self._backend)
             return new
 

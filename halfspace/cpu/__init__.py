@@ -14,7 +14,7 @@ from halfspace.cpu.formats import measure, store
 from halfspace.cpu.groups import enclose_groups
 from halfspace.cpu.host import EXPLAINED, REMEMBERED, capturing, finish, may_fill, on, plain, wait
 from halfspace.cpu.partition import partition
-from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OUT_OF_MEMORY, OVERFULL, SCORES
+from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OVERFULL, SCORES
 from halfspace.cpu.records import tabulate
 from halfspace.cpu.search import MOST_HITS, room, search
 from halfspace.cpu.threshold import certify, estimate
@@ -26,7 +26,6 @@ __all__ = [
     "IDS",
     "MOST_HITS",
     "NOT_FINITE",
-    "OUT_OF_MEMORY",
     "OVERFULL",
     "REMEMBERED",
     "SCORES",

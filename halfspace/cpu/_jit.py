@@ -4,19 +4,16 @@ Floating-point policy: no kernel uses ``fastmath``. The one licence to reassocia
 bound in `halfspace.rounding` holds for every order of summation.
 """
 
-import functools
-import hashlib
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numba import carray, njit, types
-from numba.core import caching
 from numba.extending import intrinsic
 
-from halfspace.cpu._simd import FORM, FORMS
+from halfspace.cpu._kernel_cache import KernelCache
+from halfspace.interrupts import undisturbed
 
 __all__ = [
     "aligned_zeros",
@@ -35,42 +32,26 @@ __all__ = [
 ]
 
 
-@functools.cache
-def _package_stamp() -> str:
-    """Digest of every source that a kernel may be inlined from, and of the form of instructions that they use."""
-    package = Path(__file__).parent
-    digest = hashlib.sha256(FORMS[FORM].encode())
-    for source in [package.parent / "rounding.py", *sorted(package.glob("*.py"))]:
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
-
-
-def _stamped(locator: type) -> type:
-    return type(locator.__name__, (locator,), {"get_source_stamp": lambda self: _package_stamp()})
-
-
-class _PackageCacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_stamped(locator) for locator in caching.CacheImpl._locator_classes]  # noqa: RUF012
-
-
-class _PackageCache(caching.FunctionCache):  # type: ignore[misc]
-    """Numba's cache, stale as soon as *any* kernel source changes: by itself Numba looks at the caller's file alone."""
-
-    _impl_class = _PackageCacheImpl
-
-
 stage = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
 
 
 def entry(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python calls: cached on disk, and the GIL released while it runs.
+    """Compile a function that Python calls: kept on disk, and the GIL released while it runs.
 
-    Where no folder can be written (a read-only installation, no home), kernels are compiled anew in each process.
+    An entry takes arrays and numbers, fills arrays that Python owns, and returns numbers or nothing. Where compiled
+    code makes Python objects of arrays, the exception of a signal handler comes out as another one, or not at all.
+
+    It runs for some 50 ms at most, since an interrupt takes effect when it returns; longer work is cut into spans.
+
+    It is loaded or compiled as `halfspace.interrupts` says. Where no folder can be written (a read-only installation,
+    no home), kernels are compiled anew in each process.
     """
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    with suppress(RuntimeError):
-        dispatcher._cache = _PackageCache(function)
+    cache = KernelCache.of(function)
+    if cache is not None:
+        dispatcher._cache = cache
+    dispatcher._compile_for_args = partial(undisturbed, dispatcher._compile_for_args)
     return dispatcher
 
 

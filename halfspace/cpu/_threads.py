@@ -1,17 +1,20 @@
 """Threads for the kernels: plain Python threads over functions that release the GIL.
 
 Numba's own parallel regions are not used. Its `workqueue` layer aborts the process when two threads enter a region at
-once, its OpenMP layer aborts a child after `fork`, and which layer is installed is not ours to choose.
+once, its OpenMP layer aborts a child after `fork`, and which layer is installed is not ours to choose. Nor is
+`concurrent.futures`: starting one of its threads waits until the thread has begun, which one without memory never does.
 """
 
 import os
+from _thread import LockType, allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cache
+from contextlib import suppress
 from itertools import pairwise
-from time import sleep
+from queue import SimpleQueue
 from typing import TypeVar
+
+from halfspace.cpu._cpus import available
 
 __all__ = ["available", "run", "spans"]
 
@@ -19,20 +22,83 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def available() -> int:
-    """Count the CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+class _Offer:
+    """Work that a thread may begin unless it is withdrawn before, and whose end can be waited for.
+
+    Both are locks, and each step is one call of C: it allocates nothing, so it cannot fail where memory is out.
+    """
+
+    __slots__ = ("begun", "ended", "work")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work: Callable[[], None] | None = work
+        self.begun: LockType = allocate_lock()
+        self.ended: LockType = allocate_lock()
+        self.ended.acquire()
+
+    def accept(self) -> None:
+        """Do the work, in a thread of the pool."""
+        if self.work is not None and self.begun.acquire(False):
+            try:
+                self.work()
+            finally:
+                self.ended.release()
+
+    def settle(self) -> None:
+        """Withdraw the work, or wait for its end."""
+        if not self.begun.acquire(False):
+            with self.ended:
+                pass
+        self.work = None
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=max(1, available() - 1), thread_name_prefix="halfspace")
+class _Pool:
+    """Threads that are started when they are first needed, and then wait for more work.
+
+    Its counts are changed by single steps of the interpreter, and waiting workers take from a queue of C: a signal
+    handler that raises in between loses no thread.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.started = 0
+        self._idle: deque[None] = deque()  # one for each thread that waits
+        self._offers: SimpleQueue[_Offer] = SimpleQueue()
+
+    def give(self, offer: _Offer) -> None:
+        """Let a thread have an offer; where none can be started, nobody takes it."""
+        if self._offers.qsize() >= len(self._idle) and self.started < self.most:
+            self.started += 1
+            try:
+                start_new_thread(self._serve, ())
+            except (RuntimeError, MemoryError):  # no thread can be started
+                self.started -= 1
+        if self.started:
+            self._offers.put(offer)
+
+    def _serve(self) -> None:
+        try:
+            while True:
+                self._idle.append(None)
+                offer = self._offers.get()
+                self._idle.pop()
+                with suppress(BaseException):  # whoever made the offer raises it
+                    offer.accept()
+                del offer  # and what its work refers to
+        finally:
+            self.started -= 1
+
+
+_pool = _Pool(max(1, available() - 1))
+
+
+def _renew() -> None:
+    global _pool
+    _pool = _Pool(_pool.most)
 
 
 if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_renew)
 
 
 def spans(size: int, parts: int, step: int = 1) -> list[tuple[int, int]]:
@@ -50,7 +116,7 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int)
 
     A thread takes the next task when it has done one. When this returns or raises, no thread is at work for it any
     more. `function` must nevertheless own all memory that it reads: a second exception may come while the first one
-    waits for the others.
+    waits for the others. Where threads cannot be started, this one does all.
     """
     if len(tasks) == 1 or threads == 1:
         return [function(task) for task in tasks]
@@ -59,31 +125,27 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int)
     failures: list[BaseException] = []
 
     def work() -> None:
-        while True:
-            try:
-                at = todo.popleft()
-            except IndexError:
-                return
-            try:
-                results[at] = function(tasks[at])
-            except BaseException as error:
-                failures.append(error)
-                todo.clear()
-                raise
-
-    futures: list[Future[None]] = []
-    stray = False
-    try:
         try:
-            for _ in range(min(threads, len(tasks)) - 1):
-                futures.append(_pool().submit(work))
-        except RuntimeError:  # no thread could be started; `work` is queued nevertheless, for any that there are
-            stray = True
+            while True:
+                try:
+                    at = todo.popleft()
+                except IndexError:
+                    return
+                results[at] = function(tasks[at])
+        except BaseException as error:
+            todo.clear()
+            failures.append(error)
+            raise
+
+    offers = [_Offer(work) for _ in range(min(threads, len(tasks)) - 1)]
+    try:
+        for offer in offers:
+            _pool.give(offer)
         work()
     finally:
-        wait([future for future in futures if not future.cancel()])
-    while stray and not failures and len(results) < len(tasks):
-        sleep(0.001)
-    if failures:
-        raise failures[0]
+        todo.clear()
+        for offer in offers:
+            offer.settle()
+    if len(results) < len(tasks):
+        raise failures[0] if failures else MemoryError("no memory to search with several threads: pass threads=1")
     return [results[at] for at in range(len(tasks))]

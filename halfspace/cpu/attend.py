@@ -13,6 +13,7 @@ from numba import carray
 
 from halfspace.attention.cache import GRAINS, Cache
 from halfspace.cpu import _threads
+from halfspace.cpu._clock import CLOCK, overdue, start_clock
 from halfspace.cpu._jit import borrowed, entry, fetch_add, hold, pointer, stage
 from halfspace.cpu._simd import TILE, matrix_begin, matrix_end
 from halfspace.cpu.cascade import out_of_reach
@@ -75,16 +76,18 @@ def attend(
     begun = np.zeros(1, np.int64)
 
     def work(_: int) -> None:
-        _attend_runs(
-            place, cache.keys, cache.values, cache.norms, cache.lengths, queries, tau, float(scale), recent, sinks,
-            grain, begun, tops, sums, kept, weighted,
-        )  # fmt: skip
+        while begun[0] < len(cache.keys) * parts[1]:
+            _attend_runs(
+                place, cache.keys, cache.values, cache.norms, cache.lengths, queries, tau, float(scale), recent, sinks,
+                grain, begun, tops, sums, kept, weighted,
+            )  # fmt: skip
 
     most = workers(cache, query_heads, threads)
     _threads.run(work, range(most), most)
-    output, log_sum_exp, total = merge(tops, sums, kept, weighted)
+    merged = np.empty((parts[0], dim), np.float32), np.empty(parts[0], np.float32), np.empty(parts[0], np.int64)
+    merge(tops, sums, kept, weighted, *merged)
     shape = batch, query_heads
-    return Attention(output.reshape(*shape, dim), log_sum_exp.reshape(shape), total.reshape(shape))
+    return Attention(merged[0].reshape(*shape, dim), *(part.reshape(shape) for part in merged[1:]))
 
 
 @entry
@@ -92,7 +95,7 @@ def _attend_runs(
     place, keys, values, norms, lengths, queries, tau, scale, recent, sinks, grain, begun, tops, sums, kept,
     weighted,
 ):  # fmt: skip
-    """Attend over runs of spaces, one after another, as long as there are any that no thread has begun.
+    """Attend over runs of spaces, one after another: those that no thread has begun, while the clock allows.
 
     place : address of CELLS (spaces,); begun : int64 (1,), how many runs are begun
     tops, sums, kept, weighted : (heads, runs) and (heads, runs, d), get what `merge` takes
@@ -110,8 +113,10 @@ def _attend_runs(
     logits, parts, part = np.empty(CHUNK), np.empty((2, dim)), np.empty(dim, np.float32)
     own, viewed = see(all_cells[0], queries[0, :size], tau[0, :size]), 0
     group = seen(own)
+    clock = np.empty(1, CLOCK)
+    start_clock(clock[0])
     matrix_begin()
-    while True:
+    while not overdue(clock[0]):
         at = fetch_add(begun.ctypes.data, 1)
         if at >= spaces * runs:
             break
@@ -141,6 +146,7 @@ def _attend_runs(
                         sums[owner + k, run], weighted[owner + k, run],
                     )  # fmt: skip
     matrix_end()
+    hold(clock)
     hold(codes)
     hold(own_rows)
     hold(own)

@@ -34,6 +34,8 @@ __all__ = ["Bounds", "bound", "enclose", "record", "test_balls"]
 
 SPAN = 1 << 14
 """Groups that are enclosed or bounded as one task."""
+GATED = 1 << 20
+"""Groups that meet a gate as one task."""
 
 
 def enclose(
@@ -125,7 +127,7 @@ def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: flo
     for (part, _), size in zip(tasks, _threads.run(fill, tasks, threads), strict=True):
         largest[part] = max(largest[part], size)
     margin = sum_margin(float(tau), float(largest.sum()), subspaces) if np.isfinite(tau) else 0.0
-    order, rest = _gates(bounds, tau - margin)
+    order, rest = _gates(bounds, tau - margin, threads)
     read = subspaces * groups * (4 * ready.digits.shape[1] + 8)
     return Bounds(bounds, order, rest, tau - margin, tau + margin, read)
 
@@ -166,31 +168,44 @@ def _outward(lower, upper):
     return -round_up32(-lower), round_up32(upper)
 
 
-@entry
-def _gates(bounds, below):
+def _gates(
+    bounds: npt.NDArray[np.float32], below: float, threads: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Give balls that fail their gates the upper bound minus infinity; returns the order of subspaces and the rest."""
     subspaces, groups, _ = bounds.shape
-    most = np.empty(subspaces)
-    for s in range(subspaces):
-        most[s] = -np.inf
-        for g in range(groups):
-            most[s] = max(most[s], np.float64(bounds[s, g, 1]))
-    failing = np.zeros(subspaces, np.int64)
-    for s in range(subspaces):
-        others = 0.0
-        for t in range(subspaces):
-            if t != s:
-                others += most[t]
-        gate = below - others
-        for g in range(groups):
-            if np.float64(bounds[s, g, 1]) < gate:
-                bounds[s, g, 1] = -np.inf
-                failing[s] += 1
-    order = np.argsort(-failing, kind="mergesort")
-    rest = np.zeros(subspaces + 1)
-    for k in range(subspaces - 1, -1, -1):
-        rest[k] = rest[k + 1] + most[order[k]]
-    return order, rest
+    tasks = [(s, span) for s in range(subspaces) for span in _threads.spans(groups, -(-groups // GATED))]
+    most, failing = [-np.inf] * subspaces, np.zeros(subspaces, np.int64)
+    for (s, _), largest in zip(tasks, _threads.run(lambda t: _most(bounds[t[0]], *t[1]), tasks, threads), strict=True):
+        most[s] = max(most[s], largest)
+    gates = [below - sum(most[t] for t in range(subspaces) if t != s) for s in range(subspaces)]
+    failed = _threads.run(lambda t: _gate(bounds[t[0]], gates[t[0]], *t[1]), tasks, threads)
+    for (s, _), count in zip(tasks, failed, strict=True):
+        failing[s] += count
+    order = np.argsort(-failing, kind="stable")
+    rest = [0.0]
+    for s in order[::-1].tolist():
+        rest.append(rest[-1] + most[s])
+    return order, np.array(rest[::-1])
+
+
+@entry
+def _most(bounds, first, last):
+    """Find the largest upper bound of balls [first, last)."""
+    most = -np.inf
+    for g in range(first, last):
+        most = max(most, np.float64(bounds[g, 1]))
+    return most
+
+
+@entry
+def _gate(bounds, gate, first, last):
+    """Give balls [first, last) below their gate the upper bound minus infinity; returns how many there are."""
+    failing = 0
+    for g in range(first, last):
+        if np.float64(bounds[g, 1]) < gate:
+            bounds[g, 1] = -np.inf
+            failing += 1
+    return failing
 
 
 @stage

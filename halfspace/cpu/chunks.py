@@ -6,15 +6,19 @@ are excluded, because they are dead or not asked for, are never listed.
 
 import numpy as np
 
+from halfspace.cpu._clock import CLOCK_FIELDS, overdue
 from halfspace.cpu._jit import pointer, stage
 from halfspace.cpu._lanes import count_bits, lowest_bit_of
 from halfspace.cpu._simd import BLOCK, TILE, prefetch
 from halfspace.cpu.balls import test_balls
 from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, test_tile, value_in_tile
+from halfspace.cpu.emit import SINK_FIELDS
 from halfspace.cpu.scan import test_rows
 from halfspace.explain import STAGES
 
 __all__ = [
+    "FULL",
+    "PAUSED",
     "SCRATCH",
     "WORK",
     "bits_between",
@@ -26,6 +30,7 @@ __all__ = [
     "fetch",
     "keep",
     "list_blocks",
+    "must_stop",
     "take",
     "test_chunks",
 ]
@@ -54,9 +59,42 @@ SCRATCH = np.dtype(
         ("sums", np.float64, (CHUNK,)),
         ("alive", np.int32, (CHUNK,)),
         ("work", np.int64, (len(STAGES), len(WORK))),
+        *SINK_FIELDS,
+        *CLOCK_FIELDS,
+        ("weight", np.int64),  # of what was done since the clock was read
+        ("stopped", np.int64),  # why a search has stopped: 0, or PAUSED or FULL
+        ("resumed", np.int64),  # whether it goes on from where it did:
+        ("space", np.int64),
+        ("chunk", np.int64),  # of a segment
+        ("place", np.int64),  # of a direction
+        ("row", np.int64),  # in a matrix product, the first of the tiles that were being verified
     ]
 )
-"""Room to work in, and the counters, of one thread: a record, since that is passed as one address."""
+"""Room to work in, the counters and the hits of one thread: a record of Python's, passed as one address."""
+
+PAUSED, FULL = 1, 2
+"""Why a search stopped before its end: an interrupt may want its turn, or there is no room for more hits."""
+
+WEIGHT = 64
+"""Chunks, or rows to be verified, after which the clock is read."""
+
+
+@stage
+def must_stop(scratch, more, hits, place, row):
+    """Whether the search must return to Python before it goes on at a place in a chunk, which is noted then.
+
+    more : what has been done since this was last asked, as in `WEIGHT`; hits : how many may come next
+    """
+    scratch.weight += more
+    if scratch.found + hits > scratch.room:
+        scratch.stopped = FULL
+    elif scratch.weight >= WEIGHT:
+        scratch.weight = 0
+        if overdue(scratch):
+            scratch.stopped = PAUSED
+    if scratch.stopped:
+        scratch.place, scratch.row = place, row
+    return scratch.stopped != 0
 
 
 @stage

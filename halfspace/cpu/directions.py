@@ -4,10 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba import carray
 
-from halfspace.cpu._jit import bits_of, entry, float64_of, multiply_add, stage
+from halfspace.cpu import _threads
+from halfspace.cpu._jit import bits_of, entry, float64_of, multiply_add, pointer, stage
 from halfspace.cpu.bounds import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
-from halfspace.cpu.formats import exact64, grain_of, leading_bit, lowest_exponent
+from halfspace.cpu.formats import SLICE, exact64, grain_of, leading_bit, lowest_exponent
+from halfspace.segment import address
 
 __all__ = ["PLAN", "Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
 
@@ -105,16 +108,18 @@ def blank_directions(narrow):
 
 def prepare(narrow: npt.NDArray[np.float32]) -> Directions:
     """Prepare directions (m, d) of finite float32."""
-    return Directions(*_prepare(narrow))
+    count, dim = narrow.shape
+    digits, plans = np.zeros((count, (dim + 3) // 4, 2, 4), np.int8), np.empty(count, PLAN)
+    prepared = Directions(narrow, np.empty((count, dim)), digits, plans)
+    for first, last in _threads.spans(count, -(-narrow.size // SLICE)):
+        _prepare(narrow[first:last], prepared.wide[first:last], digits[first:last], address(plans[first:last]))
+    return prepared
 
 
 @entry
-def _prepare(narrow):
-    """Return the arrays of `Directions`: a named tuple is not made by compiled code, which a signal may interrupt."""
-    prepared = blank_directions(narrow)
-    fill_directions(prepared, True)
-    narrow, wide, digits, plans = prepared
-    return narrow, wide, digits, plans
+def _prepare(narrow, wide, digits, plans):
+    """Fill in the other parts of `Directions`; plans : their address."""
+    fill_directions(Directions(narrow, wide, digits, carray(pointer(plans, PLAN), narrow.shape[0])), True)
 
 
 @stage

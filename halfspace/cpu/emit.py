@@ -1,42 +1,24 @@
-"""Hits as they come: three growing columns in memory of the C library, made into arrays once all are there.
+"""Hits as they come: three columns that Python owns, which the kernel fills, and stops where they are full."""
 
-Memory that a kernel grows far down in its loops is kept outside Numba's arrays: `realloc` moves large columns without
-copying them, and nothing counts references.
-"""
-
-import ctypes
-import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import binding
-from numba import carray, types
 
 from halfspace.cpu._jit import pointer, stage
 
-__all__ = ["HELD", "SINK", "TOO_MANY", "Found", "emit", "finish", "make_room"]
+__all__ = ["SINK_FIELDS", "Columns", "Found", "emit"]
 
-_library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
-for _name in ("realloc", "free"):  # by names of our own: compiled code that is cached looks them up again
-    binding.add_symbol(f"halfspace_{_name}", ctypes.cast(getattr(_library, _name), ctypes.c_void_p).value)
-_realloc = types.ExternalFunction("halfspace_realloc", types.intp(types.intp, types.uintp))
-_free = types.ExternalFunction("halfspace_free", types.void(types.intp))
+SINK_FIELDS: list[Any] = [
+    ("owners", np.int64),  # address of int32 (room,): directions
+    ("ids", np.int64),  # address of int64 (room,)
+    ("scores", np.int64),  # address of float32 (room,)
+    ("room", np.int64),
+    ("found", np.int64),
+]
+"""Where hits go: fields of `halfspace.cpu.chunks.SCRATCH`."""
 
-HELD, OUT_OF_MEMORY, TOO_MANY = 0, 1, 2
-FIRST = 256
-"""Hits that there is room for at first."""
-
-SINK = np.dtype(
-    [
-        ("owners", np.int64),  # address of int32 (room,): directions
-        ("ids", np.int64),  # address of int64 (room,)
-        ("scores", np.int64),  # address of float32 (room,)
-        ("room", np.int64),
-        ("found", np.int64),
-        ("most", np.int64),  # hits that may be kept
-        ("full", np.int64),  # HELD while there was room, else OUT_OF_MEMORY or TOO_MANY
-    ]
-)
+LARGE = 1 << 16
+"""Hits from which on columns are cut in place instead of copied."""
 
 
 class Found(NamedTuple):
@@ -47,27 +29,29 @@ class Found(NamedTuple):
     scores: np.ndarray  # float32, none where they were not wanted
 
 
-@stage
-def make_room(sink, more):
-    """Make room for more hits; whether there is."""
-    needed = sink.found + more
-    if needed <= sink.room:
-        return True
-    if needed > sink.most:
-        sink.full = TOO_MANY
-        return False
-    room = max(2 * sink.room, needed, FIRST)
-    owners = _realloc(sink.owners, np.uint64(4 * room))
-    sink.owners = owners if owners != 0 else sink.owners
-    ids = _realloc(sink.ids, np.uint64(8 * room))
-    sink.ids = ids if ids != 0 else sink.ids
-    scores = _realloc(sink.scores, np.uint64(4 * room))
-    sink.scores = scores if scores != 0 else sink.scores
-    if owners == 0 or ids == 0 or scores == 0:
-        sink.full = OUT_OF_MEMORY
-        return False
-    sink.room = room
-    return True
+class Columns:
+    """The columns of a sink."""
+
+    __slots__ = ("ids", "owners", "scores")
+
+    def __init__(self, room: int) -> None:
+        self.owners = np.empty(room, np.int32)
+        self.ids = np.empty(room, np.int64)
+        self.scores = np.empty(room, np.float32)
+
+    def grow(self, room: int) -> None:
+        """Make room for so many hits; those that are there stay."""
+        for column in (self.owners, self.ids, self.scores):
+            column.resize(room, refcheck=False)  # moves large memory without a copy
+
+    def taken(self, found: int, scored: bool) -> Found:
+        """Give the hits away, without the room that is left."""
+        owners, ids, scores = self.owners, self.ids, self.scores if scored else self.scores[:0].copy()
+        if found < LARGE:
+            return Found(owners[:found], ids[:found].copy(), scores[:found].copy())
+        for column in (owners, ids, scores) if scored else (owners, ids):
+            column.resize(found, refcheck=False)
+        return Found(owners, ids, scores)
 
 
 @stage
@@ -78,19 +62,3 @@ def emit(sink, owner, id, score):
     pointer(sink.ids, np.int64)[at] = id
     pointer(sink.scores, np.float32)[at] = score
     sink.found = at + 1
-
-
-@stage
-def finish(sink, scored):
-    """Make arrays of all hits, of none where there was no room for all, and give the memory back."""
-    found = sink.found if sink.full == HELD else 0
-    hits = Found(np.empty(found, np.int32), np.empty(found, np.int64), np.empty(found if scored else 0, np.float32))
-    if found:
-        hits.owners[:] = carray(pointer(sink.owners, np.int32), found)
-        hits.ids[:] = carray(pointer(sink.ids, np.int64), found)
-        if scored:
-            hits.scores[:] = carray(pointer(sink.scores, np.float32), found)
-    _free(sink.owners)
-    _free(sink.ids)
-    _free(sink.scores)
-    return hits

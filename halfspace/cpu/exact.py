@@ -7,6 +7,7 @@ accumulator), and is always right.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from halfspace.cpu._jit import bits_of, entry, float32_of, multiply_add, stage
 from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
@@ -31,10 +32,17 @@ def reachable(tau):
     return 2.0**-LOWEST if bits_of(tau) > 0 else 0.0
 
 
-@entry
-def each_reachable(tau):
+def each_reachable(tau: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Raise every tau (m,) to one that is `reachable`."""
-    return np.array([reachable(value) for value in tau])
+    raised = tau.copy()
+    _raise(raised)
+    return raised
+
+
+@entry
+def _raise(tau):
+    for k in range(tau.size):
+        tau[k] = reachable(tau[k])
 
 
 @stage

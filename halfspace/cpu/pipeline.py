@@ -12,6 +12,7 @@ import numpy as np
 from numba import carray
 
 from halfspace.cpu import chunks as stages
+from halfspace.cpu._clock import start_clock
 from halfspace.cpu._jit import borrowed, entry, hold, pointer, stage
 from halfspace.cpu._lanes import lowest_bit_of, pairs_reaching
 from halfspace.cpu._simd import GROUP, TILE, matrix_begin, matrix_dot, matrix_end
@@ -25,13 +26,14 @@ from halfspace.cpu.chunks import (
     by_scan,
     keep,
     list_blocks,
+    must_stop,
     take,
     test_chunks,
 )
 from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, thresholds
 from halfspace.cpu.collect import order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
-from halfspace.cpu.emit import HELD, SINK, TOO_MANY, emit, finish, make_room
+from halfspace.cpu.emit import emit
 from halfspace.cpu.exact import reachable
 from halfspace.cpu.matrix import pack_tile, reachable_by
 from halfspace.cpu.ready import READY, ready_directions, ready_seen
@@ -39,13 +41,16 @@ from halfspace.cpu.records import BALLS, CELLS, SEGMENT
 from halfspace.cpu.verify import decide, decide_hairline, precision
 from halfspace.cpu.views import blank_seen, look
 
-__all__ = ["COUNT", "IDS", "NOT_FINITE", "OUT_OF_MEMORY", "OVERFULL", "SCORES", "search_chunks"]
+__all__ = ["COUNT", "IDS", "NOT_FINITE", "ORDERED", "OVERFULL", "SCORES", "search_chunks"]
 
 COUNT, IDS, SCORES = 0, 1, 2
 """What is wanted: counts alone, ids, or ids and scores."""
 
-NOT_FINITE, OVERFULL, OUT_OF_MEMORY = -1, -2, -3
+NOT_FINITE, OVERFULL = -1, -2
 """States that say that there is no answer; else the state is 0."""
+
+ORDERED = 1 << 16
+"""Hits of a single direction that are put in order of ids at once."""
 
 PASS_BYTES = 1 << 20
 """Bytes of vectors that meet all directions of a batch, and are verified, before the next come: half of a cache."""
@@ -65,23 +70,32 @@ class Question(NamedTuple):
 
 @entry
 def search_chunks(
-    place, spaces, segments, like, narrow, tau, prepared, first, last, pause, enough, adapt, wanted, most
-):
-    """Search chunks [first, last) for every direction.
+    place, spaces, segments, like, narrow, tau, prepared, first, last, pause, enough, adapt, wanted, goes_on, scratch,
+    counts, owners, ids, scores,
+):  # fmt: skip
+    """Search chunks [first, last) for every direction, for as long as there is room for hits, and for 50 ms.
 
     place : address of SEGMENT (spaces, segments); like : an empty array in the stored format
     narrow : float32 (spaces * m, d), the directions; tau : float64 (spaces * m,)
     prepared : address of one `halfspace.cpu.ready.READY` for the only segment; or 0, and all is prepared here
     pause, enough : stop at chunk `pause` if so many bytes have been read by then
     adapt : whether to leave cells where they do not pay; wanted : COUNT, IDS or SCORES
-    most : hits that may be held at once, if there are several directions
+    goes_on : whether this call goes on from where one before it has stopped
+    scratch : uint8, room for one `halfspace.cpu.chunks.SCRATCH` at a multiple of 64 bytes, as that call left it
+    counts : int64 (spaces * m,), the hits are added to it
+    owners, ids, scores : (room,), the columns of `halfspace.cpu.emit.SINK`, the first hits in them already
 
-    Returns counts int64 (spaces * m,); the arrays of `halfspace.cpu.emit.Found`, in order of ids where there is a
-    single direction; the counters int64 (STAGES, WORK); the state, which is NOT_FINITE where a direction is not finite,
-    OVERFULL where there are too many hits to hold, OUT_OF_MEMORY where there is no memory for them, and else 0; and the
-    chunk at which the search has stopped.
+    Returns the next `first`, if the search has stopped before `last`; how many hits are in the columns, in
+    order of ids where there is a single direction and they are `ORDERED` at most; and the state, which is 0, PAUSED,
+    FULL, or NOT_FINITE where a direction is not finite. Counters of verification are completed where it is 0.
     """
     table = carray(pointer(place, SEGMENT), (spaces, segments))
+    own = carray(pointer((scratch.ctypes.data + 63) // 64 * 64, SCRATCH), 1)[0]
+    own.owners, own.ids, own.scores, own.room = owners.ctypes.data, ids.ctypes.data, scores.ctypes.data, ids.size
+    if not goes_on:
+        own.work[:] = 0
+        own.found, own.weight, own.resumed = 0, 0, 0
+    own.stopped = 0
     total, dim = narrow.shape
     tau = tau.copy()
     for k in range(total):
@@ -93,20 +107,14 @@ def search_chunks(
         for which in range(segments):
             grouped |= table[0, which].chunk_codes != 0
         fill_directions(directions, grouped)
-    counts = np.zeros(total, np.int64)
-    room = np.empty(1, SCRATCH)
-    room[0].work[:] = 0
-    sink = np.zeros(1, SINK)
-    sink[0].most = most if total > spaces else np.iinfo(np.int64).max
-    state = 0
     for k in range(total):
         if not directions.plans[k].norm < np.inf:
-            state, segments = NOT_FINITE, 0
+            return first, 0, NOT_FINITE
     question = Question(
         borrowed(narrow), borrowed(directions.wide), borrowed(directions.digits), borrowed(directions.plans),
         borrowed(tau), adapt, wanted,
     )  # fmt: skip
-    before, reached = 0, last
+    before, reached, prepares = 0, last, True
     for which in range(segments):
         rows = table[0, which].rows
         chunks = (rows + CHUNK - 1) // CHUNK
@@ -121,36 +129,46 @@ def search_chunks(
             seen = ready_seen(ready[0], spaces, total, dim)
         else:
             seen = look(table, which, directions, tau) if has_cells else blank_seen(0, 0, dim, 0, 0)
+        if prepares:  # only then: every call gets ahead, however long that took
+            start_clock(own)
+            prepares = False
         for part in range(2):
             low, high = (start, middle) if part == 0 else (middle, stop)
-            if before - chunks + low == pause and room[0].work[:, stages.BYTES].sum() >= enough:
+            if before - chunks + low == pause and own.resumed == 0 and own.work[:, stages.BYTES].sum() >= enough:
                 reached = pause
             if low >= high or reached != last:
                 continue
-            for space in range(spaces):
-                segment = table[space, which]
+            for space in range(own.space if own.resumed else 0, spaces):
+                segment, begin = table[space, which], own.chunk if own.resumed else low
                 if seen.matrix.order.shape[0]:
-                    _multiply(segment, space, like, question, seen.matrix, counts, low, high, sink[0], room[0])
+                    at = _multiply(segment, space, like, question, seen.matrix, counts, begin, high, own)
                 else:
-                    _one_by_one(
-                        segment, space, total // spaces, like, question, seen.views, counts, low, high, sink[0], room[0]
-                    )  # fmt: skip
+                    at = _one_by_one(
+                        segment, space, total // spaces, like, question, seen.views, counts, begin, high, own
+                    )
+                if own.stopped:
+                    own.resumed, own.space, own.chunk = 1, space, at
+                    reached = before - chunks + low
+                    break
+                own.resumed = 0
         hold(seen)
-    stages.complete(room[0].work, dim * like.itemsize)
-    hits = finish(sink[0], wanted == SCORES)
-    if sink[0].full != HELD:
-        state = OVERFULL if sink[0].full == TOO_MANY else OUT_OF_MEMORY
-    if total == 1:
-        order_by_id(hits.ids, hits.scores)
     hold(directions)
     hold(tau)
-    hold(sink)
-    return counts, hits.owners, hits.ids, hits.scores, room[0].work.copy(), state, reached
+    if own.stopped == 0:
+        stages.complete(own.work, dim * like.itemsize)
+        if total == 1 and own.found <= ORDERED:
+            order_by_id(ids[: own.found], scores[: own.found])
+    found, stopped = own.found, own.stopped
+    hold(scratch)
+    return reached, found, stopped
 
 
 @stage
-def _one_by_one(segment, space, batch, like, question, views, counts, start, stop, sink, scratch):
-    """Search chunks [start, stop) of a segment for the directions of a space, one after another."""
+def _one_by_one(segment, space, batch, like, question, views, counts, start, stop, scratch):
+    """Search chunks [start, stop) of a segment for the directions of a space, one after another.
+
+    Returns the chunk at which it stopped.
+    """
     plans, tau, wanted = question.plans, question.tau, question.wanted
     total, dim = question.narrow.shape
     rows = segment.rows
@@ -169,56 +187,65 @@ def _one_by_one(segment, space, batch, like, question, views, counts, start, sto
         centre = carray(pointer(segment.centre, np.float32), dim)
         for k in range(space * batch, (space + 1) * batch):
             below[k], above[k] = thresholds(question.wide[k], plans[k], tau[k], centre)
+    begin = scratch.place if scratch.resumed else space * batch
+    most = 0 if wanted == COUNT else CHUNK
     for chunk in range(start, stop):
-        if sink.full != HELD:
-            return
         at = chunk % TILE
         if grouped and (chunk == start or at == 0):
+            counted = scratch.work[stages.CHUNKS].copy()
             dropped[:] = True
             for k in range(space * batch, (space + 1) * batch):
                 test_chunks(
                     segment, chunk, stop, question.digits[k], plans[k], below[k], above[k], chunk_verdicts[k],
                     chunk_below[k], chunk_above[k], dropped, scratch,
                 )  # fmt: skip
+            if chunk == start and scratch.resumed:  # they were tested before the search stopped
+                scratch.work[stages.CHUNKS] = counted
         if dropped[at]:
             continue
         low = chunk * CHUNK
         high = min(low + CHUNK, rows)
-        for k in range(space * batch, (space + 1) * batch):
+        left = 0
+        for k in range(begin, (space + 1) * batch):
+            if must_stop(scratch, 1 + left, most, k, 0):
+                return chunk
             if segment.cells != 0:
-                left, counted = _by_cells(
+                left, counted_hits = _by_cells(
                     segment, cells[0], vectors, norms, low, high, views[k], question.narrow[k], plans[k], tau[k],
                     question.adapt, wanted, scratch,
                 )  # fmt: skip
             elif grouped:
                 if chunk_verdicts[k, at] == DROP:
+                    left = 0
                     continue
-                left, counted = _by_groups(
+                left, counted_hits = _by_groups(
                     segment, low, high, chunk_verdicts[k, at], chunk_below[k, at], chunk_above[k, at],
                     dim * like.itemsize, question.digits[k], plans[k], wanted, scratch,
                 )  # fmt: skip
             elif segment.balls != 0:
-                counted = 0
+                counted_hits = 0
                 left = by_balls(segment, balls[0], low, high, dim * like.itemsize, wanted == SCORES, scratch)
             else:
-                counted = 0
+                counted_hits = 0
                 left = by_scan(
                     segment, vectors, norms, list_blocks(low, high, scratch), dim * like.itemsize, question.narrow[k],
                     plans[k], tau[k], wanted == SCORES, scratch, 0,
                 )  # fmt: skip
-            counts[k] += counted
+            counts[k] += counted_hits
             if left:
                 counts[k] += _verify(
                     segment, vectors, norms, question.narrow[k], question.wide[k], plans[k], tau[k], k, left, wanted,
-                    scratch, parts, sink,
+                    scratch, parts,
                 )  # fmt: skip
+        begin = space * batch
+    return stop
 
 
 @stage
-def _multiply(segment, space, like, question, matrix, counts, start, stop, sink, scratch):
-    """Search chunks [start, stop) of a segment for all directions of a space by matrix products.
+def _multiply(segment, space, like, question, matrix, counts, start, stop, scratch):
+    """Search chunks [start, stop) of a segment with cells for the directions of a space, all at once.
 
-    The rows of a pass stay in cache: first they meet all directions, then what is left of them is verified.
+    Returns the chunk at which it stopped.
     """
     wanted, plans = question.wanted, question.plans
     dim = question.narrow.shape[1]
@@ -235,13 +262,13 @@ def _multiply(segment, space, like, question, matrix, counts, start, stop, sink,
     inverses, ratios = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     tiles = min(max(PASS_BYTES // (TILE * row_bytes), 1), CHUNK // TILE)
     masks = np.zeros((batch, tiles), np.int64)  # of each direction, the vectors that are left
+    first, begin = (scratch.row, scratch.place) if scratch.resumed else (start * CHUNK, 0)
+    at, chunk = stop, start
     matrix_begin()
-    for chunk in range(start, stop):
-        if sink.full != HELD:
-            break
+    while chunk < stop and at == stop:
         alive = reachable_by(matrix.reach[space], peaks[chunk])
         last = min((chunk + 1) * CHUNK, rows) if alive else 0
-        for first in range(chunk * CHUNK, last, TILE * tiles):
+        while first < last and at == stop:
             for t in range(tiles):
                 low = first + TILE * t
                 if low >= last:
@@ -249,7 +276,7 @@ def _multiply(segment, space, like, question, matrix, counts, start, stop, sink,
                     continue
                 present = bits_between(0, min(TILE, rows - low))
                 pack_tile(cells, low, words, columns, tile, inverses, ratios)
-                for group in range(0, alive, GROUP):
+                for group in range(begin // GROUP * GROUP, alive, GROUP):
                     digits = matrix.digits.ctypes.data + (space * matrix.digits.shape[1] + group) * (TILE * columns)
                     matrix_dot(tile.ctypes.data, digits, columns, products.ctypes.data)
                     for place in range(group, min(group + GROUP, alive)):
@@ -258,7 +285,8 @@ def _multiply(segment, space, like, question, matrix, counts, start, stop, sink,
                             ratios.ctypes.data, matrix.levels[space, place], matrix.factors[space, place],
                             matrix.offsets[space, place],
                         )  # fmt: skip
-            for place in range(alive):
+            scratch.weight += alive
+            for place in range(begin, alive):
                 left = 0
                 for t in range(tiles):
                     remaining = masks[place, t]
@@ -267,14 +295,25 @@ def _multiply(segment, space, like, question, matrix, counts, start, stop, sink,
                         remaining &= remaining - 1
                         left = keep(segment, first + TILE * t + i, LOOK, row_bytes, True, scratch, left)
                 if left:
+                    if must_stop(scratch, left, 0 if wanted == COUNT else left, place, first):
+                        at = chunk
+                        break
                     k = space * batch + matrix.order[space, place]
                     for j in range(dim):
                         wide[j] = np.float64(question.narrow[k, j])
                     counts[k] += _verify(
                         segment, vectors, norms, question.narrow[k], wide, plans[k], question.tau[k], k, left, wanted,
-                        scratch, parts, sink,
+                        scratch, parts,
                     )  # fmt: skip
+            begin = 0
+            first += TILE * tiles
+            if at == stop and must_stop(scratch, 0, 0, 0, first):
+                at = chunk
+        if at == stop:
+            chunk += 1
+            first = chunk * CHUNK
     matrix_end()
+    return at
 
 
 @stage
@@ -314,11 +353,9 @@ def _by_groups(segment, low, high, verdict, below, above, row_bytes, digits, pla
 
 
 @stage
-def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wanted, scratch, parts, sink):
-    """Decide the rows that a filter has left, and emit the hits; returns how many there are."""
+def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wanted, scratch, parts):
+    """Decide the rows that a filter has left, and emit the hits, for which there is room; returns how many."""
     scored = wanted == SCORES
-    if wanted != COUNT and not make_room(sink, left):
-        return 0
     row_ids = pointer(segment.ids, np.int64)
     trust = precision(plan, segment.grain)
     hits = 0
@@ -335,6 +372,6 @@ def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wante
             if not hit:
                 continue
         if wanted != COUNT:
-            emit(sink, owner, row_ids[row], score)
+            emit(scratch, owner, row_ids[row], score)
         hits += 1
     return hits

@@ -10,10 +10,10 @@ from halfspace.cpu._jit import entry, pointer, stage
 from halfspace.cpu._simd import GROUP, TILE
 from halfspace.cpu.directions import PLAN, Directions
 from halfspace.cpu.exact import reachable
-from halfspace.cpu.matrix import Matrix
+from halfspace.cpu.matrix import LEAST, MODERATE, Matrix
 from halfspace.cpu.records import SEGMENT
-from halfspace.cpu.views import VIEW, Seen, look
-from halfspace.segment import address
+from halfspace.cpu.views import DIGITS, VIEW, Seen, fill_seen
+from halfspace.segment import Cells, address
 from halfspace.table import Table
 
 __all__ = ["READY", "Ready", "ready_directions", "ready_for", "ready_seen"]
@@ -46,31 +46,55 @@ class Ready(NamedTuple):
     seen: Seen | None
 
 
-def ready_for(table: Table, directions: Directions, tau: npt.NDArray[np.float64], views: bool) -> Ready:
-    """Make a batch ready for the only segment of a table; `views` says whether it has cells."""
+def ready_for(table: Table, directions: Directions, tau: npt.NDArray[np.float64], cells: Cells | None) -> Ready:
+    """Make a batch ready for the only segment of a table, which has these cells, or none."""
     record = np.zeros(1, READY)
     for name in ("wide", "digits", "plans"):
         record[name] = address(getattr(directions, name))
-    if not views:
+    if cells is None:
         return Ready(record, directions, None)
-    own, digits, axes_digits, matrix = _look_at(*table.place, directions, tau)
-    seen = Seen(own, digits, axes_digits, Matrix(*matrix))
-    record["views"], record["multiplied"] = address(seen.views), len(seen.matrix.order)
+    spaces, (total, dim) = len(table.records), directions.wide.shape
+    batch = total // spaces
+    multiplied = spaces if batch >= LEAST and float(cells.peaks.max()) <= MODERATE else 0
+    axes = 0 if multiplied or cells.axes is None else cells.axes.weights.shape[1]  # a product does without them
+    padded = -(-batch // GROUP) * GROUP
+    levels = (np.full((multiplied, padded), value, np.float32) for value in (np.inf, 0.0, 0.0))
+    seen = Seen(
+        np.zeros(total, VIEW),
+        np.zeros((total, 4, -(-dim // DIGITS) * DIGITS), np.int8),
+        np.zeros((total, 2, axes), np.int8),
+        Matrix(
+            np.empty((multiplied, batch), np.int64),
+            np.empty((multiplied, batch)),
+            np.zeros((multiplied, padded, -(-dim // TILE) * TILE), np.int8),
+            *levels,
+        ),
+    )
+    places = address(directions.plans), address(seen.views)
+    _look_at(
+        *table.place, directions.narrow, directions.wide, *places, tau, seen.digits, seen.axes_digits, *seen.matrix
+    )
+    record["views"], record["multiplied"] = address(seen.views), multiplied
     for name, part in zip(_MATRIX, seen.matrix, strict=True):
         record[name] = address(part)
     return Ready(record, directions, seen)
 
 
 @entry
-def _look_at(place, spaces, segments, directions, tau):
-    """Return the parts of `Seen`, in plain tuples: compiled code that makes a named one may not be interrupted."""
+def _look_at(
+    place, spaces, segments, narrow, wide, plans, views, tau, digits, axes_digits, order, reach, matrix_digits, levels,
+    factors, offsets,
+):  # fmt: skip
+    """Fill in the parts of `Seen`; plans, views : addresses."""
     table = carray(pointer(place, SEGMENT), (spaces, segments))
     reached = np.empty_like(tau)
     for k in range(tau.size):
         reached[k] = reachable(tau[k])
-    views, digits, axes_digits, matrix = look(table, 0, directions, reached)
-    order, reach, matrix_digits, levels, factors, offsets = matrix
-    return views, digits, axes_digits, (order, reach, matrix_digits, levels, factors, offsets)
+    total = tau.size
+    matrix = Matrix(order, reach, matrix_digits, levels, factors, offsets)
+    seen = Seen(carray(pointer(views, VIEW), total), digits, axes_digits, matrix)
+    no_digits = np.empty((0, 0, 2, 4), np.int8)
+    fill_seen(table, 0, Directions(narrow, wide, no_digits, carray(pointer(plans, PLAN), total)), reached, seen)
 
 
 @stage

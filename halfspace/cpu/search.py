@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 from halfspace.cpu import _threads
 from halfspace.cpu.balls import bound, record
-from halfspace.cpu.chunks import BYTES, GATES, SWEEP, WORK
+from halfspace.cpu.chunks import BYTES, FULL, GATES, PAUSED, SCRATCH, SWEEP, WORK
 from halfspace.cpu.codes import CHUNK
 from halfspace.cpu.directions import prepare
-from halfspace.cpu.emit import Found
+from halfspace.cpu.emit import Columns, Found
 from halfspace.cpu.exact import each_reachable
 from halfspace.cpu.matrix import LEAST
-from halfspace.cpu.pipeline import NOT_FINITE, OVERFULL, search_chunks
+from halfspace.cpu.pipeline import COUNT, NOT_FINITE, OVERFULL, SCORES, search_chunks
 from halfspace.cpu.ready import Ready, ready_for
 from halfspace.cpu.records import BALLS
 from halfspace.cpu.sweep import sweep
@@ -30,9 +30,12 @@ START = 16
 RUNS = 4
 """Runs of chunks per thread: hits lie close together where rows are grouped, so equal runs are not equal work."""
 
-ALL = np.iinfo(np.int64).max
-"""More chunks than any index has."""
-
+ALL = 1 << 62
+"""More chunks than any index has, and more hits."""
+ROOM = 4 * CHUNK
+"""Hits that there is room for at first; a chunk of them must fit."""
+PREPARED = 1 << 24
+"""Products of components from which on a batch is prepared once, for all calls of the kernel."""
 
 WORKSPACE = 32 << 20
 """Bytes that prepared directions may take at once: a batch is cut to fit."""
@@ -45,13 +48,22 @@ class Answer(NamedTuple):
 
     counts: npt.NDArray[np.int64]  # (m,)
     parts: list[Found]
-    work: npt.NDArray[np.int64]  # (STAGES, WORK)
+    counted: np.ndarray  # int64 (STAGES, WORK), or the scratch of a kernel, which has them inside
     state: int  # 0, or why there is no answer
 
     @property
     def hits(self) -> int:
         """Number of hits."""
         return int(self.counts.sum())
+
+    @property
+    def work(self) -> npt.NDArray[np.int64]:
+        """The counters (STAGES, WORK)."""
+        if self.counted.dtype == np.uint8:
+            start = -self.counted.ctypes.data % 64
+            work: npt.NDArray[np.int64] = self.counted[start : start + SCRATCH.itemsize].view(SCRATCH)["work"][0]
+            return work
+        return self.counted
 
 
 class _Asked(NamedTuple):
@@ -92,21 +104,39 @@ def search(
         return _search_balls(asked, threads)
     if threads > 1:
         threads = min(threads, table.rows * directions.size // MIN_BYTES)
-    if threads <= 1:
+    many = len(tau) >= LEAST
+    if threads <= 1 and not (many and table.rows * directions.size >= PREPARED):
         return _run(asked, (0, ALL))[0]
-    return (_search_few if len(tau) < LEAST else _search_many)(asked, threads)
+    return (_search_many if many else _search_few)(asked, max(threads, 1))
 
 
 def _run(
     asked: _Asked, span: tuple[int, int], ready: Ready | None = None, pause: tuple[int, int] = (ALL, ALL)
 ) -> tuple[Answer, int]:
-    """Search a run of chunks in this thread, and tell where it stopped; holds all memory that is read."""
+    """Search a run of chunks in this thread, and tell where it stopped; holds all memory that is read.
+
+    The kernel returns every so often, for an interrupt to take effect, and where more hits come than there is room for.
+    """
     table, like, directions, tau, adapt, wanted, most = asked
-    place = 0 if ready is None else address(ready.record)
-    counts, owners, ids, scores, work, state, reached = search_chunks(
-        *table.place, like, directions, tau, place, *span, *pause, adapt, wanted, most
-    )
-    return Answer(counts, [Found(owners, ids, scores)], work, state), reached
+    prepared = 0 if ready is None else address(ready.record)
+    first, last = span
+    most = most if tau.size > table.place[1] else ALL
+    counts, scratch = np.zeros(tau.size, np.int64), np.empty(SCRATCH.itemsize + 63, np.uint8)
+    columns = Columns(0 if wanted == COUNT else ROOM)
+    state = 0
+    while True:
+        first, found, state = search_chunks(
+            *table.place, like, directions, tau, prepared, first, last, *pause, adapt, wanted, state != 0, scratch,
+            counts, columns.owners, columns.ids, columns.scores,
+        )  # fmt: skip
+        if found > most:
+            state = OVERFULL
+        elif state == FULL:
+            columns.grow(min(4 * columns.ids.size, most + 2 * ROOM))
+        if state not in (FULL, PAUSED):
+            break
+    hits = columns.taken(0 if state else found, wanted == SCORES)
+    return Answer(counts, [hits], scratch, state), first
 
 
 def _search_few(asked: _Asked, threads: int) -> Answer:
@@ -131,7 +161,7 @@ def _search_many(asked: _Asked, threads: int) -> Answer:
     prepared = prepare(asked.directions)
     for which, segment in enumerate(asked.table.segments):
         own = asked._replace(table=asked.table.part(which), most=asked.most // threads)
-        ready = ready_for(own.table, prepared, asked.tau, segment.cells is not None)
+        ready = ready_for(own.table, prepared, asked.tau, segment.cells)
         chunks = -(-segment.rows // CHUNK)
         runs = max(1, round(RUNS * threads * chunks / total))
         tasks += [(own, ready, span) for span in _threads.spans(chunks, runs)]
@@ -165,7 +195,7 @@ def _search_balls(asked: _Asked, threads: int) -> Answer:
     held = 0
     total = np.zeros((len(STAGES), len(WORK)), np.int64)
     for k in range(batch):
-        levels = each_reachable(tau[k::batch].copy())
+        levels = each_reachable(tau[k::batch])
         own = asked.directions[k::batch].copy()
         if not np.isfinite(own).all():
             return Answer(counts, [], total, NOT_FINITE)

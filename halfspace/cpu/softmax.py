@@ -74,17 +74,18 @@ def add_values(values, rows, weights, count, out):
 
 
 @entry
-def merge(tops, sums, kept, weighted):
+def merge(tops, sums, kept, weighted, output, log_sum_exp, counts):
     """Merge the runs (heads, runs) of each head in their order, `weighted` being (heads, runs, d).
 
-    Returns output float32 (heads, d), log-sum-exp float32 (heads,) and how many keys were kept (heads,).
+    output, log_sum_exp, counts : float32 (heads, d), float32 (heads,) and int64 (heads,), get the attention, its
+    log-sum-exp and how many keys were kept
     """
     heads, runs, dim = weighted.shape
-    output, log_sum_exp = np.zeros((heads, dim), np.float32), np.full(heads, np.float32(-np.inf))
-    counts = np.zeros(heads, np.int64)
     mean = np.empty(dim)
     for k in range(heads):
         top = -np.inf
+        counts[k], log_sum_exp[k] = 0, np.float32(-np.inf)
+        output[k] = np.float32(0.0)
         for run in range(runs):
             counts[k] += kept[k, run]
             if kept[k, run]:
@@ -102,4 +103,3 @@ def merge(tops, sums, kept, weighted):
         log_sum_exp[k] = top + np.log(total)
         for j in range(dim):
             output[k, j] = mean[j] / total
-    return output, log_sum_exp, counts

@@ -25,6 +25,9 @@ from halfspace.segment import Balls
 
 __all__ = ["Swept", "cut", "sweep"]
 
+COLLECTED = 1 << 18
+"""Groups whose members are collected at once."""
+
 
 class Swept(NamedTuple):
     """The rows that a sweep collected."""
@@ -43,7 +46,9 @@ def sweep(balls: Balls, space: int, bounds: Bounds, threads: int) -> Swept:
     candidates = np.zeros(-(-rows // 8), np.uint8)
     touched = left = 0
     for part, (order, depth) in enumerate(zip(lists, cuts, strict=True)):
-        left += _collect(balls.members[space, part], balls.size, order[:depth], candidates)
+        for first in range(0, depth, COLLECTED):
+            groups = order[first : min(first + COLLECTED, depth)]
+            left += _collect(balls.members[space, part], balls.size, groups, candidates)
         touched += depth
     listed = sum(order.size for order in lists)
     return Swept(candidates, left, 4 * uppers.size + 8 * listed + touched * (8 + 4 * balls.size))

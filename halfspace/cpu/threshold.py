@@ -12,6 +12,7 @@ from numba import carray
 from halfspace.attention.cache import SAMPLE, Cache
 from halfspace.attention.threshold import ESTIMATORS
 from halfspace.cpu import _threads
+from halfspace.cpu._clock import CLOCK, overdue, start_clock
 from halfspace.cpu._jit import (
     bits_of,
     borrowed,
@@ -61,8 +62,11 @@ def certify(
     tau, dropped = np.empty(shape), np.empty(shape)
     place, begun = cells_of(cache), np.zeros(1, np.int64)
 
+    packs = len(cache.keys) * -(-queries.shape[1] // (cache.heads * PACK))
+
     def work(_: int) -> None:
-        _certify_heads(place, cache.keys, cache.lengths, queries, float(eps), float(scale), begun, tau, dropped)
+        while begun[0] < packs:
+            _certify_heads(place, cache.keys, cache.lengths, queries, float(eps), float(scale), begun, tau, dropped)
 
     most = workers(cache, queries.shape[1], threads)
     _threads.run(work, range(most), most)
@@ -71,7 +75,7 @@ def certify(
 
 @entry
 def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, dropped):
-    """Certify thresholds of packs of heads, one after another, as long as there are any that no thread has begun.
+    """Certify thresholds of packs of heads, one after another: those that no thread has begun, while the clock allows.
 
     place : address of CELLS (spaces,); begun : int64 (1,), how many packs are begun
     """
@@ -86,7 +90,9 @@ def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, droppe
     values, rows = np.empty((min(size, PACK), longest)), np.empty(longest, np.int64)
     bins, exponents = np.empty(longest, np.int32), np.empty(longest)
     everything = np.full(PACK, -np.inf)
-    while True:
+    clock = np.empty(1, CLOCK)
+    start_clock(clock[0])
+    while not overdue(clock[0]):
         at = fetch_add(begun.ctypes.data, 1)
         if at >= spaces * packs:
             break
@@ -103,6 +109,7 @@ def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, droppe
                 values[k, :length], eps, scale, borrowed(bins), borrowed(rows), borrowed(exponents),
             )  # fmt: skip
         hold(own)
+    hold(clock)
     hold(codes)
     hold(values)
     hold(bins)
@@ -245,7 +252,8 @@ def estimate(cache: Cache, queries: np.ndarray, keep: float, estimator: str, thr
     begun = np.zeros(1, np.int64)
 
     def work(_: int) -> None:
-        _estimate_heads(cache.keys, cache.lengths, cache.sample, queries, float(keep), which, slots, begun, tau)
+        while begun[0] < tau.size:
+            _estimate_heads(cache.keys, cache.lengths, cache.sample, queries, float(keep), which, slots, begun, tau)
 
     _threads.run(work, range(threads), threads)
     return tau
@@ -253,7 +261,7 @@ def estimate(cache: Cache, queries: np.ndarray, keep: float, estimator: str, thr
 
 @entry
 def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begun, tau):
-    """Estimate thresholds of heads, one after another, as long as there are any that no thread has begun.
+    """Estimate thresholds of heads, one after another: those that no thread has begun, while the clock allows.
 
     slots : how many slots of the sample are looked at; begun : int64 (1,), how many heads are begun
     """
@@ -261,7 +269,9 @@ def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begu
     heads = keys.shape[0] // batch
     wide, scores = np.empty(dim), np.empty(SAMPLE)
     rows = borrowed(keys)
-    while True:
+    clock = np.empty(1, CLOCK)
+    start_clock(clock[0])
+    while not overdue(clock[0]):
         at = fetch_add(begun.ctypes.data, 1)
         if at >= batch * query_heads:
             break
@@ -275,6 +285,7 @@ def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begu
                 scores[count] = -dot(own[sample[sequence, slot]], wide)
                 count += 1
         tau[sequence, head] = _read_off(scores[:count], keep * count, estimator)
+    hold(clock)
 
 
 @stage

@@ -12,7 +12,7 @@ from halfspace.cpu.directions import code_in_digits
 from halfspace.cpu.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
 from halfspace.cpu.records import CELLS
 
-__all__ = ["VIEW", "Seen", "blank_seen", "look", "view_one"]
+__all__ = ["VIEW", "Seen", "blank_seen", "fill_seen", "look", "view_one"]
 
 DIGITS = 128
 """Digits are padded with zeros to a multiple of so many dimensions."""
@@ -65,18 +65,27 @@ def blank_seen(total, batch, dim, axes, multiplied):
 def look(table, which, directions, tau):
     """View all directions (total,) from segment `which` of a table (spaces, segments); it has cells."""
     spaces = table.shape[0]
-    wide, plans = directions.wide, directions.plans
-    total, dim = wide.shape
+    total, dim = directions.wide.shape
     batch = total // spaces
     first = carray(pointer(table[0, which].cells, CELLS), 1)[0]
-    axes = first.axes
     multiplied = batch >= LEAST
     for space in range(spaces):
         cells = carray(pointer(table[space, which].cells, CELLS), 1)[0]
         multiplied = multiplied and can_multiply(cells, table[space, which].rows)
-    if multiplied:
-        axes = 0  # a matrix product does without axes
+    axes = 0 if multiplied else first.axes  # a matrix product does without them
     seen = blank_seen(total, batch, dim, axes, spaces if multiplied else 0)
+    fill_seen(table, which, directions, tau, seen)
+    return seen
+
+
+@stage
+def fill_seen(table, which, directions, tau, seen):
+    """Fill in the views of all directions (total,) from segment `which` of a table (spaces, segments)."""
+    spaces = table.shape[0]
+    wide, plans = directions.wide, directions.plans
+    total, dim = wide.shape
+    batch = total // spaces
+    multiplied, axes = seen.matrix.order.shape[0] > 0, seen.axes_digits.shape[2]
     scaled = np.empty(dim)
     for space in range(spaces):
         cells = carray(pointer(table[space, which].cells, CELLS), 1)[0]
@@ -87,7 +96,6 @@ def look(table, which, directions, tau):
                 _view_axes(cells, wide[k], plans[k], scaled, seen.axes_digits[k], seen.views[k])
         if multiplied:
             fill_matrix(cells, plans[low:high], seen.views[low:high], tau[low:high], wide[low:high], space, seen.matrix)
-    return seen
 
 
 @stage

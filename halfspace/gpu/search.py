@@ -27,7 +27,6 @@ __all__ = [
     "IDS",
     "MOST_HITS",
     "NOT_FINITE",
-    "OUT_OF_MEMORY",
     "OVERFULL",
     "SCORES",
     "Answer",
@@ -39,7 +38,7 @@ __all__ = [
 
 COUNT, IDS, SCORES, EXPLAINED = range(4)
 """What is wanted of the hits; EXPLAINED are scores, and the counters of what the stages did."""
-NOT_FINITE, OVERFULL, OUT_OF_MEMORY = -1, -2, -3
+NOT_FINITE, OVERFULL = -1, -2
 """States of a search without an answer."""
 
 WORKSPACE = 1 << 29
