@@ -217,7 +217,12 @@ def address(array: np.ndarray) -> int:
     """Return where a contiguous array lies in the memory of its device, for kernels."""
     if not array.flags.c_contiguous:
         raise ValueError(f"kernels need contiguous arrays, got strides {array.strides} of shape {array.shape}")
-    place: int = array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr
+    if not isinstance(array, np.ndarray):
+        place: int = array.data.ptr
+        return place
+    # NumPy describes records by a function in Python, and swallows what a signal handler raises there
+    plain = array if array.dtype.names is None else array.view(np.uint8)
+    place = plain.__array_interface__["data"][0]
     return place
 
 

@@ -127,7 +127,7 @@ def test_readers_while_one_writes(filter, tmp_path, monkeypatch):
         readers = [pool.submit(read, index, directions, tau, expected, history, deadline, seed) for seed in range(3)]
         assert writer.result() > 0
         assert all(reader.result() > 0 for reader in readers)
-    assert threads_of._pool.cache_info().currsize == 1
+    assert threads_of._pool.started == threads_of._pool.most
     assert history.reached == len(history.states) - 1 > 10
     assert sorted(index.ids.tolist()) == np.flatnonzero(history.current()).tolist()
 
@@ -292,7 +292,7 @@ def leave_in_the_middle():
             for _ in range(50):
                 index.count(directions, 10.0, threads=2, within=np.arange(0, 30_000, 2))
             signal.setitimer(signal.ITIMER_REAL, 0)
-        except (Impatient, SystemError):  # the latter where the alarm falls into a kernel
+        except Impatient:
             interrupted += 1
         index = None
     assert interrupted > 0
@@ -343,6 +343,6 @@ if __name__ == "__main__":
     search.MIN_BYTES = 1
     SCENARIOS[sys.argv[1]]()
     if sys.argv[1] in ("eight-threads", "after-a-fork", "fork-while-others-query"):
-        assert threads_of._pool.cache_info().currsize == 1
+        assert threads_of._pool.started == threads_of._pool.most
     if sys.argv[1] != "outlive-the-main-thread":
         print("done")

@@ -11,9 +11,9 @@ from numba import types
 
 from halfspace.cpu._jit import stage
 
-__all__ = ["CLOCK", "CLOCK_FIELDS", "overdue", "start_clock"]
+__all__ = ["CLOCK", "CLOCK_FIELDS", "TURN", "overdue", "start_clock"]
 
-BUDGET = 0.05
+TURN = 0.05
 """Seconds after which a kernel returns, done or not."""
 
 CLOCK_FIELDS: list[Any] = [("now", np.int64, (2,)), ("until", np.float64)]
@@ -49,9 +49,9 @@ else:
 
 
 @stage
-def start_clock(clock):
-    """Set the time to return; `clock` : a record with the fields of `CLOCK`."""
-    clock.until = _seconds(clock) + BUDGET
+def start_clock(clock, budget):
+    """Set the time to return, so many seconds from now; `clock` : a record with the fields of `CLOCK`."""
+    clock.until = _seconds(clock) + budget
 
 
 @stage

@@ -13,7 +13,7 @@ from numba import carray
 
 from halfspace.attention.cache import GRAINS, Cache
 from halfspace.cpu import _threads
-from halfspace.cpu._clock import CLOCK, overdue, start_clock
+from halfspace.cpu._clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu._jit import borrowed, entry, fetch_add, hold, pointer, stage
 from halfspace.cpu._simd import TILE, matrix_begin, matrix_end
 from halfspace.cpu.cascade import out_of_reach
@@ -114,7 +114,7 @@ def _attend_runs(
     own, viewed = see(all_cells[0], queries[0, :size], tau[0, :size]), 0
     group = seen(own)
     clock = np.empty(1, CLOCK)
-    start_clock(clock[0])
+    start_clock(clock[0], TURN)
     matrix_begin()
     while not overdue(clock[0]):
         at = fetch_add(begun.ctypes.data, 1)

@@ -62,6 +62,7 @@ SCRATCH = np.dtype(
         *SINK_FIELDS,
         *CLOCK_FIELDS,
         ("weight", np.int64),  # of what was done since the clock was read
+        ("ahead", np.int64),  # whether this call has done anything yet, which every call does
         ("stopped", np.int64),  # why a search has stopped: 0, or PAUSED or FULL
         ("resumed", np.int64),  # whether it goes on from where it did:
         ("space", np.int64),
@@ -88,13 +89,15 @@ def must_stop(scratch, more, hits, place, row):
     scratch.weight += more
     if scratch.found + hits > scratch.room:
         scratch.stopped = FULL
-    elif scratch.weight >= WEIGHT:
+    elif scratch.weight >= WEIGHT and scratch.ahead:
         scratch.weight = 0
         if overdue(scratch):
             scratch.stopped = PAUSED
     if scratch.stopped:
         scratch.place, scratch.row = place, row
-    return scratch.stopped != 0
+        return True
+    scratch.ahead = 1
+    return False
 
 
 @stage

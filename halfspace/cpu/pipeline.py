@@ -70,16 +70,17 @@ class Question(NamedTuple):
 
 @entry
 def search_chunks(
-    place, spaces, segments, like, narrow, tau, prepared, first, last, pause, enough, adapt, wanted, goes_on, scratch,
-    counts, owners, ids, scores,
+    place, spaces, segments, like, narrow, tau, prepared, first, last, pause, enough, adapt, wanted, budget, goes_on,
+    scratch, counts, owners, ids, scores,
 ):  # fmt: skip
-    """Search chunks [first, last) for every direction, for as long as there is room for hits, and for 50 ms.
+    """Search chunks [first, last) for every direction, for as long as there is room for hits and the clock allows.
 
     place : address of SEGMENT (spaces, segments); like : an empty array in the stored format
     narrow : float32 (spaces * m, d), the directions; tau : float64 (spaces * m,)
     prepared : address of one `halfspace.cpu.ready.READY` for the only segment; or 0, and all is prepared here
     pause, enough : stop at chunk `pause` if so many bytes have been read by then
     adapt : whether to leave cells where they do not pay; wanted : COUNT, IDS or SCORES
+    budget : seconds after which the call returns
     goes_on : whether this call goes on from where one before it has stopped
     scratch : uint8, room for one `halfspace.cpu.chunks.SCRATCH` at a multiple of 64 bytes, as that call left it
     counts : int64 (spaces * m,), the hits are added to it
@@ -95,7 +96,7 @@ def search_chunks(
     if not goes_on:
         own.work[:] = 0
         own.found, own.weight, own.resumed = 0, 0, 0
-    own.stopped = 0
+    own.stopped, own.ahead = 0, 0
     total, dim = narrow.shape
     tau = tau.copy()
     for k in range(total):
@@ -130,7 +131,7 @@ def search_chunks(
         else:
             seen = look(table, which, directions, tau) if has_cells else blank_seen(0, 0, dim, 0, 0)
         if prepares:  # only then: every call gets ahead, however long that took
-            start_clock(own)
+            start_clock(own, budget)
             prepares = False
         for part in range(2):
             low, high = (start, middle) if part == 0 else (middle, stop)
@@ -189,6 +190,7 @@ def _one_by_one(segment, space, batch, like, question, views, counts, start, sto
             below[k], above[k] = thresholds(question.wide[k], plans[k], tau[k], centre)
     begin = scratch.place if scratch.resumed else space * batch
     most = 0 if wanted == COUNT else CHUNK
+    left = 0
     for chunk in range(start, stop):
         at = chunk % TILE
         if grouped and (chunk == start or at == 0):
@@ -205,7 +207,6 @@ def _one_by_one(segment, space, batch, like, question, views, counts, start, sto
             continue
         low = chunk * CHUNK
         high = min(low + CHUNK, rows)
-        left = 0
         for k in range(begin, (space + 1) * batch):
             if must_stop(scratch, 1 + left, most, k, 0):
                 return chunk

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu import _threads
+from halfspace.cpu._clock import TURN
 from halfspace.cpu.balls import bound, record
 from halfspace.cpu.chunks import BYTES, FULL, GATES, PAUSED, SCRATCH, SWEEP, WORK
 from halfspace.cpu.codes import CHUNK
@@ -126,8 +127,8 @@ def _run(
     state = 0
     while True:
         first, found, state = search_chunks(
-            *table.place, like, directions, tau, prepared, first, last, *pause, adapt, wanted, state != 0, scratch,
-            counts, columns.owners, columns.ids, columns.scores,
+            *table.place, like, directions, tau, prepared, first, last, *pause, adapt, wanted, TURN, state != 0,
+            scratch, counts, columns.owners, columns.ids, columns.scores,
         )  # fmt: skip
         if found > most:
             state = OVERFULL

@@ -12,7 +12,7 @@ from numba import carray
 from halfspace.attention.cache import SAMPLE, Cache
 from halfspace.attention.threshold import ESTIMATORS
 from halfspace.cpu import _threads
-from halfspace.cpu._clock import CLOCK, overdue, start_clock
+from halfspace.cpu._clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu._jit import (
     bits_of,
     borrowed,
@@ -91,7 +91,7 @@ def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, droppe
     bins, exponents = np.empty(longest, np.int32), np.empty(longest)
     everything = np.full(PACK, -np.inf)
     clock = np.empty(1, CLOCK)
-    start_clock(clock[0])
+    start_clock(clock[0], TURN)
     while not overdue(clock[0]):
         at = fetch_add(begun.ctypes.data, 1)
         if at >= spaces * packs:
@@ -270,7 +270,7 @@ def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begu
     wide, scores = np.empty(dim), np.empty(SAMPLE)
     rows = borrowed(keys)
     clock = np.empty(1, CLOCK)
-    start_clock(clock[0])
+    start_clock(clock[0], TURN)
     while not overdue(clock[0]):
         at = fetch_add(begun.ctypes.data, 1)
         if at >= batch * query_heads:

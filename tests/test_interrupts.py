@@ -1,0 +1,230 @@
+"""Interrupts: a signal handler's own exception comes out, once and soon, and nothing is held or half done after it."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+import reference
+from conftest import FILTERS, build, equal
+
+from halfspace import HalfspaceIndex
+from halfspace.attention import KVIndex
+from halfspace.cpu import chunks
+from halfspace.cpu.codes import CHUNK
+from halfspace.interrupts import undisturbed
+
+search = importlib.import_module("halfspace.cpu.search")
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this system has no alarm")
+ALARMS = int(os.environ.get("HALFSPACE_ALARMS", "30"))
+"""Alarms for each kind of work."""
+DIM = 24
+
+
+class Alarm(Exception):
+    """What the handler raises."""
+
+
+@pytest.fixture
+def alarms():
+    """Count the alarms that were handled."""
+    handled = Counter()
+
+    def handle(*_):
+        handled["alarms"] += 1
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, handle)
+    yield handled
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def interrupted(alarms, work, delay):
+    """Do work over and over until an alarm ends it; what came out, and how often the handler was called meanwhile."""
+    before = alarms["alarms"]
+    outcome = "nothing came out"
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        while alarms["alarms"] == before:
+            work()
+    except BaseException as error:
+        outcome = type(error).__name__
+    return outcome, alarms["alarms"] - before
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_the_handlers_own_exception_comes_out_of_questions(filter, alarms, rng):
+    vectors = rng.integers(-3, 4, (9000, DIM)).astype(np.float32)
+    directions = rng.integers(-2, 3, (40, DIM)).astype(np.float32)
+    index = build(vectors, filter=filter)
+    expected = reference.query(vectors, directions, 12.0, faster=True)
+    work = {
+        "one": lambda: index.query(directions[0], 12.0),
+        "batch": lambda: index.query(directions, 12.0, threads=1),
+        "threads": lambda: index.query(directions, 12.0, threads=3),
+        "everything": lambda: index.query(directions[:4], -np.inf),
+        "sorted": lambda: index.query(directions[:4], -np.inf, sort=True),
+        "best": lambda: index.query(directions[:4], -np.inf, limit=5),
+        "count": lambda: index.count(directions, 0.0),
+        "explain": lambda: index.explain(directions[0], 0.0),
+    }
+    for ask in work.values():
+        ask()
+    outcomes = Counter(
+        interrupted(alarms, list(work.values())[at % len(work)], float(rng.uniform(1e-4, 1e-2))) for at in range(ALARMS)
+    )
+    assert outcomes == {("Alarm", 1): ALARMS}
+    for ours, theirs in zip(index.query(directions, 12.0), expected, strict=True):
+        equal(ours, theirs)
+
+
+def test_writers_are_interrupted_as_a_whole(alarms, rng, tmp_path):
+    vectors = rng.integers(-3, 4, (600, DIM)).astype(np.float32)
+    direction = rng.integers(-2, 3, DIM).astype(np.float32)
+    index = HalfspaceIndex(DIM)
+    inserted = 0
+    outcomes = Counter()
+
+    def write():
+        index.insert(vectors)
+        index.delete(index.ids[:300])
+        index.save(tmp_path / "index")
+
+    for _ in range(ALARMS):
+        outcomes[interrupted(alarms, write, float(rng.uniform(1e-4, 2e-2)))] += 1
+        assert len(index) % 300 == 0  # each insert and each deletion whole, or not at all
+        assert not index._writing.held._is_owned()
+        taken = threading.Thread(target=index.insert, args=(vectors[:300],))  # no lock is left taken
+        taken.start()
+        taken.join(60)
+        assert not taken.is_alive()
+        inserted += 1
+    assert outcomes == {("Alarm", 1): ALARMS}
+    assert inserted == ALARMS
+    stored, ids = index.vectors(index.ids), index.ids
+    equal(index.query(direction, 10.0), reference.query(stored, direction[None], 10.0, ids=ids, faster=True)[0])
+    index.verify()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_kernels_that_stop_wherever_they_may_go_on_where_they_were(filter, count, threads, monkeypatch, rng):
+    vectors = rng.integers(-2, 3, (7000, DIM)).astype(np.float32)
+    directions = rng.integers(-2, 3, (count, DIM)).astype(np.float32)
+    taus = rng.integers(-4, 9, count).astype(np.float64)
+    taus[0] = 8.0
+    index = build(vectors, filter=filter)
+    within = np.flatnonzero(rng.random(len(vectors)) < 0.5)
+    expected = reference.query(vectors, directions, taus, faster=True)
+    explained = index.explain(directions[0], taus[0])
+    states = Counter()
+    kernel = search.search_chunks
+
+    def watched(*arguments):
+        stopped = kernel(*arguments)
+        states[stopped[2]] += 1
+        return stopped
+
+    monkeypatch.setattr(search, "search_chunks", watched)
+    monkeypatch.setattr(search, "TURN", -1.0)  # time is up whenever the clock is read
+    monkeypatch.setattr(search, "ROOM", CHUNK)
+    monkeypatch.setattr(
+        search.Columns, "grow", lambda columns, _, grow=search.Columns.grow: grow(columns, columns.ids.size + CHUNK)
+    )
+    monkeypatch.setattr(search, "MIN_BYTES", 1)  # small as it is, let two threads share each question
+    monkeypatch.setattr(search, "PREPARED", 1 << 62)
+    for ours, theirs in zip(index.query(directions, taus, threads=threads), expected, strict=True):
+        equal(ours, theirs)
+    for ours, (ids, scores) in zip(
+        index.query(directions, taus, within=within, threads=threads), expected, strict=True
+    ):
+        asked = np.isin(ids, within)
+        equal(ours, (ids[asked], scores[asked]))
+    assert index.count(directions, taus, threads=threads).tolist() == [len(ids) for ids, _ in expected]
+    assert index.explain(directions[0], taus[0]) == explained
+    assert states[chunks.PAUSED] > 0
+    assert count == 1 or states[chunks.FULL] > 0
+
+
+def test_many_heads_that_stop_wherever_they_may(monkeypatch, rng):
+    """Several spaces are searched by one call, which stops in any of them."""
+    keys = rng.integers(-3, 4, (1, 3, 3000, 16)).astype(np.float32)
+    cache = KVIndex(3, 16, num_query_heads=6, dtype="float32")
+    cache.append(keys, keys)
+    queries = rng.integers(-2, 3, (1, 6, 16)).astype(np.float32)
+    monkeypatch.setattr(search, "TURN", -1.0)
+    monkeypatch.setattr(search, "ROOM", CHUNK)
+    hits = cache.query(queries, 4.0)
+    for head, ours in enumerate(hits):
+        equal(ours, reference.query(keys[0, head // 2], queries[0, head, None], 4.0, faster=True)[0])
+
+
+def test_what_is_undisturbed_comes_to_its_end(alarms):
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        assert go_on.wait(60)
+        ended.set()
+        return 5
+
+    def alarm_me():
+        assert begun.wait(60)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
+    threading.Thread(target=alarm_me).start()
+    with pytest.raises(Alarm):
+        undisturbed(work)
+    assert not ended.is_set()
+    go_on.set()
+    assert ended.wait(60)
+    assert undisturbed(work) == 5
+    with pytest.raises(ZeroDivisionError):
+        undisturbed(lambda: 1 / 0)
+
+
+IN_A_NEW_PROCESS = """
+import os, signal, sys
+import numpy as np
+
+class Alarm(Exception): pass
+
+def handle(*_): raise Alarm
+
+signal.signal(signal.SIGALRM, handle)
+from halfspace import HalfspaceIndex
+vectors = np.arange(1200, dtype=np.float32).reshape(600, 2)
+delay, came = float(sys.argv[1]), 0
+while True:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        index = HalfspaceIndex(2, filter="scan")
+        index.insert(vectors)
+        hits = index.query([1.0, 0.0], 1000.0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        break
+    except Alarm:
+        came += 1
+        delay *= 1.5
+assert hits.ids.tolist() == list(range(500, 600)), hits
+print(came)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.01, 0.2])
+def test_interrupts_while_kernels_are_loaded(delay):
+    """Alarms fall into imports, into the loading of kernels, and everything works once they cease."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(delay)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+    assert done.stderr == ""
