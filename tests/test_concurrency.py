@@ -17,6 +17,8 @@ import reference
 from conftest import FILTERS, build, equal
 
 from halfspace import HalfspaceIndex
+from halfspace.attention import KVIndex
+from halfspace.cpu._jit import entry
 
 search = importlib.import_module("halfspace.cpu.search")
 threads_of = importlib.import_module("halfspace.cpu._threads")
@@ -270,6 +272,87 @@ def fork_while_another_inserts():
     assert len(index) == 6003
 
 
+def fork_while_another_attends():
+    rng = np.random.default_rng(7)
+    keys = rng.standard_normal((1, 2, 3000, 16)).astype(np.float32)
+    queries = rng.standard_normal((1, 4, 16)).astype(np.float32)
+    index = KVIndex(2, 16, num_query_heads=4, dtype="float32", threads=2)
+    index.append(keys, keys)
+    expected = index.attend(queries, tau=-np.inf)
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            index.attend(queries, eps=0.1)
+            index.append(keys[:, :, :7], keys[:, :, :7])
+            index.crop(3000)
+
+    def attend_and_append():
+        index.crop(3000)
+        assert np.array_equal(index.attend(queries, tau=-np.inf), expected)
+        index.append(keys[:, :, :70], keys[:, :, :70])
+        assert index.lengths.tolist() == [3070]
+        index.attend(queries, keep=0.1)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        statuses = [in_a_child(attend_and_append) for _ in range(12)]
+    finally:
+        done.set()
+        worker.join()
+    assert statuses == [0] * 12
+
+
+def fork_while_a_kernel_is_compiled():
+    vectors, directions, expected = problem()
+    index = build(vectors)
+    done, compiled = threading.Event(), []
+
+    def work():
+        while not done.is_set():
+            compiled.append(entry(lambda x: 2 * x + 1)(1))
+
+    def ask_and_compile():
+        ask(index, directions, expected, 2)
+        assert entry(lambda x: x + 41)(1) == 42
+        assert "scan" in HalfspaceIndex(32, filter="scan").stats()["filter"]
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        statuses = [in_a_child(ask_and_compile) for _ in range(8)]
+    finally:
+        done.set()
+        worker.join()
+    assert statuses == [0] * 8
+    assert set(compiled) == {3}
+
+
+def fork_while_an_attribute_is_derived():
+    """Another thread is in the middle of tabulating an index; a child must not wait for it."""
+    vectors, directions, expected = problem()
+    indexes = [build(vectors), build(vectors)]
+    inside, leave = threading.Event(), threading.Event()
+    snapshot = importlib.import_module("halfspace.snapshot")
+    of = snapshot.Table.of
+
+    def slowly(*arguments):
+        if threading.current_thread() is asker:
+            inside.set()
+            assert leave.wait(60)
+        return of(*arguments)
+
+    snapshot.Table.of = slowly
+    asker = threading.Thread(target=ask, args=(indexes[0], directions, expected, 1))
+    asker.start()
+    assert inside.wait(60)
+    statuses = [in_a_child(lambda index=index: ask(index, directions, expected, 1)) for index in indexes]
+    leave.set()
+    asker.join()
+    assert statuses == [0, 0]
+
+
 def leave_in_the_middle():
     """An exception ends a question while other threads still read; what they read must not be freed under them."""
 
@@ -313,6 +396,9 @@ def outlive_the_main_thread():
 
 SCENARIOS = {
     "fork-while-another-inserts": fork_while_another_inserts,
+    "fork-while-another-attends": fork_while_another_attends,
+    "fork-while-a-kernel-is-compiled": fork_while_a_kernel_is_compiled,
+    "fork-while-an-attribute-is-derived": fork_while_an_attribute_is_derived,
     "leave-in-the-middle": leave_in_the_middle,
     "outlive-the-main-thread": outlive_the_main_thread,
     "eight-threads": eight_threads,

@@ -26,7 +26,7 @@ def available() -> int:
 
 def _quotas(own: Path, groups: Path) -> Iterator[float]:
     """Yield the limits, in CPUs, of all control groups that hold this process."""
-    with suppress(OSError, UnicodeDecodeError):
+    with suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):

@@ -15,6 +15,7 @@ import re
 import secrets
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +32,8 @@ __all__ = ["KernelCache"]
 
 _SIGNATURE = b"halfspace kernel\n"
 _SUM_NBYTES = hashlib.sha256().digest_size
+_ABANDONED = 3600
+"""Seconds after which nobody writes a temporary file any more."""
 
 
 @functools.cache
@@ -86,7 +89,7 @@ class _File:
         return data if own_key == key else None
 
     def save(self, key: Any, data: Any) -> None:
-        """Write one file in one step, and remove those that other sources have left behind."""
+        """Write one file in one step, and remove what other sources, or processes long dead, have left behind."""
         path = self._path(key)
         payload = caching.dumps((key, data))
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
@@ -96,8 +99,10 @@ class _File:
         finally:
             temporary.unlink(missing_ok=True)
         for other in self._folder.glob(f"{self._family}*"):
-            if not other.name.startswith(f"{self._family}{_stamp()}-"):
-                other.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process is at it, too
+                stale = not other.name.startswith(f"{self._family}{_stamp()}-")
+                if stale or (other.suffix == ".tmp" and time.time() - other.stat().st_mtime > _ABANDONED):
+                    other.unlink()
 
     def flush(self) -> None:
         """Remove all files of this function."""

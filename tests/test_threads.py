@@ -1,0 +1,126 @@
+"""Threads that cannot be started, CPUs that may not be used."""
+
+import importlib
+import os
+import threading
+
+import numpy as np
+import pytest
+import reference
+from conftest import FILTERS, build, equal
+
+from halfspace.attention import KVIndex
+from halfspace.cpu import _cpus, _threads
+
+search = importlib.import_module("halfspace.cpu.search")
+
+
+def refuse(*_):
+    raise RuntimeError("can't start new thread")
+
+
+def vanish(*_):
+    """A thread that begins and ends before it has done anything, as for want of memory."""
+
+
+@pytest.fixture(params=[refuse, vanish])
+def no_threads(request, monkeypatch):
+    monkeypatch.setattr(_threads, "_pool", _threads._Pool(3))
+    monkeypatch.setattr(_threads, "start_new_thread", request.param)
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_a_query_goes_on_without_threads(filter, no_threads, monkeypatch, rng):
+    monkeypatch.setattr(search, "MIN_BYTES", 1)
+    vectors = rng.integers(-2, 3, (5000, 8)).astype(np.float32)
+    directions = rng.integers(-2, 3, (30, 8)).astype(np.float32)
+    index = build(vectors, filter=filter, threads=4)
+    for ours, theirs in zip(index.query(directions, 6.0), reference.query(vectors, directions, 6.0), strict=True):
+        equal(ours, theirs)
+    equal(index.query(directions[0], 6.0), reference.query(vectors, directions[:1], 6.0)[0])
+
+
+def test_results_keep_their_order_and_the_first_failure_comes_out():
+    assert _threads.run(lambda task: task * task, range(50), 4) == [task * task for task in range(50)]
+    begun = []
+
+    def fail(task):
+        begun.append(task)
+        if task == 3:
+            raise IndexError("task 3")
+        return task
+
+    with pytest.raises(IndexError, match="task 3"):
+        _threads.run(fail, range(1000), 3)
+    assert len(begun) < 1000
+
+
+def test_threads_are_kept_and_started_when_needed():
+    pool = _threads._Pool(2)
+    together = threading.Barrier(3, timeout=60)
+    offers = [_threads._Offer(together.wait) for _ in range(2)]
+    for offer in offers:
+        pool.give(offer)
+    together.wait()
+    for offer in offers:
+        offer.settle()
+    assert pool.started == 2
+    withdrawn = _threads._Offer(lambda: pytest.fail("it was withdrawn"))
+    withdrawn.settle()
+    pool.give(withdrawn)
+    last = _threads._Offer(lambda: None)
+    pool.give(last)
+    last.settle()
+    assert pool.started == 2
+
+
+def test_one_thread_is_one_thread(monkeypatch, rng):
+    """No call with ``threads=1`` hands work to another thread."""
+    monkeypatch.setattr(_threads, "_pool", None)
+    monkeypatch.setattr(search, "MIN_BYTES", 1)
+    index = build(rng.standard_normal((40_000, 16)).astype(np.float32), threads=1)
+    index.query(rng.standard_normal((40, 16)), 4.0, sort=True)
+    index.query(rng.standard_normal((40, 16)), 4.0, limit=2)
+    cache = KVIndex(2, 16, threads=1)
+    keys = rng.standard_normal((1, 2, 20_000, 16)).astype(np.float32)
+    cache.append(keys, keys)
+    cache.attend(keys[:, :, 0], eps=0.1)
+    cache.attend(keys[:, :, 0], keep=0.1)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/a/b\n", {}, []),
+        ("0::/a/b\n", {"a/b/cpu.max": "150000 100000", "a/cpu.max": "max 100000"}, [1.5]),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, [0.5]),
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, [2.0]),
+        ("0::/../elsewhere\n", {"cpu.max": "300000 100000\n"}, [3.0]),
+        (
+            "4:cpu,cpuacct:/d\n5:memory:/d\n",
+            {"cpu,cpuacct/d/cpu.cfs_quota_us": "250000", "cpu,cpuacct/d/cpu.cfs_period_us": "100000"},
+            [2.5],
+        ),
+        ("4:cpu,cpuacct:/d\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
+        ("no control groups", {"cpu.max": "50000 100000"}, []),
+        ("0::/\n", {"cpu.max": "nonsense"}, []),
+    ],
+)
+def test_quotas_of_containers(own, files, expected, tmp_path):
+    groups = tmp_path / "groups"
+    groups.mkdir()
+    (tmp_path / "own").write_text(own)
+    for name, content in files.items():
+        file = groups / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    assert list(_cpus._quotas(tmp_path / "own", groups)) == expected
+
+
+def test_cpus_are_those_of_the_affinity_and_the_quota(monkeypatch):
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system has no affinity")
+    for quotas, expected in (([], 6), ([2.5, 4.0], 3), ([0.2], 1), ([64.0], 6)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+        monkeypatch.setattr(_cpus, "_quotas", lambda *_, quotas=quotas: quotas)
+        assert _cpus.available.__wrapped__() == expected
