@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from threading import Lock
 
-__all__ = ["Advance", "Meter", "Progress", "ignore"]
+__all__ = ["SILENT", "Advance", "Meter", "Progress", "ignore"]
 
 Progress = Callable[[int, int], object]
 """Told how much is done, and of how much, one call at a time but from any thread."""
@@ -77,3 +77,7 @@ class Meter:
     def _tell(self, share: float) -> None:
         if self._listener is not None:
             self._listener.tell(share)
+
+
+SILENT = Meter(None, 0)
+"""The share of those who did not ask."""

@@ -54,7 +54,6 @@ def partition(
     order = np.empty((subspaces, rows), np.int32) if out is None else out
     for own in order:
         own[:] = np.arange(rows, dtype=np.int32)
-    sets: list[Set] = [(space, 0, rows) for space in range(subspaces)]
     halvings = max(1, (-(-rows // size) - 1).bit_length())
 
     def width(one: Set) -> int:
