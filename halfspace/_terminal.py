@@ -45,15 +45,19 @@ def console(*, err: bool = False) -> Console:
 
 @contextlib.contextmanager
 def spinner(text: str) -> Iterator[None]:
-    """Show on stderr, if it is a terminal, that work goes on."""
+    """Show on stderr, if it is a terminal, that work goes on, and for how long."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     err = console(err=True)
-    with err.status(text) if err.is_terminal else contextlib.nullcontext():
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        bar.add_task(text, total=None)
         yield
 
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr while work goes on, if stderr is a terminal; yield what is told of it."""
+    """Show a bar with numbers and the time left on stderr, if it is a terminal; yield what is told of the work."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = console(err=True)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from halfspace.arrays import host, namespace
 from halfspace.dtypes import FORMATS, widen32
+from halfspace.progress import Advance, ignore
 
 __all__ = [
     "as_count",
@@ -98,10 +99,17 @@ def finite(values: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}[{row}, {column}] is {float(values[row, column])}")
 
 
-def rounded(numbers: np.ndarray, bits: np.dtype[Any], name: str, backend: ModuleType, threads: int) -> np.ndarray:
+def rounded(
+    numbers: np.ndarray,
+    bits: np.dtype[Any],
+    name: str,
+    backend: ModuleType,
+    threads: int,
+    advance: Advance = ignore,
+) -> np.ndarray:
     """Round (..., d) numbers to a stored format, on their device; refuse what is not finite there."""
     stored: np.ndarray
-    stored, bad = backend.store(numbers, bits, threads)
+    stored, bad = backend.store(numbers, bits, threads, advance)
     if bad >= 0:
         place = np.unravel_index(bad, numbers.shape)
         value = float(numbers[place])

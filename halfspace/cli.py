@@ -138,8 +138,9 @@ def build(
         )
         with progress("inserting") as report, _located(vectors, data, 0, dtype):
             index.insert(data, own, progress=report)
-        with spinner("compacting and saving"):
-            index.compact()
+        with progress("compacting") as report:
+            index.compact(progress=report)
+        with spinner("saving"):
             index.save(output)
         summary = {
             "index": str(output),
@@ -233,8 +234,8 @@ def info(
         problem = None
         if verify:
             try:
-                with spinner("verifying"):
-                    opened.verify()
+                with progress("verifying") as report:
+                    opened.verify(progress=report)
             except ValueError as error:
                 problem = str(error)
             document |= {"verified": problem is None} | ({} if problem is None else {"problem": problem})

@@ -13,9 +13,10 @@ from halfspace.dtypes import FORMATS, parse
 from halfspace.explain import Explanation
 from halfspace.hits import Hits
 from halfspace.lock import Lock
+from halfspace.progress import Meter, Progress
 from halfspace.query import Query
 from halfspace.rounding import MAX_CELL_DIM, MAX_DIM
-from halfspace.seal import FILTERS, Progress, Sealer
+from halfspace.seal import FILTERS, Sealer
 from halfspace.segment import Segment
 from halfspace.snapshot import MAX_ID, Snapshot, empty
 from halfspace.tail import TailWriter
@@ -24,6 +25,8 @@ from halfspace.within import restrict
 __all__ = ["HalfspaceIndex"]
 
 _FLOAT32 = np.dtype(np.float32)
+_SEALING = 30.0
+"""What sealing costs, about, where rounding or measuring the same vectors costs 1."""
 
 
 class HalfspaceIndex(Contents):
@@ -125,8 +128,11 @@ class HalfspaceIndex(Contents):
             Ids of the vectors; by default they continue above the largest id ever used. The id of a deleted vector may
             be used again.
         progress : callable, optional
-            Called with how much of the grouping of vectors is done, and of how much, where a filter needs it; one call
-            at a time, from any thread, and anew for each segment that is made. It must not change the index.
+            Called as ``progress(done, total)`` while work goes on: at its start with ``done`` at 0, every fraction of a
+            second, and at its end with ``done == total``. Both count vectors, those of segments that are merged
+            included; ``done`` is the share of the work in them, never goes back, and ``total`` stays the same. One call
+            at a time, from any thread; it must not change the index. An exception that it raises cancels the insert:
+            the index is as it was, and the exception comes out.
 
         Returns
         -------
@@ -144,7 +150,10 @@ class HalfspaceIndex(Contents):
         backend = self._backend
         with self._on:
             numbers, single = checks.as_matrix(backend.asarray(vectors, "vectors"), self._dim, "vectors")
-            bits = checks.rounded(numbers, self._bits, "vectors", backend, self._threads)
+            meter = Meter(progress, self._snapshot.work(len(numbers)))
+            rounding, measuring, sealing = meter.split(1.0, 1.0, _SEALING)
+            advance = rounding.over(numbers.size)
+            bits = checks.rounded(numbers, self._bits, "vectors", backend, self._threads, advance)
             own = None
             if ids is not None:
                 own = checks.as_ids(backend.asarray(ids, "ids"), scalar=single)
@@ -152,14 +161,17 @@ class HalfspaceIndex(Contents):
                     raise ValueError(f"ids must have shape ({len(bits)},), got {own.shape}")
                 checks.distinct(own)
             if len(bits) == 0:
+                meter.finish()
                 return self._snapshot.claimed(None, 0)
-            norms, grain = backend.measure(bits[None], self._threads)
+            norms, grain = backend.measure(bits[None], self._threads, measuring.over(bits.size))
             with self._writing.once:
                 snapshot = self._snapshot
                 own = snapshot.claimed(own, len(bits))
                 next_id = max(snapshot.next_id, int(own.max()) + 1)
                 fresh = Segment(bits[None], own, norms, grain, live=own.size)
-                self._publish(self._tail.append(snapshot, fresh, next_id, progress))
+                longer = self._tail.append(snapshot, fresh, next_id, sealing)
+                meter.finish()  # as long as it may be cancelled
+                self._publish(longer)
             return own.copy()
 
     def delete(self, ids: npt.ArrayLike) -> None:
@@ -188,10 +200,18 @@ class HalfspaceIndex(Contents):
         """Bring all vectors into one segment and reclaim the space of deleted ones.
 
         With the filter ``"auto"``, that segment gets the filter that suits the last questions best. Time O(n d), or
-        O(n d log n) where vectors are grouped; `progress` as for `insert`.
+        O(n d log n) where vectors are grouped.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            As for `insert`; ``total`` is the number of vectors.
         """
         with self._on, self._writing.once:
-            self._publish(self._snapshot.compacted(progress))
+            meter = Meter(progress, self._snapshot.live)
+            compacted = self._snapshot.compacted(meter)
+            meter.finish()  # as long as it may be cancelled
+            self._publish(compacted)
 
     # -- asking it ----------------------------------------------------------------------------------------------------
 
@@ -379,20 +399,29 @@ class HalfspaceIndex(Contents):
         index._stored = loaded.stored
         return index
 
-    def verify(self) -> None:
+    def verify(self, *, progress: Progress | None = None) -> None:
         """Check all data: the checksums of the file that it maps, and all that is derived from the vectors.
 
         Time O(n d), on the host for all devices.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            As for `insert`; ``total`` is the number of vectors.
 
         Raises
         ------
         ValueError
             If anything is damaged; the error says what.
         """
+        snapshot = self._snapshot
+        meter = Meter(progress, snapshot.live)
+        reading, deriving = meter.split(0.0 if self._stored is None else 1.0, 4.0)
         if self._stored is not None:
-            self._stored.verify()
+            self._stored.verify(reading.over(self._stored.nbytes))
         with self._on:
-            persist.check(self._snapshot, self._threads)
+            persist.check(snapshot, self._threads, deriving)
+        meter.finish()
 
     # -- details ------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from halfspace import backend as backends
 from halfspace import storage
-from halfspace.arrays import host
+from halfspace.arrays import equal, host, pieces
 from halfspace.dtypes import FORMATS
+from halfspace.progress import SILENT, Meter
 from halfspace.rounding import MAX_CELL_DIM
 from halfspace.seal import FILTERS
 from halfspace.segment import Axes, Balls, Cells, Codes, Groups, Segment
@@ -199,7 +200,7 @@ def _segment(
     )
 
 
-def check(snapshot: Snapshot, threads: int) -> None:
+def check(snapshot: Snapshot, threads: int, meter: Meter = SILENT) -> None:
     """Check that ids are unique, and derive again all that is derived from vectors; ValueError names what differs.
 
     This is done on the host for all devices, which derive the same bits.
@@ -210,12 +211,15 @@ def check(snapshot: Snapshot, threads: int) -> None:
         raise ValueError(f"id {ids[1:][repeated][0]} is there twice")
     if ids.size and ids[-1] >= snapshot.next_id:
         raise ValueError(f"id {ids[-1]} is above the next id to assign, {snapshot.next_id}")
-    for number, segment in enumerate(snapshot.segments):
-        _check_segment(segment.moved(host), f"segment {number}", backends.load("cpu"), threads)
+    meters = meter.split(*(float(segment.rows) for segment in snapshot.segments))
+    for number, (segment, own) in enumerate(zip(snapshot.segments, meters, strict=True)):
+        _check_segment(segment.moved(host), f"segment {number}", backends.load("cpu"), threads, own)
 
 
-def _check_segment(segment: Segment, name: str, backend: ModuleType, threads: int) -> None:
-    norms, grain = backend.measure(segment.vectors, threads)
+def _check_segment(segment: Segment, name: str, backend: ModuleType, threads: int, meter: Meter) -> None:
+    size = segment.vectors.size
+    measuring, deriving = meter.split(1.0, 5.0)
+    norms, grain = backend.measure(segment.vectors, threads, measuring.over(size))
     if not np.array_equal(norms, segment.norms) or grain < segment.grain:
         raise ValueError(f"{name}: norms do not fit the vectors")
     if segment.by_id is not None:
@@ -226,22 +230,33 @@ def _check_segment(segment: Segment, name: str, backend: ModuleType, threads: in
             raise ValueError(f"{name}: ids are not in order")
     derived: Segment = segment
     if segment.cells is not None:
-        derived = replace(segment, cells=backend.encode(segment.vectors, norms, threads, segment.cells))
+        derived = replace(
+            segment, cells=backend.encode(segment.vectors, norms, threads, segment.cells, deriving.over(2 * size))
+        )
     if segment.groups is not None:
-        derived = replace(segment, groups=backend.enclose_groups(segment.vectors, threads, segment.groups.centre))
+        advance = deriving.over(3 * size)
+        groups = backend.enclose_groups(segment.vectors, threads, segment.groups.centre, advance)
+        derived = replace(segment, groups=groups)
     if segment.balls is not None:
         for members in segment.balls.members.reshape(-1, segment.rows):
             _check_permutation(members, f"{name}: members")
         balls = segment.balls
-        again = backend.enclose(segment.vectors, balls.columns, balls.size, threads, like=balls)
+        advance = deriving.over(2 * size)
+        again = backend.enclose(segment.vectors, balls.columns, balls.size, threads, advance, balls)
         derived = replace(segment, balls=again)
     kept = _sections(segment)
     for part, array in _sections(derived).items():
-        if not np.array_equal(array, kept[part]):
+        if array is not kept[part] and not equal(array, kept[part]):
             raise ValueError(f"{name}: {part} do not fit the vectors")
 
 
 def _check_permutation(rows: np.ndarray, name: str) -> None:
     """Check that each row is named once."""
-    if not np.array_equal(np.sort(rows), np.arange(rows.size)):
+    named = np.zeros(rows.size, np.bool_)
+    for part in pieces(rows.size, 1):
+        own = rows[part]
+        if own.min() < 0 or own.max() >= rows.size:
+            break
+        named[own] = True
+    if not named.all():  # as many names as rows: each once, if all are named
         raise ValueError(f"{name} does not name each row once")

@@ -1,10 +1,9 @@
 """Sealing: join rows into one segment and derive what its filter needs; "auto" takes the one that reads least."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
-from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -12,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.arrays import namespace
+from halfspace.progress import SILENT, Meter
 from halfspace.rounding import MAX_CELL_DIM
 from halfspace.segment import Segment, join
 from halfspace.trial import QUESTIONS, TRIAL_ROWS, Lately, cheapest, trial
 
-__all__ = ["FILTERS", "Progress", "Sealer"]
+__all__ = ["FILTERS", "Sealer"]
 
 FILTERS = ("auto", "scan", "cells", "groups", "balls", "sweep")
 """Filters that an index may have; a segment has one of them that is not "auto"."""
@@ -34,8 +34,8 @@ SORTED_GAIN = 0.8
 MAX_ROWS = 2**31 - 1
 """Rows that groups can number."""
 
-Progress = Callable[[int, int], object]
-"""Told how much is done, and of how much, one call at a time but from any thread."""
+JOIN, ENCODE, ENCLOSE, HALVE, ALL_TRIED = 1.0, 6.0, 10.0, 3.0, 4.0
+"""What stages cost for each component, about: halving each time that a set is halved, a trial for 2^20 components."""
 
 
 @dataclass(frozen=True)
@@ -59,45 +59,53 @@ class Sealer:
             self.backend.wait()  # a writer on another stream may read it next
             self.lately.append(question)
 
-    def seal(self, segments: Iterable[Segment], progress: Progress | None = None) -> Segment:
+    def seal(self, segments: Iterable[Segment], meter: Meter = SILENT) -> Segment:
         """Join segments into one and derive what its filter needs."""
-        joined = join(list(segments))
+        joining, deriving = meter.split(JOIN, 5 * ENCODE)
+        joined = join(list(segments), joining)
         dim = joined.vectors.shape[2]
         if joined.rows == 0 or dim > MAX_CELL_DIM:
             return joined
         if self.filter != "auto":
-            return self.derive(joined, self.filter, progress)
+            return self.derive(joined, self.filter, deriving)
         if joined.rows < TRIAL_ROWS:
-            return self.derive(joined, "cells")
-        counted = trial(joined, self.derive, self.backend, self.lately)
-        return replace(self.derive(joined, cheapest(counted), progress), trial=counted)
+            return self.derive(joined, "cells", deriving)
+        trying, deriving = deriving.split(ALL_TRIED * ENCODE, joined.vectors.size / 2**20 * ENCODE)
+        counted = trial(joined, self.derive, self.backend, self.lately, trying)
+        return replace(self.derive(joined, cheapest(counted), deriving), trial=counted)
 
-    def suits(self, segment: Segment) -> bool:
+    def suits(self, segment: Segment, meter: Meter = SILENT) -> bool:
         """Whether a segment has the filter that a trial would choose now, by what was asked lately."""
         if self.filter != "auto" or segment.trial is None:
             return True
-        return cheapest(trial(segment, self.derive, self.backend, self.lately)) == segment.filter
+        return cheapest(trial(segment, self.derive, self.backend, self.lately, meter)) == segment.filter
 
-    def derive(self, segment: Segment, filter: str, progress: Progress | None = None) -> Segment:
+    def derive(self, segment: Segment, filter: str, meter: Meter = SILENT) -> Segment:
         """Derive what a filter needs from a segment in order of ids."""
         vectors = segment.vectors
         if filter in ("groups", "balls", "sweep") and segment.rows > MAX_ROWS:
             filter = "cells"
-        advance = progress and _Counter(progress, vectors.size)
         if filter == "cells":
-            segment = _by_norm(segment)
-            cells = self.backend.encode(segment.vectors, segment.norms, self.threads)
-            return replace(segment, filter=filter, cells=cells)
-        if filter == "groups":
+            ordering, encoding = meter.split(JOIN, ENCODE)
+            segment = _by_norm(segment, ordering)
+            advance = encoding.over(2 * vectors.size)
+            cells = self.backend.encode(segment.vectors, segment.norms, self.threads, advance=advance)
+            segment = replace(segment, filter=filter, cells=cells)
+        elif filter == "groups":
             whole = np.array([0, vectors.shape[2]])
+            grouping, ordering, enclosing = meter.split(HALVE * segment.rows.bit_length(), JOIN, ENCLOSE)
+            advance = grouping.over(vectors.size)
             order = self.backend.partition(vectors[0], whole, ROW_GROUP, self.threads, advance)[0]
-            segment = segment.reordered(order.astype(np.int64))
-            groups = self.backend.enclose_groups(segment.vectors, self.threads)
-            return replace(segment, filter=filter, groups=groups)
-        if filter in ("balls", "sweep"):
+            segment = segment.reordered(order.astype(np.int64), ordering.over(vectors.size))
+            advance = enclosing.over(3 * vectors.size)
+            groups = self.backend.enclose_groups(segment.vectors, self.threads, advance=advance)
+            segment = replace(segment, filter=filter, groups=groups)
+        elif filter in ("balls", "sweep"):
             size = min(self.group_size or GROUP_SIZE, segment.rows)
-            balls = self.backend.enclose(vectors, self.columns(vectors.shape[2]), size, self.threads, advance)
-            return replace(segment, filter=filter, balls=balls)
+            columns, advance = self.columns(vectors.shape[2]), meter.over(2 * vectors.size)
+            balls = self.backend.enclose(vectors, columns, size, self.threads, advance=advance)
+            segment = replace(segment, filter=filter, balls=balls)
+        meter.finish()
         return segment
 
     def columns(self, dim: int) -> npt.NDArray[np.int64]:
@@ -106,7 +114,7 @@ class Sealer:
         return dim * np.arange(count + 1) // count
 
 
-def _by_norm(segment: Segment) -> Segment:
+def _by_norm(segment: Segment, meter: Meter) -> Segment:
     """Return the longest vectors first, if chunks of them then differ in the norm of their longest."""
     norms = segment.norms
     if len(norms) > 1 or segment.rows <= CHUNK:
@@ -117,16 +125,6 @@ def _by_norm(segment: Segment) -> Segment:
     padded[0, : segment.rows], padded[1, : segment.rows] = norms[0], norms[0, order]
     with np.errstate(over="ignore"):
         before, after = padded.reshape(2, -1, CHUNK).max(axis=2).mean(axis=1, dtype=np.float64)
-        return segment.reordered(order) if after < SORTED_GAIN * before else segment
-
-
-class _Counter:
-    """Adds up what is done."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._done, self._lock = progress, total, 0, Lock()
-
-    def __call__(self, more: int) -> None:
-        with self._lock:
-            self._done += more
-            self._progress(self._done, self._total)
+    if not after < SORTED_GAIN * before:
+        return segment
+    return segment.reordered(order, meter.over(segment.vectors.size))

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.arrays import is_array, namespace
 from halfspace.derived import derived
+from halfspace.arrays import gather, is_array, namespace
+from halfspace.progress import SILENT, Advance, Meter, ignore
 
 __all__ = ["Axes", "Balls", "Cells", "Codes", "Groups", "Segment", "address", "join", "nbytes"]
 
@@ -176,16 +177,16 @@ class Segment:
         rows = rows[xp.argsort(self.ids[rows])]
         return self.ids[rows], None, rows
 
-    def reordered(self, order: npt.NDArray[np.int64]) -> "Segment":
+    def reordered(self, order: npt.NDArray[np.int64], advance: Advance = ignore) -> "Segment":
         """Return the same rows in another order (n,); this segment's ids are ascending."""
         xp = namespace(self.ids)
         by_id = xp.empty_like(order)
         by_id[order] = xp.arange(order.size)
         return replace(
             self,
-            vectors=xp.ascontiguousarray(self.vectors[:, order]),
+            vectors=gather([(self.vectors, order)], advance),
             ids=self.ids[order],
-            norms=xp.ascontiguousarray(self.norms[:, order]),
+            norms=gather([(self.norms, order)]),
             by_id=by_id,
         )
 
@@ -226,18 +227,23 @@ def address(array: np.ndarray) -> int:
     return place
 
 
-def join(segments: list[Segment]) -> Segment:
+def join(segments: list[Segment], meter: Meter = SILENT) -> Segment:
     """Join the live rows of some segments into one, in order of ids and without what a filter needs."""
     segments = [segment for segment in segments if segment.live] or segments[:1]
     if len(segments) == 1 and segments[0].live == segments[0].rows and segments[0].ordered:
         return Segment(segments[0].vectors, segments[0].ids, segments[0].norms, segments[0].grain)
     xp = namespace(segments[0].ids)
-    alive = [xp.flatnonzero(~segment.dead_rows) if segment.dead is not None else slice(None) for segment in segments]
-    ids = xp.concatenate([segment.ids[rows] for segment, rows in zip(segments, alive, strict=True)])
-    vectors = xp.concatenate([segment.vectors[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
-    norms = xp.concatenate([segment.norms[:, rows] for segment, rows in zip(segments, alive, strict=True)], axis=1)
-    order = xp.argsort(ids, kind="stable")
+    alive = [xp.flatnonzero(~segment.dead_rows) if segment.dead is not None else None for segment in segments]
+    ids, norms = (
+        gather([(part, rows) for part, rows in zip(parts, alive, strict=True)])
+        for parts in ([segment.ids[None] for segment in segments], [segment.norms for segment in segments])
+    )
+    spaces, rows, dim = len(norms), ids.size, segments[0].vectors.shape[2]
+    advance = meter.over(2 * spaces * rows * dim)
+    vectors = gather([(s.vectors, own) for s, own in zip(segments, alive, strict=True)], advance)
+    order = xp.argsort(ids[0], kind="stable")
     if bool((order[1:] < order[:-1]).any()):
-        ids, vectors, norms = ids[order], vectors[:, order], norms[:, order]
-    grain = min(segment.grain for segment in segments)
-    return Segment(xp.ascontiguousarray(vectors), ids, xp.ascontiguousarray(norms), grain)
+        vectors = gather([(vectors, order)], advance)
+        ids, norms = ids[:, order], gather([(norms, order)])
+    meter.finish()
+    return Segment(vectors, ids[0], norms, min(segment.grain for segment in segments))

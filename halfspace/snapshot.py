@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from halfspace.arrays import host, namespace
 from halfspace.derived import derived
-from halfspace.seal import Progress, Sealer
+from halfspace.progress import SILENT, Meter
+from halfspace.seal import Sealer
 from halfspace.segment import Segment, nbytes
 from halfspace.table import Table
 
@@ -106,20 +107,23 @@ class Snapshot:
             raise ValueError(f"id {int(ids[taken][0])} is in the index already")
         return ids
 
-    def sealing(self, fresh: Segment, progress: Progress | None = None) -> "Snapshot":
+    def sealing(self, fresh: Segment, meter: Meter = SILENT) -> "Snapshot":
         """Seal the tail together with fresh rows, and merge what has become of like size."""
-        parts = [[segment] for segment in self.sealed] + [[self.tail, fresh]]
-        while True:
-            levels: dict[int, list[list[Segment]]] = {}
-            for part in parts:
-                levels.setdefault(_level(part), []).append(part)
-            crowded = next((level for level in sorted(levels) if len(levels[level]) >= FANOUT), None)
-            if crowded is None:
-                break
-            parts = [part for part in parts if _level(part) != crowded]
-            parts.append([segment for part in levels[crowded] for segment in part])
-        sealed = [part[0] if len(part) == 1 else self.sealer.seal(part, progress) for part in parts]
+        parts = _merged([[segment] for segment in self.sealed] + [[self.tail, fresh]])
+        sealed = [part[0] for part in parts if len(part) == 1]
+        joined = [part for part in parts if len(part) > 1]
+        sizes = [float(sum(segment.live for segment in part)) for part in joined]
+        for part, own in zip(joined, meter.split(*sizes), strict=True):
+            sealed.append(self.sealer.seal(part, own))
         return self.holding(sealed, _no_rows(self.tail))
+
+    def work(self, count: int) -> int:
+        """Count the rows that inserting so many would bring into a new segment, or into the tail."""
+        if self.tail.rows + count <= TAIL_ROWS:
+            return count
+        fresh = replace(self.tail, live=count)  # of which nothing but this is read
+        parts = _merged([[segment] for segment in self.sealed] + [[self.tail, fresh]])
+        return sum(segment.live for part in parts if len(part) > 1 for segment in part)
 
     def excluding(self, where: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> "Snapshot":
         """Mark rows of segments as dead; a sealed segment more than half dead is rewritten without them."""
@@ -131,12 +135,13 @@ class Snapshot:
             [self.sealer.seal([segment]) if 2 * segment.live < segment.rows else segment for segment in segments], tail
         )
 
-    def compacted(self, progress: Progress | None = None) -> "Snapshot":
+    def compacted(self, meter: Meter = SILENT) -> "Snapshot":
         """Seal everything into one segment, unless it is in one already that suits."""
         whole = len(self.segments) == 1 == len(self.sealed) and self.live == self.sealed[0].rows
-        if whole and self.sealer.suits(self.sealed[0]):
+        trying, sealing = meter.split(1.0, 9.0)
+        if whole and self.sealer.suits(self.sealed[0], trying):
             return self
-        return self.holding([self.sealer.seal(self.segments, progress)] if self.segments else [], _no_rows(self.tail))
+        return self.holding([self.sealer.seal(self.segments, sealing)] if self.segments else [], _no_rows(self.tail))
 
     def holding(self, sealed: Iterable[Segment], tail: Segment) -> "Snapshot":
         """Return a snapshot with other segments."""
@@ -168,6 +173,19 @@ class Snapshot:
             "bytes_ids": sum(nbytes(segment.ids) + nbytes(segment.by_id) for segment in segments),
             "bytes_bounds": sum(nbytes(segment.norms) + nbytes(segment.dead) for segment in segments),
         }
+
+
+def _merged(parts: list[list[Segment]]) -> list[list[Segment]]:
+    """Put lists of segments together wherever `FANOUT` would be of like size."""
+    while True:
+        levels: dict[int, list[list[Segment]]] = {}
+        for part in parts:
+            levels.setdefault(_level(part), []).append(part)
+        crowded = next((level for level in sorted(levels) if len(levels[level]) >= FANOUT), None)
+        if crowded is None:
+            return parts
+        parts = [part for part in parts if _level(part) != crowded]
+        parts.append([segment for part in levels[crowded] for segment in part])
 
 
 def _level(part: list[Segment]) -> int:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfspace.arrays import host, is_array
+from halfspace.progress import Advance, ignore
 
 __all__ = ["FORMAT_VERSION", "StoredFile", "read", "write"]
 
@@ -44,6 +45,7 @@ _PREAMBLE = struct.Struct("<16sIIQQ20x")
 _PREAMBLE_NBYTES = _PREAMBLE.size + 4
 _ALIGNMENT = 64
 _CHUNK = 2**18  # elements per write: at most 2 MiB
+_PIECE = 2**24  # bytes per read or checksum, between which a signal is heard
 _DTYPES = "bool, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64"
 
 
@@ -82,8 +84,15 @@ class StoredFile:
     arrays: dict[str, NDArray[Any]]
     _contents: list[tuple[_Section, NDArray[np.uint8]]] = field(repr=False)
 
-    def verify(self) -> None:
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sections."""
+        return sum(data.size for _, data in self._contents)
+
+    def verify(self, advance: Advance = ignore) -> None:
         """Recompute the checksum of every section from the bytes that were loaded or are mapped.
+
+        `advance` is told of bytes as they are read.
 
         Raises
         ------
@@ -91,7 +100,12 @@ class StoredFile:
             If a checksum differs; the text names the file and the section.
         """
         for section, data in self._contents:
-            if f"{zlib.crc32(data.data):08x}" != section.crc32:
+            crc = 0
+            for first in range(0, data.size, _PIECE):
+                part = data[first : first + _PIECE].data
+                crc = zlib.crc32(part, crc)
+                advance(part.nbytes)
+            if f"{crc:08x}" != section.crc32:
                 raise ValueError(f"{self.path}: damaged section {section.name!r} (checksum mismatch)")
 
 
@@ -313,7 +327,8 @@ def _load(file: io.BufferedReader, nbytes: int) -> NDArray[np.uint8]:
     buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     data = buffer[start : start + nbytes]
-    file.readinto(data.data)  # Should the file shrink meanwhile, the checksum fails.
+    for first in range(0, nbytes, _PIECE):
+        file.readinto(data[first : first + _PIECE].data)  # Should the file shrink meanwhile, the checksum fails.
     return data
 
 

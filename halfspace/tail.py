@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from halfspace.arrays import namespace
-from halfspace.seal import Progress
+from halfspace.progress import SILENT, Meter
 from halfspace.segment import Segment, address
 from halfspace.snapshot import TAIL_ROWS, Snapshot
 
@@ -18,12 +18,12 @@ class TailWriter:
     def __init__(self) -> None:
         self._buffer: Segment | None = None
 
-    def append(self, snapshot: Snapshot, fresh: Segment, next_id: int, progress: Progress | None = None) -> Snapshot:
+    def append(self, snapshot: Snapshot, fresh: Segment, next_id: int, meter: Meter = SILENT) -> Snapshot:
         """Add fresh rows to the tail of a snapshot, or seal the tail with them if they would not fit."""
         tail = snapshot.tail
         rows = tail.rows + fresh.rows
         if rows > TAIL_ROWS:
-            return replace(snapshot.sealing(fresh, progress), next_id=next_id)
+            return replace(snapshot.sealing(fresh, meter), next_id=next_id)
         buffer = self._room(tail)
         buffer.vectors[:, tail.rows : rows] = fresh.vectors
         buffer.norms[:, tail.rows : rows] = fresh.norms

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from halfspace.arrays import host, namespace
 from halfspace.dtypes import as_float32
+from halfspace.progress import SILENT, Meter
 from halfspace.segment import Segment
 from halfspace.table import Table
 
@@ -40,7 +41,11 @@ Lately = deque[tuple[npt.NDArray[np.float32], Any]]
 
 
 def trial(
-    segment: Segment, derive: Callable[[Segment, str], Segment], backend: ModuleType, lately: Lately
+    segment: Segment,
+    derive: Callable[[Segment, str], Segment],
+    backend: ModuleType,
+    lately: Lately,
+    meter: Meter = SILENT,
 ) -> dict[str, int]:
     """Count the bytes that each filter reads for a few questions on a sample of a segment.
 
@@ -56,8 +61,9 @@ def trial(
     sample = Segment(vectors, segment.ids[rows], norms, segment.grain)
     numbers = as_float32(vectors[0])
     own = numbers[:: size // QUESTIONS][:QUESTIONS]
-    with np.errstate(all="ignore"):
-        scores = xp.nan_to_num(numbers @ own.T).astype(np.float64)
+    with np.errstate(all="ignore"):  # sums of products, and no BLAS, which would have threads of its own
+        scores = xp.stack([(numbers * one).sum(axis=1) for one in own], axis=1)
+        scores = xp.nan_to_num(scores).astype(np.float64)
     hits = max(1, round(SHARE * size))
     asked = list(lately)
     directions = xp.stack([*own, *(direction for direction, _ in asked)])
@@ -65,11 +71,12 @@ def trial(
     tau = xp.concatenate([xp.partition(scores, -hits, axis=0)[-hits], thresholds])
     counted = {}
     derived = sample
-    for filter in TRIED:
+    for filter, part in zip(TRIED, meter.split(*(1.0 for _ in TRIED)), strict=True):
         derived = replace(derived, filter=filter) if filter == "sweep" else derive(sample, filter)
         table = Table.of([derived], backend)
         found = backend.search(table, vectors[0, :0, 0], directions, tau, True, backend.EXPLAINED, 1)
         counted[filter] = int(host(found.work)[:, -1].sum())
+        part.finish()
     return counted
 
 

@@ -54,6 +54,7 @@ class Cache:
     status: npt.NDArray[np.uint64]  # (batch,), 0 or bits of OVERFULL and NOT_FINITE
     heads: int
     offload: bool = False  # whether keys and values lie in the host's memory
+    stale: bool = False  # whether coding anew has begun and not ended: codes mean nothing until it is done
     kept: dict[str, Any] = field(default_factory=dict)  # what a backend derives for its kernels
 
     @property
@@ -142,6 +143,7 @@ def _copied(cache: Cache, sequences: npt.NDArray[np.int64], capacity: int, backe
     for at, space in enumerate(which):
         own.radii[at, :, :rows] = old.radii[space, :, :rows]
     chosen = namespace(cache.lengths).asarray(sequences)
+    new.stale = cache.stale
     new.lengths[:], new.sample[:], new.status[:] = cache.lengths[chosen], cache.sample[chosen], cache.status[chosen]
     return new
 

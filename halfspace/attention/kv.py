@@ -131,7 +131,7 @@ class KVIndex:
                 batch, self._heads, self._dim, self._bits, _rounded_up(rows), offload
             )
             self._like = self._backend.xp.empty(0, self._bits)
-        self._lengths = np.zeros(batch, np.int64)
+        self._lengths: npt.NDArray[np.int64] | None = np.zeros(batch, np.int64)  # None: to be read from the cache
 
     # -- changing it --------------------------------------------------------------------------------------------------
 
@@ -161,6 +161,7 @@ class KVIndex:
             keys, values = self._given.rows(k, "k", self.batch_size), self._given.rows(v, "v", self.batch_size)
             if keys.shape != values.shape:
                 raise ValueError(f"k and v must have one shape, got {keys.shape} and {values.shape}")
+            self._settle()
             tokens = keys.shape[2]
             counts = as_counts(tokens if lengths is None else lengths, "lengths", self.batch_size)
             if counts.max() > tokens:
@@ -173,6 +174,7 @@ class KVIndex:
                 return
             longer = self.lengths + counts
             self._make_room(int(longer.max()))
+            self._lengths = None  # should this be interrupted, the cache says how far it came
             self._backend.extend(self._cache, keys, values, None if lengths is None else self._on_device(counts))
             self._lengths = longer
             if longer.max() >= max(1, REFRAME * self._framed):
@@ -207,6 +209,7 @@ class KVIndex:
                 return
             self._may_move()
             lengths = self.lengths[chosen]
+            self._lengths = None
             self._cache = select(self._cache, chosen, self._backend)
             self._lengths = lengths
 
@@ -258,6 +261,7 @@ class KVIndex:
         """
         how = Threshold.of(tau, eps, keep, estimator)
         with self._lock.held, self._on, tensors.on_stream(q, self._backend):
+            self._settle()
             given = tensors.taken(q, "q", self._backend)
             queries = self._given.queries(given, self.batch_size)
             if how.tau is None:
@@ -287,6 +291,7 @@ class KVIndex:
             are <q, k>, without the scale. See `halfspace.HalfspaceIndex.query`.
         """
         with self._lock.held, self._on, tensors.on_stream(q, self._backend):
+            self._settle()
             backend = self._backend
             queries = self._given.directions(tensors.taken(q, "q", backend), self.batch_size)
             levels = self._given.thresholds(tau, self.batch_size).reshape(-1)
@@ -299,7 +304,7 @@ class KVIndex:
                 whole = block if whole is None else backend.joined(whole, block)
             assert whole is not None
             offsets, ids, values, totals = whole
-            columns = int(self._lengths.max())
+            columns = int(self.lengths.max())
             return Hits(ids, values if scores else None, offsets, totals, single=False, columns=columns)
 
     def stored(self) -> tuple[Any, Any]:
@@ -338,8 +343,8 @@ class KVIndex:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each sequence (batch,), on the host; after a graph was captured it waits for the GPU."""
         with self._lock.held, self._on:
-            if self._captured:
-                self._lengths = host(self._cache.lengths)
+            if self._captured or self._lengths is None:
+                self._lengths = host(self._cache.lengths).copy()
             return self._lengths.copy()
 
     @property
@@ -394,6 +399,11 @@ class KVIndex:
 
     # -- details ------------------------------------------------------------------------------------------------------
 
+    def _settle(self) -> None:
+        """Finish coding anew where that was interrupted."""
+        if self._cache.stale:
+            self._backend.reframe(self._cache)
+
     def _make_room(self, rows: int) -> None:
         if rows <= self.capacity:
             return
@@ -413,11 +423,12 @@ class KVIndex:
         return self._backend.xp.asarray(numbers)
 
     def _restart(self, lengths: npt.NDArray[np.int64]) -> None:
-        """Take over lengths that are not longer, and what depends on them."""
+        """Take over lengths that are not longer, and what depends on them: that first, should this be interrupted."""
         cache = self._cache
-        cache.lengths[:] = self._on_device(lengths)
         cache.sample[:] = self._on_device(reservoir(lengths))
         cache.status[:] = 0
+        self._lengths = None
+        cache.lengths[:] = self._on_device(lengths)
         self._lengths = lengths
 
 

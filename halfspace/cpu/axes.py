@@ -8,7 +8,6 @@ with z the part of x - m along the axes. The bound is tested after half of them,
 needs no orthogonality; how far P is from it is measured, and added. See `halfspace.rounding.axes_error`.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from halfspace.cpu._jit import entry
 from halfspace.cpu._simd import BLOCK, TILE
 from halfspace.cpu.bounds import axes_error, axes_rest, norm_bound
 from halfspace.cpu.formats import exact64, round_up16, widen, widen16
+from halfspace.progress import Advance, ignore
 from halfspace.rounding import axes_spread
 from halfspace.segment import Axes
 
@@ -32,6 +32,10 @@ ROWS = 16
 """Rows for each dimension that make axes worth their time."""
 MOST_LEFT = 0.4
 """Axes are kept if at most this share of the squared spread lies beyond them."""
+PRODUCTS = 1 << 27
+"""Multiplications that are done as one task."""
+SUMMED = 256
+"""Rows of a sample whose products are summed in float32."""
 
 
 class Basis(NamedTuple):
@@ -42,8 +46,10 @@ class Basis(NamedTuple):
     spread: npt.NDArray[np.float64]  # (spaces,)
 
 
-def choose(sample: npt.NDArray[np.float32], rows: int) -> Basis | None:
+def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | None:
     """Find the axes of offsets (spaces, k, d) from the centre, if they are worth it for so many rows."""
+    from scipy.linalg import eigh  # takes long to import
+
     spaces, _, dim = sample.shape
     if not DIMS[0] <= dim <= DIMS[1] or rows < ROWS * dim:
         return None
@@ -55,13 +61,53 @@ def choose(sample: npt.NDArray[np.float32], rows: int) -> Basis | None:
         if not 0.0 < largest < np.inf:
             return None
         unit = part / np.float32(largest)  # so that no square overflows
-        spreads, vectors = np.linalg.eigh((unit.T @ unit).astype(np.float64) / len(unit))
+        products = _products(unit, threads) / len(unit)
+        # LAPACK's threads spin for a while after each call, whatever `threads` is: this driver wakes them least
+        spreads, vectors = eigh(products, lower=False, subset_by_index=(dim - count, dim - 1), driver="evr")
         spreads = np.maximum(spreads, 0.0)
-        if not spreads[:-count].sum() <= MOST_LEFT * spreads.sum() or not spreads[-1] > 0.0:
+        if not float(np.trace(products)) - spreads.sum() <= MOST_LEFT * np.trace(products) or not spreads[-1] > 0.0:
             return None
-        found[space] = vectors[:, : -count - 1 : -1].T
-        weights[space] = np.sqrt(spreads[: -count - 1 : -1] / spreads[-1])
+        found[space] = vectors[:, ::-1].T
+        weights[space] = np.sqrt(spreads[::-1] / spreads[-1])
     return measured(found, (np.maximum(weights, 2.0**-16).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
+
+
+def _products(rows: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float64]:
+    """Sum the products of each two columns of rows (k, d), into the upper triangle of (d, d).
+
+    In an order of its own, whatever the number of threads. A BLAS would be told apart by them, and its own would spin.
+    """
+    count, dim = rows.shape
+    sums = np.zeros((dim, dim))
+    spans = _threads.spans(dim, -(-count * dim * dim // PRODUCTS))
+    _threads.run(lambda span: _multiply(rows, sums, *span), spans, threads)
+    return sums
+
+
+@entry
+def _multiply(rows: Any, sums: Any, first: Any, last: Any):
+    """Sum the products of columns [first, last) of rows (k, d) with themselves and all after them."""
+    count, dim = rows.shape
+    part = np.empty((last - first, dim), np.float32)
+    padded = np.zeros((8, dim), np.float32)
+    for start in range(0, count, SUMMED):
+        part[:] = np.float32(0.0)
+        for at in range(start, min(start + SUMMED, count), 8):
+            eight = rows[at : at + 8]
+            if at + 8 > count:
+                padded[: count - at] = eight
+                eight = padded
+            for i in range(first, last):
+                a, b, c, e = eight[0, i], eight[1, i], eight[2, i], eight[3, i]
+                f, g, h, k = eight[4, i], eight[5, i], eight[6, i], eight[7, i]
+                own = part[i - first]
+                for j in range(i, dim):
+                    own[j] += ((a * eight[0, j] + b * eight[1, j]) + (c * eight[2, j] + e * eight[3, j])) + (
+                        (f * eight[4, j] + g * eight[5, j]) + (h * eight[6, j] + k * eight[7, j])
+                    )
+        for i in range(first, last):
+            for j in range(i, dim):
+                sums[i, j] += np.float64(part[i - first, j])
 
 
 def measured(axes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> Basis:
@@ -69,7 +115,8 @@ def measured(axes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) ->
     _, count, dim = axes.shape
     spread = []
     for part in axes.astype(np.float64):
-        defect = float(np.linalg.norm(part @ part.T - np.eye(count))) + count * dim * 2.0**-50
+        products = np.stack([np.einsum("kj,j->k", part, axis) for axis in part])  # not by BLAS, whose threads spin
+        defect = float(np.sqrt(np.square(products - np.eye(count)).sum())) + count * dim * 2.0**-50
         spread.append(axes_spread(1.01 * defect, count, dim))
     return Basis(axes, weights, np.ceil(np.array(spread) * 2.0**24) * 2.0**-24)  # the same whoever sums
 
@@ -92,24 +139,32 @@ def encode(
     centre: npt.NDArray[np.float32],
     axes: Axes,
     space: int,
-    spans: Sequence[tuple[int, int]],
     threads: int,
+    advance: Advance = ignore,
 ) -> None:
     """Fill in the axes' codes of one space's stored vectors (n, d)."""
-    places = [part[space] for part in (axes.axes, axes.weights, axes.codes, axes.scales, axes.radii, axes.rests)]
+    rows, dim = vectors.shape
+    count = axes.axes.shape[1]
+    columns = np.ascontiguousarray(axes.axes[space].T)
+    places = [part[space] for part in (axes.weights, axes.codes, axes.scales, axes.radii, axes.rests)]
     spread = float(axes.spread[space])
-    _threads.run(lambda span: _encode(vectors, centre, *places, spread, *span), spans, threads)
+
+    def fill(span: tuple[int, int]) -> None:
+        _encode(vectors, centre, columns, *places, spread, *span)
+        advance((span[1] - span[0]) * dim)
+
+    _threads.run(fill, _threads.spans(rows, -(-rows * count * dim // PRODUCTS), TILE), threads)
 
 
 @entry
 def _encode(
-    vectors: Any, centre: Any, matrix: Any, weights: Any, codes: Any, scales: Any, radii: Any, rests: Any, spread: Any,
+    vectors: Any, centre: Any, columns: Any, weights: Any, codes: Any, scales: Any, radii: Any, rests: Any, spread: Any,
     first: Any, last: Any,
 ):  # fmt: skip
-    count, dim = matrix.shape
+    """Encode rows [first, last) of (n, d) vectors; columns (d, h) are the axes, one after another."""
+    dim, count = columns.shape
     half = count // 2
     four = 4  # rows whose parts are computed at once
-    columns = np.ascontiguousarray(matrix.T)
     offsets = np.zeros((four, dim), np.float32)
     lengths = np.empty(four)
     parts = np.empty((four, count), np.float32)

@@ -25,15 +25,16 @@ from halfspace.cpu._simd import BLOCK, TILE, tile_dot
 from halfspace.cpu.bounds import radius_factor
 from halfspace.cpu.codes import DROP, LOOK, TAKE, blank, dot_centre, mean, put_ball, widen_centre
 from halfspace.cpu.directions import prepare
-from halfspace.cpu.formats import round_up32
-from halfspace.cpu.partition import Advance, partition
+from halfspace.cpu.formats import SLICE, round_up32
+from halfspace.cpu.partition import partition
+from halfspace.progress import Advance, ignore
 from halfspace.rounding import UNIT, sum_margin
 from halfspace.segment import Balls, address
 
 __all__ = ["Bounds", "bound", "enclose", "record", "test_balls"]
 
 SPAN = 1 << 14
-"""Groups that are enclosed or bounded as one task."""
+"""Groups that are bounded as one task."""
 GATED = 1 << 20
 """Groups that meet a gate as one task."""
 
@@ -43,28 +44,32 @@ def enclose(
     columns: npt.NDArray[np.int64],
     size: int,
     threads: int,
-    advance: Advance | None = None,
+    advance: Advance = ignore,
     like: Balls | None = None,
 ) -> Balls:
     """Partition stored vectors (spaces, n, d) into groups of `size` in each subspace, and put balls around them.
 
-    columns : (S + 1,), where subspaces begin and end; advance : told of progress, see `partition`
+    columns : (S + 1,), where subspaces begin and end
     like : balls whose partition and centre are taken over
+    advance : told of each component twice: of those that `partition` tells of, and of those in balls
     """
     spaces, rows, _ = vectors.shape
     subspaces, groups = columns.size - 1, -(-rows // size)
     if like is None:
-        members = np.stack([partition(x, columns, size, threads, advance) for x in vectors])
+        members = np.empty((spaces, subspaces, rows), np.int32)
+        for x, own in zip(vectors, members, strict=True):
+            partition(x, columns, size, threads, advance, own)
         centre = mean(vectors, threads)
     else:
         members, centre = like.members, like.centre
+        advance(vectors.size)
     holders = np.empty_like(members)
     codes = blank(spaces * subspaces, groups, int(np.diff(columns).max()))
     tasks = [
         (space, part, span)
         for space in range(spaces)
         for part in range(subspaces)
-        for span in _threads.spans(groups, -(-groups // SPAN))
+        for span in _threads.spans(groups, -(-rows * int(columns[part + 1] - columns[part]) // SLICE))
     ]
 
     def fill(task: tuple[int, int, tuple[int, int]]) -> None:
@@ -74,6 +79,7 @@ def enclose(
         places = codes.codes[at], codes.scales[at], codes.radii[at]
         lists = members[space, part], holders[space, part]
         _enclose(vectors[space], *lists, low, centre[space, low:high], *places, size, *span)
+        advance((min(span[1] * size, rows) - span[0] * size) * int(high - low))
 
     _threads.run(fill, tasks, threads)
     return Balls(columns, size, centre, codes, members, holders)

@@ -87,6 +87,7 @@ def _append(
     """
     capacity, dim = keys.shape[1:]
     heads = keys.shape[0] // lengths.size
+    longest = np.zeros(2)
     for piece in range(first, last):
         space = piece // pieces
         sequence, head = space // heads, space % heads
@@ -104,8 +105,8 @@ def _append(
                 values[space, row, j] = value[j]
         measure_rows(keys[space], norms[space], low_row, high_row)
         encode_rows(
-            keys[space], centre[space], weights[space], high[space], low[space], scales[space], radii[space], low_row,
-            high_row,
+            keys[space], centre[space], weights[space], high[space], low[space], scales[space], radii[space], longest,
+            low_row, high_row,
         )  # fmt: skip
         peak = peaks[space, chunk] if low_row > chunk * CHUNK else np.float32(0.0)
         for row in range(low_row, high_row):
@@ -141,8 +142,9 @@ def _drawn(at):
 def reframe(cache: Cache) -> None:
     """Choose centre and weights anew from the rows of each sequence, and code them again.
 
-    The result does not depend on the number of threads.
+    The result does not depend on the number of threads. The cache is stale until all is done.
     """
+    cache.stale = True
     cells, threads = cache.cells, _threads.available()
     for sequence, length in enumerate(cache.lengths.tolist()):
         if length == 0:
@@ -161,6 +163,7 @@ def reframe(cache: Cache) -> None:
     def encode(span: tuple[int, int, int]) -> None:
         space, first, last = span
         places = cells.centre, cells.weights, cells.high, cells.low, cells.scales, cells.radii
-        encode_rows(cache.keys[space], *(place[space] for place in places), first, last)
+        encode_rows(cache.keys[space], *(place[space] for place in places), np.zeros(2), first, last)
 
     _threads.run(encode, spans, threads)
+    cache.stale = False

@@ -25,6 +25,7 @@ from halfspace.cpu.bounds import norm_bound, residual_bound
 from halfspace.cpu.codes import CHUNK, mean
 from halfspace.cpu.formats import SLICE, exact64, round_up16, widen, widen16
 from halfspace.dtypes import as_numbers
+from halfspace.progress import Advance, ignore
 from halfspace.segment import Cells
 
 __all__ = ["HIGH_MIDDLE", "LOW_MIDDLE", "choose_frame", "encode", "encode_rows"]
@@ -56,7 +57,7 @@ def _frame_of(cells: Cells) -> _Frame:
 def _choose(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int) -> _Frame:
     """Choose centre, weights and axes for stored vectors (spaces, n, d)."""
     centre, weights, sample = choose_frame(vectors, norms, threads)
-    return _Frame(centre, weights, None if sample is None else axes.choose(sample, vectors.shape[1]))
+    return _Frame(centre, weights, None if sample is None else axes.choose(sample, vectors.shape[1], threads))
 
 
 def choose_frame(
@@ -72,9 +73,20 @@ def choose_frame(
     if not moderate:
         return centre, np.ones((spaces, dim), np.float32), None
     chosen = np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64)
-    sample = as_numbers(vectors[:, chosen]).astype(np.float32) - centre[:, None]
-    weights = np.stack([_weigh(np.std(part, axis=0, dtype=np.float64)) for part in sample])
+    sample = np.empty((spaces, chosen.size, dim), np.float32)
+    for space in range(spaces):
+        for low, high in _threads.spans(chosen.size, -(-chosen.size * dim // SLICE)):
+            part = as_numbers(vectors[space, chosen[low:high]]).astype(np.float32)
+            np.subtract(part, centre[space], out=sample[space, low:high])
+    weights = np.stack([_weigh(_spreads(part)) for part in sample])
     return centre, weights, sample
+
+
+def _spreads(sample: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Measure the standard deviation of each column of a sample (k, d), some columns at a time: no call takes long."""
+    rows, dim = sample.shape
+    spans = _threads.spans(dim, -(-rows * dim // SLICE), 16)
+    return np.concatenate([np.std(sample[:, low:high], axis=0, dtype=np.float64) for low, high in spans])
 
 
 def _weigh(spreads: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -87,11 +99,18 @@ def _weigh(spreads: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return cut
 
 
-def encode(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int, like: Cells | None = None) -> Cells:
+def encode(
+    vectors: np.ndarray,
+    norms: npt.NDArray[np.float32],
+    threads: int,
+    like: Cells | None = None,
+    advance: Advance = ignore,
+) -> Cells:
     """Give every stored vector (spaces, n, d) its cell.
 
     norms : (spaces, n), upper bounds of the vectors' norms
     like : cells whose centre, weights and axes are taken over
+    advance : told of each component twice: of its codes, and of axes, even if there are none
 
     Time O(n d); the result does not depend on the number of threads.
     """
@@ -110,24 +129,34 @@ def encode(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int, li
         None if own.axes is None else axes.blank(own.axes, rows),
     )
     spans = _threads.spans(rows, -(-rows * dim // SLICE), TILE)
-    for space in range(spaces):
-        places = [getattr(cells, name)[space] for name in ("high", "low", "scales", "radii")]
-        longest = _threads.run(
-            lambda span: encode_rows(vectors[space], own.centre[space], own.weights[space], *places, *span),  # noqa: B023
-            spans,
-            threads,
-        )
-        cells.spans[space] = [norm_bound.py_func(float(most), dim) for most in np.max(longest, axis=0)]
-        if cells.axes is not None:
-            axes.encode(vectors[space], own.centre[space], cells.axes, space, spans, threads)
+    longest = np.zeros((spaces, len(spans), 2))
+
+    def fill(task: tuple[int, int]) -> None:
+        space, at = task
+        frame = own.centre[space], own.weights[space]
+        places = cells.high[space], cells.low[space], cells.scales[space], cells.radii[space]
+        encode_rows(vectors[space], *frame, *places, longest[task], *spans[at])
+        advance((spans[at][1] - spans[at][0]) * dim)
+
+    _threads.run(fill, [(space, at) for space in range(spaces) for at in range(len(spans))], threads)
+    for space, most in enumerate(longest.max(axis=1)):
+        cells.spans[space] = [norm_bound.py_func(float(one), dim) for one in most]
+        if cells.axes is None:
+            advance(rows * dim)
+        else:
+            axes.encode(vectors[space], own.centre[space], cells.axes, space, threads, advance)
     return cells
 
 
 @entry
 def encode_rows(
-    vectors: Any, centre: Any, weights: Any, high: Any, low: Any, scales: Any, radii: Any, first: Any, last: Any
-):
-    """Encode rows [first, last) of (n, d) vectors; returns the longest squared norms of high codes and whole codes."""
+    vectors: Any, centre: Any, weights: Any, high: Any, low: Any, scales: Any, radii: Any, lengths: Any, first: Any,
+    last: Any,
+):  # fmt: skip
+    """Encode rows [first, last) of (n, d) vectors; lengths (2,) get the longest squared norms of high and whole codes.
+
+    They are at least what was there before.
+    """
     dim = centre.size
     words = high.shape[1]
     base, weight, inverse = np.empty(dim), np.empty(dim), np.empty(dim)
@@ -137,7 +166,7 @@ def encode_rows(
         inverse[j] = 1.0 / weight[j]
     offset = np.empty(dim)
     code = np.zeros(8 * words, np.int64)
-    longest_high, longest = 0.0, 0.0
+    longest_high, longest = lengths[0], lengths[1]
     for i in range(first, last):
         largest = 0.0
         for j in range(dim):
@@ -166,4 +195,4 @@ def encode_rows(
                 one, other = code[8 * word + b], code[8 * word + 4 + b]
                 high[block, word, lane, b] = (one >> 4) | (other & 0xF0)
                 low[4 * (i * words + word) + b] = (one & 15) | ((other & 15) << 4)
-    return longest_high, longest
+    lengths[0], lengths[1] = longest_high, longest

@@ -47,9 +47,11 @@ CHUNK = TILE * BLOCK
 
 def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
     """Mean of each space of stored vectors (spaces, n, d), in a fixed order of summation."""
-    _, rows, dim = vectors.shape
+    spaces, rows, dim = vectors.shape
     spans = _threads.spans(rows, -(-rows * dim // SLICE))
-    sums = [_threads.run(lambda span: _sum(x, *span), spans, threads) for x in vectors]  # noqa: B023
+    sums = np.zeros((spaces, len(spans), dim))
+    tasks = [(space, part) for space in range(spaces) for part in range(len(spans))]
+    _threads.run(lambda task: _sum(vectors[task[0]], *spans[task[1]], sums[task]), tasks, threads)
     means: npt.NDArray[np.float32] = (np.sum(sums, axis=1) / rows).astype(np.float32)
     return means
 
@@ -65,12 +67,10 @@ def blank(spaces: int, balls: int, dim: int) -> Codes:
 
 
 @entry
-def _sum(vectors, first, last):
-    total = np.zeros(vectors.shape[1])
+def _sum(vectors, first, last, total):
     for i in range(first, last):
         for j in range(total.size):
             total[j] += np.float64(widen(vectors[i, j]))
-    return total
 
 
 @stage

@@ -26,6 +26,7 @@ from halfspace.cpu._jit import (
 from halfspace.cpu._simd import half_to_float
 from halfspace.cpu.bounds import norm_bound
 from halfspace.dtypes import FORMATS
+from halfspace.progress import Advance, ignore
 from halfspace.segment import address
 
 __all__ = [
@@ -232,26 +233,46 @@ def finite(value):
     return bits_of(widen(value)) & np.int32(0x7F800000) != np.int32(0x7F800000)
 
 
-def store(values: np.ndarray, bits: np.dtype[Any], threads: int) -> tuple[np.ndarray, int]:
-    """Round numbers (n, d) to the nearest of a stored format, ties to even.
+def store(values: np.ndarray, bits: np.dtype[Any], threads: int, advance: Advance = ignore) -> tuple[np.ndarray, int]:
+    """Round numbers (..., d) to the nearest of a stored format, ties to even.
 
     Returns the bits (n, d) and the flat position of the first number that is NaN or infinite in that format, or -1.
     """
-    source = np.ascontiguousarray(values)
+    source = _contiguous(values, threads)
     same = source.dtype == _SAME[bits]
-    if source.dtype.kind in "biu":
-        source = _integers_as_float64(source)
-    elif source.dtype.itemsize == 2 and not same:
-        source = source.astype(np.float32)  # exact: both halves fit
     out = np.empty(source.shape, bits)
-    flat = out.reshape(-1)
-    like = flat[:0] if same else np.empty(0, source.dtype)
+    wide, flat = source.reshape(-1), out.reshape(-1)
     convert = _copy_into if same else _round_into
-    if flat.size <= SLICE:
-        return out, convert(address(source), like, flat, 0, flat.size)
-    spans = _threads.spans(flat.size, -(-flat.size // SLICE))
-    bad = _threads.run(lambda span: convert(address(source), like, flat, *span), spans, threads)
+
+    def fill(span: tuple[int, int]) -> int:
+        first, last = span
+        part = wide[first:last]
+        if part.dtype.kind in "biu":
+            part = _integers_as_float64(part)
+        elif part.dtype.itemsize == 2 and not same:
+            part = part.astype(np.float32)  # exact: both halves fit
+        own = flat[first:last]
+        bad: int = convert(address(part), own[:0] if same else part[:0], own, 0, last - first)
+        advance(last - first)
+        return first + bad if bad >= 0 else -1
+
+    bad = _threads.run(fill, _threads.spans(flat.size, -(-flat.size // SLICE)), threads)
     return out, min((at for at in bad if at >= 0), default=-1)
+
+
+def _contiguous(values: np.ndarray, threads: int) -> np.ndarray:
+    """Return an array in C order: itself or a copy, which is made in parts."""
+    if values.flags.c_contiguous or values.size <= SLICE:
+        return np.ascontiguousarray(values)
+    copy = np.empty(values.shape, values.dtype)
+    axis = int(np.argmax(values.shape))
+    source, target = np.moveaxis(values, axis, 0), np.moveaxis(copy, axis, 0)
+
+    def fill(span: tuple[int, int]) -> None:
+        target[slice(*span)] = source[slice(*span)]
+
+    _threads.run(fill, _threads.spans(len(source), -(-values.size // SLICE)), threads)
+    return copy
 
 
 _SAME = {bits: numbers for numbers, bits in FORMATS.values()}
@@ -300,7 +321,7 @@ def _copy_into(address, like, out, first, last):
     return np.int64(-1)
 
 
-def measure(vectors: np.ndarray, threads: int) -> tuple[npt.NDArray[np.float32], float]:
+def measure(vectors: np.ndarray, threads: int, advance: Advance = ignore) -> tuple[npt.NDArray[np.float32], float]:
     """Bound the norms of stored vectors (spaces, n, d), rounded up; returns them (spaces, n) and the common grain.
 
     The grain is a power of two of which every component is a multiple, infinite where all are zero.
@@ -309,7 +330,14 @@ def measure(vectors: np.ndarray, threads: int) -> tuple[npt.NDArray[np.float32],
     norms = np.empty((spaces, rows), np.float32)
     spans = _threads.spans(rows, -(-rows * dim // SLICE)) if rows else []
     tasks = [(space, span) for space in range(spaces) for span in spans]
-    grains = _threads.run(lambda t: measure_rows(vectors[t[0]], norms[t[0]], *t[1]), tasks, threads) if tasks else []
+
+    def fill(task: tuple[int, tuple[int, int]]) -> float:
+        space, (first, last) = task
+        grain: float = measure_rows(vectors[space], norms[space], first, last)
+        advance((last - first) * dim)
+        return grain
+
+    grains = _threads.run(fill, tasks, threads) if tasks else []
     return norms, min(grains, default=np.inf)
 
 

@@ -12,48 +12,64 @@ from halfspace.cpu._jit import entry
 from halfspace.cpu._simd import BLOCK
 from halfspace.cpu.codes import CHUNK, blank, mean, put_ball, put_rows, widen_centre
 from halfspace.cpu.formats import SLICE
+from halfspace.progress import Advance, ignore
 from halfspace.segment import Groups
 
 __all__ = ["enclose_groups"]
 
 
-def enclose_groups(vectors: np.ndarray, threads: int, centre: npt.NDArray[np.float32] | None = None) -> Groups:
+def enclose_groups(
+    vectors: np.ndarray, threads: int, centre: npt.NDArray[np.float32] | None = None, advance: Advance = ignore
+) -> Groups:
     """Put balls around rows of stored vectors (spaces, n, d) that follow one another: each 1,024, each 16 and each one.
 
     They are coded around `centre` (spaces, d) or the mean of their space. Time O(n d); the result does not depend on
-    the number of threads.
+    the number of threads. `advance` counts each component three times, once a level.
     """
     spaces, rows, dim = vectors.shape
-    spans = _threads.spans(rows, -(-rows * dim // SLICE), CHUNK)
     middle = mean(vectors, threads) if centre is None else centre
     levels = [blank(spaces, -(-rows // size), dim) for size in (1, BLOCK, CHUNK)]
-    for space in range(spaces):
-        x, base = vectors[space], middle[space]
-        places = [part[space] for level in levels for part in (level.codes, level.scales, level.radii)]
-        _threads.run(lambda span: _encode(x, base, *places, *span), spans, threads)  # noqa: B023
+    cells, groups, chunks = (
+        [(level.codes[space], level.scales[space], level.radii[space]) for space in range(spaces)] for level in levels
+    )
+    middles, extents = np.empty((spaces, -(-rows // CHUNK), dim)), np.empty((spaces, -(-rows // CHUNK)))
+
+    def encode_chunks(space: int, first: int, last: int) -> None:
+        _encode_chunks(vectors[space], middle[space], *chunks[space], middles[space], extents[space], first, last)
+        advance((last - first) * dim)
+
+    def encode_groups(space: int, first: int, last: int) -> None:
+        above = middles[space], extents[space]
+        _encode_groups(vectors[space], *above, *groups[space], *cells[space], first, last)
+        advance(2 * (last - first) * dim)
+
+    for encode, step in ((encode_chunks, CHUNK), (encode_groups, BLOCK)):
+        spans = _threads.spans(rows, -(-rows * dim // SLICE), step)
+        tasks = [(space, *span) for space in range(spaces) for span in spans]
+        _threads.run(lambda task: encode(*task), tasks, threads)  # noqa: B023
     return Groups(middle, *levels)
 
 
 @entry
-def _encode(
-    vectors, centre, codes, scales, radii, group_codes, group_scales, group_radii, chunk_codes, chunk_scales,
-    chunk_radii, first, last,
-):  # fmt: skip
-    """Encode rows [first, last), whole chunks but for the last, into balls around balls around balls."""
+def _encode_chunks(vectors, centre, codes, scales, radii, middles, extents, first, last):
+    """Encode whole chunks, of rows [first, last), as balls; middles (chunks, d) and extents (chunks,) are filled."""
     base = widen_centre(centre)
-    of_chunk = np.empty(base.size)
-    of_group = np.empty(base.size)
-    row = np.empty(base.size)
-    for chunk in range(first, last, CHUNK):
-        end = min(chunk + CHUNK, last)
-        number = chunk // CHUNK
-        wide = put_ball(
-            vectors, None, 0, base, 0.0, chunk_codes, chunk_scales, chunk_radii, number, chunk, end, of_chunk
-        )
-        for group in range(chunk, end, BLOCK):
-            stop = min(group + BLOCK, end)
-            number = group // BLOCK
-            extent = put_ball(
-                vectors, None, 0, of_chunk, wide, group_codes, group_scales, group_radii, number, group, stop, of_group
-            )
-            put_rows(vectors, of_group, extent, codes, scales, radii, group, stop, row)
+    for start in range(first, last, CHUNK):
+        chunk, end = start // CHUNK, min(start + CHUNK, last)
+        extents[chunk] = put_ball(vectors, None, 0, base, 0.0, codes, scales, radii, chunk, start, end, middles[chunk])
+
+
+@entry
+def _encode_groups(
+    vectors, middles, extents, group_codes, group_scales, group_radii, codes, scales, radii, first, last
+):
+    """Encode rows [first, last), whole groups but for the last, into balls around balls in those of their chunks."""
+    of_group = np.empty(middles.shape[1])
+    row = np.empty(of_group.size)
+    for start in range(first, last, BLOCK):
+        chunk, group, end = start // CHUNK, start // BLOCK, min(start + BLOCK, last)
+        extent = put_ball(
+            vectors, None, 0, middles[chunk], extents[chunk], group_codes, group_scales, group_radii, group, start, end,
+            of_group,
+        )  # fmt: skip
+        put_rows(vectors, of_group, extent, codes, scales, radii, start, end, row)

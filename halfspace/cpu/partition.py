@@ -5,15 +5,14 @@ so that both sides hold whole groups; and so on, until a set is one group. Split
 64 * 64 as long as they can, so that runs of 64 groups are sets of the same tree, and close together as well.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu import _threads
 from halfspace.cpu._jit import entry, stage
 from halfspace.cpu._simd import TILE
-from halfspace.cpu.formats import widen
+from halfspace.cpu.formats import SLICE, widen
+from halfspace.progress import Advance, ignore
 
 __all__ = ["partition"]
 
@@ -22,56 +21,158 @@ SAMPLE = 128
 ROUNDS = 4
 """Power iterations."""
 LARGE = 1 << 14
-"""Rows from which on a set is split in a task of its own."""
+"""Rows from which on a set is split in steps of its own, or so many that have `COMPONENTS`."""
+COMPONENTS = 1 << 22
+"""Components of a set that is split down to its groups as one task."""
+TOGETHER = 1 << 24
+"""Rows of large sets that are split at once, or one set."""
+STEPS = 1 << 22
+"""Rows that a selection passes as one task."""
 
-Advance = Callable[[int], object]
-"""Told how many more components have found their group."""
+Set = tuple[int, int, int, int]
+"""A subspace, where a set of its rows begins and ends, and how many splits it comes from."""
 
 
 def partition(
-    vectors: np.ndarray, columns: npt.NDArray[np.int64], size: int, threads: int, advance: Advance | None = None
+    vectors: np.ndarray,
+    columns: npt.NDArray[np.int64],
+    size: int,
+    threads: int,
+    advance: Advance = ignore,
+    out: npt.NDArray[np.int32] | None = None,
 ) -> npt.NDArray[np.int32]:
     """Bring the rows of vectors (n, d) into groups of `size`, in each subspace for itself.
 
     columns : (S + 1,), subspace s has the dimensions columns[s] to columns[s + 1] - 1
+    advance : told of each component when its row has found its group
+    out : (S, n), taken for the result
 
     Returns the rows (S, n), group after group; the last group of each subspace may be smaller. Time O(n d log n); the
     result does not depend on the number of threads.
     """
     subspaces, rows = columns.size - 1, len(vectors)
-    order = np.empty((subspaces, rows), np.int32)
-    order[:] = np.arange(rows, dtype=np.int32)
-    sets = [(space, 0, rows) for space in range(subspaces)]
+    order = np.empty((subspaces, rows), np.int32) if out is None else out
+    for own in order:
+        own[:] = np.arange(rows, dtype=np.int32)
+    halvings = max(1, (-(-rows // size) - 1).bit_length())
 
-    def split(task: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-        """Split a large set once, a small one down to its groups; returns the sets that are still to split."""
-        space, first, last = task
-        low, high = columns[space], columns[space + 1]
-        if last - first > max(LARGE, size):
-            middle = _split_once(vectors, low, high, order[space], first, last, size)
-            return [(space, first, middle), (space, middle, last)]
-        _split_down(vectors, low, high, order[space], first, last, size)
-        if advance is not None:
-            advance((last - first) * int(high - low))
-        return []
+    def width(one: Set) -> int:
+        return int(columns[one[0] + 1] - columns[one[0]])
 
+    def is_large(one: Set) -> bool:
+        return one[2] - one[1] > max(size, min(LARGE, COMPONENTS // width(one)))
+
+    def split_down(one: Set) -> None:
+        space, first, last, depth = one
+        _split_down(vectors, columns[space], columns[space + 1], order[space], first, last, size)
+        advance((last - first) * width(one) * max(0.0, 1.0 - depth / halvings))
+
+    sets: list[Set] = [(space, 0, rows, 0) for space in range(subspaces)]
     while sets:
-        sets = [part for parts in _threads.run(split, sets, threads) for part in parts]
+        _threads.run(split_down, [one for one in sets if not is_large(one)], threads)
+        large = [one for one in sets if is_large(one)]
+        sets = []
+        for some in _batches(large):
+            splits = [_Split(vectors, columns[one[0] : one[0] + 2], order[one[0]], one, size) for one in some]
+            _split_large(splits, threads)
+            for one, split in zip(some, splits, strict=True):
+                space, first, last, depth = one
+                sets += [(space, first, split.middle, depth + 1), (space, split.middle, last, depth + 1)]
+                advance((last - first) * width(one) / halvings)
     return order
 
 
+def _batches(sets: list[Set]) -> list[list[Set]]:
+    """Cut a list of sets into lists of at most `TOGETHER` rows, or of one set."""
+    batches: list[list[Set]] = []
+    held = 0
+    for one in sets:
+        rows = one[2] - one[1]
+        if not batches or held + rows > TOGETHER:
+            batches.append([])
+            held = 0
+        batches[-1].append(one)
+        held += rows
+    return batches
+
+
+class _Split:
+    """A large set that is being split: what one step leaves to the next."""
+
+    def __init__(
+        self, vectors: np.ndarray, ends: npt.NDArray[np.int64], order: npt.NDArray[np.int32], one: Set, size: int
+    ) -> None:
+        _, self.first, self.last, _ = one
+        self.vectors, self.order, self.low, self.width = vectors, order, int(ends[0]), int(ends[1] - ends[0])
+        self.middle: int = _middle.py_func(self.first, self.last, size)
+        self.axes = np.empty((2, self.width))
+        self.keys = np.empty(self.last - self.first)
+        self.state = np.array([0, self.keys.size - 1, 1, 0])  # of `_select`: no pass has begun
+        self.pivot = np.zeros(1)
+        self.ends = True  # whether no step is left
+
+    def find_axis(self) -> None:
+        """Take the principal axis; without one, rows stay as they are."""
+        sample = np.empty((SAMPLE, self.width))
+        self.ends = not _find_axis(self.vectors, self.low, self.order, self.first, self.last, sample, self.axes)
+
+    def project(self, span: tuple[int, int]) -> None:
+        """Project rows order[first:][span] on it."""
+        _project(self.vectors, self.low, self.order, self.first, self.axes, self.keys, *span)
+
+    def select(self) -> None:
+        """Bring some more rows to the side where they belong."""
+        middle = self.middle - self.first
+        self.ends = _pass(self.keys, self.order, self.first, middle, self.state, self.pivot, STEPS)
+
+
+def _split_large(splits: list[_Split], threads: int) -> None:
+    """Split sets side by side, in steps of about equal length."""
+    _threads.run(_Split.find_axis, splits, threads)
+    left = [split for split in splits if not split.ends]
+    tasks = [
+        (split, span)
+        for split in left
+        for span in _threads.spans(split.keys.size, -(-split.keys.size * split.width // SLICE))
+    ]
+    _threads.run(lambda task: task[0].project(task[1]), tasks, threads)
+    while left:
+        _threads.run(_Split.select, left, threads)
+        left = [split for split in left if not split.ends]
+
+
+@stage
+def _middle(first, last, size):
+    """Where the second part of rows [first, last), more than `size`, begins."""
+    unit = size
+    while unit * TILE < last - first:
+        unit *= TILE
+    units = (last - first + unit - 1) // unit
+    return first + units // 2 * unit
+
+
 @entry
-def _split_once(vectors, low, high, order, first, last, size):
-    keys = np.empty(last - first)
-    sample = np.empty((SAMPLE, high - low))
-    return _split(vectors, low, order, first, last, size, keys, sample, np.empty((2, high - low)))
+def _find_axis(vectors, low, order, first, last, sample, axes):
+    return _principal_axis(vectors, low, order, first, last, sample, axes)
+
+
+@entry
+def _project(vectors, low, order, first, axes, keys, start, stop):
+    _put_keys(vectors, low, order, first, axes, keys, start, stop)
+
+
+@entry
+def _pass(keys, order, first, middle, state, pivot, most):
+    return _select(keys, order, first, middle, state, pivot, most)
 
 
 @entry
 def _split_down(vectors, low, high, order, first, last, size):
+    """Split rows order[first:last] until each part is a group."""
     keys = np.empty(last - first)
     sample = np.empty((SAMPLE, high - low))
     axes = np.empty((2, high - low))
+    state, pivot = np.empty(4, np.int64), np.empty(1)
     pending = np.empty((128, 2), np.int64)
     pending[0, 0], pending[0, 1] = first, last
     count = 1
@@ -80,30 +181,26 @@ def _split_down(vectors, low, high, order, first, last, size):
         start, stop = pending[count, 0], pending[count, 1]
         if stop - start <= size:
             continue
-        middle = _split(vectors, low, order, start, stop, size, keys, sample, axes)
+        middle = _middle(start, stop, size)
+        if _principal_axis(vectors, low, order, start, stop, sample, axes):
+            _put_keys(vectors, low, order, start, axes, keys, 0, stop - start)
+            state[0], state[1], state[2], state[3] = 0, stop - start - 1, 1, 0
+            _select(keys, order, start, middle - start, state, pivot, np.int64(2**62))
         pending[count, 0], pending[count, 1] = start, middle
         pending[count + 1, 0], pending[count + 1, 1] = middle, stop
         count += 2
 
 
 @stage
-def _split(vectors, low, order, first, last, size, keys, sample, axes):
-    """Split rows order[first:last], more than `size`, in two; returns where the second part begins."""
-    unit = size
-    while unit * TILE < last - first:
-        unit *= TILE
-    units = (last - first + unit - 1) // unit
-    middle = first + units // 2 * unit
-    if _principal_axis(vectors, low, order, first, last, sample, axes):
-        axis = axes[0]
-        for at in range(first, last):
-            row = order[at]
-            total = 0.0
-            for j in range(axis.size):
-                total += axis[j] * np.float64(widen(vectors[row, low + j]))
-            keys[at - first] = total
-        _select(keys, order, first, last - first, middle - first)
-    return middle
+def _put_keys(vectors, low, order, first, axes, keys, start, stop):
+    """Project rows order[first:][start:stop] on axes[0]."""
+    axis = axes[0]
+    for at in range(start, stop):
+        row = order[first + at]
+        total = 0.0
+        for j in range(axis.size):
+            total += axis[j] * np.float64(widen(vectors[row, low + j]))
+        keys[at] = total
 
 
 @stage
@@ -150,26 +247,43 @@ def _principal_axis(vectors, low, order, first, last, sample, axes):
 
 
 @stage
-def _select(keys, order, first, count, middle):
-    """Reorder `count` keys, and rows order[first:] with them: the smallest `middle` come first (quickselect)."""
-    low, high = 0, count - 1
+def _select(keys, order, first, middle, state, pivot, most):
+    """Reorder keys, and rows order[first:] with them: the smallest `middle` come first (quickselect).
+
+    state : (4,), the first and the last key that are not in their place, and the two at which a pass stands
+    pivot : (1,), that of the pass
+    most : keys that are passed before it returns, to be called again
+
+    Returns whether all is done. A pass that goes on makes the same exchanges as one that was never interrupted.
+    """
+    low, high, i, j = state[0], state[1], state[2], state[3]
+    value = pivot[0]
+    left = most
     while low < high:
-        a, b, c = keys[low], keys[(low + high) // 2], keys[high]
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = low, high
-        while i <= j:
-            while keys[i] < pivot:
+        if i > j:
+            a, b, c = keys[low], keys[(low + high) // 2], keys[high]
+            value = max(min(a, b), min(max(a, b), c))
+            i, j = low, high
+        while i <= j and left > 0:
+            while keys[i] < value and left > 0:
                 i += 1
-            while keys[j] > pivot:
+                left -= 1
+            while keys[j] > value and left > 0:
                 j -= 1
-            if i <= j:
+                left -= 1
+            if i <= j and left > 0:
                 keys[i], keys[j] = keys[j], keys[i]
                 order[first + i], order[first + j] = order[first + j], order[first + i]
                 i += 1
                 j -= 1
+                left -= 1
+        if i <= j:
+            state[0], state[1], state[2], state[3], pivot[0] = low, high, i, j, value
+            return False
         if middle <= j:
             high = j
         elif middle >= i:
             low = i
         else:
             break
+    return True

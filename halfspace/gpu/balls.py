@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.gpu.codes import blank, mean, put_balls, widen_centre
-from halfspace.gpu.partition import Advance, partition
+from halfspace.gpu.partition import partition
+from halfspace.progress import Advance, ignore
 from halfspace.segment import Balls, Codes
 
 __all__ = ["enclose"]
@@ -21,13 +22,14 @@ def enclose(
     columns: npt.NDArray[np.int64],
     size: int,
     threads: int,
-    advance: Advance | None = None,
+    advance: Advance = ignore,
     like: Balls | None = None,
 ) -> Balls:
     """Partition stored vectors (spaces, n, d) into groups of `size` in each subspace, and put balls around them.
 
-    columns : (S + 1,), on the host, where subspaces begin and end; advance : told of progress, see `partition`
+    columns : (S + 1,), on the host, where subspaces begin and end
     like : balls whose partition and centre are taken over
+    advance : told of each component twice: of those that `partition` tells of, and of those in balls
     """
     spaces, rows, _ = vectors.shape
     subspaces, groups = columns.size - 1, -(-rows // size)
@@ -36,6 +38,7 @@ def enclose(
         centre = mean(vectors, threads)
     else:
         members, centre = like.members, like.centre
+        advance(vectors.size)
     holders = cp.empty_like(members)
     codes = blank(spaces * subspaces, groups, int(np.diff(columns).max()))
     bases, nothing = widen_centre(centre), cp.zeros((1, 1), np.float64)
@@ -46,4 +49,5 @@ def enclose(
             lists = members[space, part : part + 1], holders[space, part : part + 1]
             base = cp.ascontiguousarray(bases[space, None, None, low:high])
             put_balls(vectors[space : space + 1], *lists, low, size, base, nothing, groups, place)
+            advance(rows * (high - low))
     return Balls(columns, size, centre, codes, members, holders)

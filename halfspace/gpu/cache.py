@@ -160,9 +160,14 @@ def _options(cache: Cache) -> dict[str, Any]:
 
 
 def reframe(cache: Cache) -> None:
-    """Choose centre and weights anew, from the keys that are there, and code all keys again."""
+    """Choose centre and weights anew, from the keys that are there, and code all keys again.
+
+    The cache is stale until all is launched.
+    """
+    cache.stale = True
     spaces, record, options = cache.batch * cache.heads, describe(cache), _options(cache)
     sums = cp.empty((spaces, PARTS, 2, cache.dim), np.float64)
     _sum_keys((PARTS, spaces), 32 * TEAM, record, sums, PARTS, **options)
     _choose_frame((spaces,), 256, record, sums, PARTS, **options)
     _encode_keys((min(-(-cache.capacity // TEAM), STRIDES), spaces), 32 * TEAM, record, **options)
+    cache.stale = False

@@ -11,6 +11,7 @@ import numpy as np
 from halfspace.gpu._launch import STORED, Kernel, format_of
 from halfspace.gpu.codes import BLOCK, CHUNK, COLUMNS, TILE, mean, warps
 from halfspace.gpu.formats import BLOCK_ROWS
+from halfspace.progress import Advance, ignore
 from halfspace.segment import Cells
 
 __all__ = ["encode"]
@@ -79,11 +80,12 @@ def _choose(vectors: Any, peaks: Any, threads: int) -> tuple[Any, Any]:
     return centre, weights
 
 
-def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None) -> Cells:
+def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None, advance: Advance = ignore) -> Cells:
     """Give every stored vector (spaces, n, d) its cell.
 
     norms : (spaces, n), upper bounds of the vectors' norms
     like : cells whose centre and weights are taken over, and axes, if they have any, with all that belongs to them
+    advance : told of each component twice, as soon as all is launched
 
     Time O(n d); nothing waits for the GPU.
     """
@@ -109,4 +111,5 @@ def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None) ->
         longest, spaces, rows, dim, 4 * tiles, format=format_of(vectors.dtype),
     )  # fmt: skip
     _spans((-(-longest.size // 256),), 256, longest, cells.spans, longest.size, dim)
+    advance(2 * vectors.size)
     return cells

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from halfspace.gpu._launch import STORED, Kernel, format_of
+from halfspace.progress import Advance, ignore
 
 __all__ = ["BLOCK_ROWS", "measure", "store"]
 
@@ -45,8 +46,8 @@ _measure = Kernel(
 )
 
 
-def store(values: Any, bits: np.dtype[Any], threads: int) -> tuple[Any, int]:
-    """Round numbers (n, d) to the nearest of a stored format, ties to even.
+def store(values: Any, bits: np.dtype[Any], threads: int, advance: Advance = ignore) -> tuple[Any, int]:
+    """Round numbers (..., d) to the nearest of a stored format, ties to even.
 
     Returns the bits (n, d) and the flat position of the first number that is NaN or infinite in that format, or -1.
     """
@@ -58,10 +59,12 @@ def store(values: Any, bits: np.dtype[Any], threads: int) -> tuple[Any, int]:
     bad = cp.full(1, -1, np.int64)
     blocks = min(-(-out.size // 256), 1 << 13)
     _store[values.dtype]((blocks,), 256, source, out, out.size, bad, format=format_of(bits))
-    return out, int(bad.item())
+    first = int(bad.item())
+    advance(out.size)
+    return out, first
 
 
-def measure(vectors: Any, threads: int) -> tuple[Any, float]:
+def measure(vectors: Any, threads: int, advance: Advance = ignore) -> tuple[Any, float]:
     """Bound the norms of stored vectors (spaces, n, d), rounded up; returns them (spaces, n) and the common grain.
 
     The grain is a power of two of which every component is a multiple, infinite where all are zero.
@@ -72,4 +75,5 @@ def measure(vectors: Any, threads: int) -> tuple[Any, float]:
     blocks = -(-spaces * rows // BLOCK_ROWS)
     _measure((blocks,), BLOCK_ROWS, vectors, norms, lowest, spaces * rows, dim, format=format_of(vectors.dtype))
     exponent = int(lowest.item())
+    advance(vectors.size)
     return norms, ldexp(1.0, exponent) if exponent < _NOTHING else inf

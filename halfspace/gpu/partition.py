@@ -5,7 +5,6 @@ projection. Projections are compared in float32, from the middle of their set, w
 order than on a CPU.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import cupy as cp
@@ -15,16 +14,14 @@ import numpy.typing as npt
 from halfspace.gpu._launch import STORED, Kernel, format_of
 from halfspace.gpu.codes import TILE, warps
 from halfspace.gpu.formats import BLOCK_ROWS
+from halfspace.progress import Advance, ignore
 
-__all__ = ["Advance", "partition"]
+__all__ = ["partition"]
 
 SAMPLE = 128
 """Rows of a set that its principal axis is taken from."""
 ROOM = 1 << 24
 """Rows that are sorted at once, those of all subspaces together, unless one has more."""
-
-Advance = Callable[[int], object]
-"""Told how many more components have found their group."""
 
 _SETS = (("vectors", STORED), ("order", np.int32), ("firsts", np.int64), ("columns", np.int64))
 _AXES = (("means", np.float32), ("axes", np.float32), ("scales", np.float64))
@@ -45,12 +42,11 @@ _project = Kernel(
 )
 
 
-def partition(
-    vectors: Any, columns: npt.NDArray[np.int64], size: int, threads: int, advance: Advance | None = None
-) -> Any:
+def partition(vectors: Any, columns: npt.NDArray[np.int64], size: int, threads: int, advance: Advance = ignore) -> Any:
     """Bring the rows of vectors (n, d) into groups of `size`, in each subspace for itself.
 
     columns : (S + 1,), on the host, subspace s has the dimensions columns[s] to columns[s + 1] - 1
+    advance : told of each component when its row has found its group
 
     Returns the rows (S, n), int32, group after group; the last group of each subspace may be smaller. Time
     O(n d log n).
@@ -65,9 +61,9 @@ def partition(
         while int(np.diff(firsts).max()) > size:
             _split(vectors, own, order[first : first + together], firsts, size)
             firsts = _halved(firsts, size)
-        if advance is not None:
+        if advance is not ignore:
             cp.cuda.get_current_stream().synchronize()
-            advance(rows * int(own[-1] - own[0]))
+        advance(rows * int(own[-1] - own[0]))
     return order
 
 
