@@ -117,16 +117,24 @@ def _gathered(counts: npt.NDArray[np.int64], parts: list[Found], threads: int) -
     return offsets, ids, scores
 
 
-def _room(hits: int, scored: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _empty(hits: int, dtype: Any) -> npt.NDArray[Any]:
     try:
-        return np.empty(hits, np.int64), np.empty(hits if scored else 0, np.float32)
+        return np.empty(hits, dtype)
     except MemoryError as error:
-        raise MemoryError(f"no memory for the ids and scores of {hits:,} hits: ask for fewer at once") from error
+        raise _no_memory(hits) from error
+
+
+def _no_memory(hits: int) -> MemoryError:
+    return MemoryError(f"no memory for {hits:,} hits: a higher tau or a limit keeps fewer")
+
+
+def _room(hits: int, scored: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    return _empty(hits, np.int64), _empty(hits if scored else 0, np.float32)
 
 
 def _concatenated(parts: list[Found], total: int) -> Found:
     scored = any(part.scores.size for part in parts)
-    whole = Found(np.empty(total, np.int32), *_room(total, scored))
+    whole = Found(_empty(total, np.int32), *_room(total, scored))
     for which, column in enumerate(whole):
         if column.size:
             np.concatenate([part[which] for part in parts], out=column)
@@ -317,7 +325,8 @@ def _sifted(size: int, parts: list[Found], limit: int, threads: int) -> tuple[np
 
     Returns how many are left of each of so many directions, and these.
     """
-    sample = [Found(*(_sampled(column) for column in part)) for part in parts if part.ids.size >= STRIDE]
+    runs = _runs(parts, RUN)
+    sample = [Found(*(_sampled(column) for column in part)) for part in runs]
     counts = np.zeros(size, np.int64)
     _count(sample, counts)
     kept, _, scores = _selected(counts, sample, limit, threads)
@@ -329,7 +338,7 @@ def _sifted(size: int, parts: list[Found], limit: int, threads: int) -> tuple[np
         left = _sift(*part, worst, *columns)
         return Found(*(column[:left].copy() for column in columns))
 
-    left = _threads.run(sift, _runs(parts, RUN), threads)
+    left = _threads.run(sift, runs, threads)
     counts[:] = 0
     _count(left, counts)
     return counts, left
@@ -377,6 +386,6 @@ def _longer(array: Any, more: Any) -> Any:
     try:
         array.resize(before + more.size, refcheck=False)
     except MemoryError as error:
-        raise MemoryError(f"no memory for {before + more.size:,} hits: ask for fewer at once") from error
+        raise _no_memory(before + more.size) from error
     array[before:] = more
     return array
