@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import tracemalloc
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest import mock
 
@@ -16,7 +17,7 @@ from numba.core.dispatcher import Dispatcher
 from on_gpu import same_bits
 
 from halfspace import cpu
-from halfspace.cpu import radix
+from halfspace.cpu import radix, shares
 from halfspace.cpu.emit import Found
 from halfspace.cpu.search import Answer
 
@@ -27,11 +28,20 @@ AWKWARD = np.array(
     [0.0, -0.0, np.inf, -np.inf, 1.0, -1.0, 1.5, 2.0**-149, -(2.0**-149), 2.0**-126, -(2.0**-126), 3e38, -3e38],
     np.float32,
 )
-SMALL = {"FEW": 16, "RUN": 64, "LONG": 200, "ORDERED": 64, "SAMPLED": 4, "STRIDE": 16, "SELECTIVE": 2}
+SMALL = {
+    collecting: {"RUN": 64, "ORDERED": 64, "SAMPLED": 4, "STRIDE": 16, "SELECTIVE": 2, "MANY": 16},
+    shares: {"RUN": 64, "FEW": 16, "SHARED": 100, "LONG": 200},
+}
 """Sizes at which a few hundred hits are many: threads share them, rows are cut, samples are taken."""
+USED = {module: {name: getattr(module, name) for name in sizes} for module, sizes in SMALL.items()}
 
 
-USED = {name: getattr(collecting, name) for name in SMALL}
+@contextmanager
+def taking(sizes):
+    with ExitStack() as stack:
+        for module, own in sizes.items():
+            stack.enter_context(mock.patch.multiple(module, **own))
+        yield
 
 
 def scores_of(kind, size, rng):
@@ -138,7 +148,7 @@ def test_few_hits_and_many(scores, ids, rng):
 @pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize("counts", [[3000], [900, 900, 900, 900], [2500, 0, 3, 60, 0, 40]])
 def test_long_rows_are_cut(counts, scores, ids, rng):
-    with mock.patch.multiple(collecting, **SMALL):
+    with taking(SMALL):
         found = drawn(counts, scores, ids, rng, parts=9)
         check(found, [None, 0, 1, 7, 100, 600, 899, 2999])
 
@@ -185,7 +195,7 @@ def test_without_scores(threads, rng):
         for sizes in (USED, SMALL):
             found = drawn(counts, "normal", "wide", rng)
             bare = found._replace(parts=[part._replace(scores=part.scores[:0]) for part in found.parts])
-            with mock.patch.multiple(collecting, **sizes):
+            with taking(sizes):
                 offsets, ids, scores = cpu.collect(copied(bare), threads)
             same_rows((offsets, ids), rows_of(found)[:2])
             same_bits(scores, np.empty(0, np.float32))
@@ -212,7 +222,7 @@ def test_an_answer_of_nothing():
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_answer(counts, scores, ids, parts, limit, by_score, threads, sizes, seed):
-    with mock.patch.multiple(collecting, **sizes):
+    with taking(sizes):
         found = drawn(counts, scores, ids, np.random.default_rng(seed), parts)
         if len(counts) == parts == 1:
             found = sorted_alone(found)
@@ -254,20 +264,19 @@ def test_totals_count_all(rng):
 # -- how it is done ---------------------------------------------------------------------------------------------------
 
 
-def entries():
-    """The compiled functions of these modules that Python calls."""
-    found = {}
-    for module in (collecting, radix):
-        for name, function in vars(module).items():
-            if isinstance(function, Dispatcher) and "no_cpython_wrapper" not in function.targetoptions:
-                found[name] = function
-    return found
+def entries(module):
+    """The compiled functions of a module that Python calls."""
+    return {
+        name: function
+        for name, function in vars(module).items()
+        if isinstance(function, Dispatcher) and "no_cpython_wrapper" not in function.targetoptions
+    }
 
 
 def test_kernels_take_arrays_and_numbers_and_make_no_arrays(rng):
     """A signal's exception must find no array that a kernel hands back."""
     check(drawn([3000], "normal", "permuted", rng), [None, 10], threads=(1,))
-    for name, function in entries().items():
+    for name, function in (entries(collecting) | entries(radix)).items():
         assert len(inspect.signature(function.py_func).parameters) < 9, name
         for signature in function.nopython_signatures:
             returned = signature.return_type
@@ -279,24 +288,28 @@ def test_kernels_take_arrays_and_numbers_and_make_no_arrays(rng):
 @pytest.mark.parametrize("counts", [[6000], [3000, 3000], [50] * 120, [5000, *[9] * 100]])
 def test_no_kernel_takes_more_than_a_run_and_a_row(counts, rng):
     """So that none lasts: what a process is told while one runs, it hears when that has ended."""
-    most = SMALL["RUN"] + SMALL["LONG"]
+    most = SMALL[shares]["RUN"] + SMALL[shares]["LONG"]
     taken = []
 
-    def watched(function):
+    def watched(name, function):
         def call(*arguments):
-            rows = function in (radix.order_rows, radix.select_rows)
-            spans = arguments[:2] if function is radix.select_rows else (arguments[0][:-1], arguments[0][1:])
-            sizes = spans[1] - spans[0] if rows else arguments[0]
-            taken.append(int(sizes.sum()) if rows else sizes.size)
+            size = arguments[0].size
+            if name == "order_rows":
+                size = arguments[0][-1] - arguments[0][0]
+            elif name in ("worst_of_rows", "keep_rows"):
+                size = (arguments[0][:, 1] - arguments[0][:, 0]).sum()
+            taken.append(int(size))
             return function(*arguments)
 
         return call
 
-    names = ["_count_owners", "_place", "_sift", "bounds", "tally", "scatter", "order_rows", "select_rows"]
-    spies = {name: watched(getattr(collecting, name)) for name in names}
     found = drawn(counts, "normal", "permuted", rng)
-    with mock.patch.multiple(collecting, **SMALL, **spies):
+    with taking(SMALL), ExitStack() as stack:
+        for module in SMALL:
+            for name, function in entries(module).items():
+                stack.enter_context(mock.patch.object(module, name, watched(name, function)))
         check(found, [None, 5, 2500], threads=(1, 2))
+    assert len(taken) > 10
     assert max(taken) <= most
 
 
@@ -327,6 +340,6 @@ def test_what_does_not_fit_is_named(rng):
         return real(shape, *arguments)
 
     whole = cpu.collect(copied(found), 1)
-    with mock.patch.object(collecting.np, "empty", empty), pytest.raises(MemoryError, match="2,000 hits"):
+    with mock.patch.object(shares.np, "empty", empty), pytest.raises(MemoryError, match="2,000 hits"):
         cpu.collect(copied(found), 1)
     same_rows(cpu.collect(copied(found), 1), whole)

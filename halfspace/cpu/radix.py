@@ -11,7 +11,21 @@ import numpy as np
 
 from halfspace.cpu._jit import bit_length, bits_of, entry, stage
 
-__all__ = ["RADIX", "RADIX_BITS", "bounds", "descending", "order", "order_rows", "scatter", "select_rows", "tally"]
+__all__ = [
+    "RADIX",
+    "RADIX_BITS",
+    "bounds",
+    "keep_rows",
+    "order",
+    "order_rows",
+    "pick",
+    "scatter",
+    "sift",
+    "tally",
+    "worst_of_rows",
+]
+
+LOWEST, HIGHEST = int(np.iinfo(np.int64).min), int(np.iinfo(np.int64).max)
 
 RADIX_BITS = 11
 RADIX = 1 << RADIX_BITS
@@ -134,44 +148,104 @@ def order_rows(offsets, ids, scores, by_score, spare_ids, spare_scores, counts):
         )  # fmt: skip
 
 
-@stage
-def _select(ids, scores, wanted, spare_ids, spare_scores, counts):
-    """Bring the `wanted` best hits by score, then by id, to the front; ids are distinct.
+@entry
+def pick(ids, scores, by_score, lowest, shift, digit, out_ids, out_scores):
+    """Copy the hits whose digit from bit `shift` up is this one, perhaps to where they come from; returns how many."""
+    picked = 0
+    for at in range(ids.size):
+        own = _above(_value(ids, scores, at, by_score), lowest) >> np.uint64(shift)
+        if own == np.uint64(digit):
+            out_ids[picked], out_scores[picked] = ids[at], scores[at]
+            picked += 1
+    return picked
 
-    Hits are put in buckets by their highest digit; then only the bucket matters that holds the last hit wanted.
+
+@stage
+def _worst(ids, scores, limit, near_ids, near_scores, counts):
+    """Find the last of the `limit` best hits: its score as an integer and its id; ids are distinct.
+
+    Hits are counted by their highest digit; from then on only those matter that share it with the one looked for.
     """
-    low, high, by_score = 0, ids.size, True
-    while low < wanted < high:
-        near_ids, near_scores = ids[low:high], scores[low:high]
-        size = high - low
-        if size <= SHORT:
-            _insert(near_ids, near_scores, False)
-            _insert(near_ids, near_scores, True)
-            return
-        lowest, highest, _ = bounds(near_ids, near_scores, by_score)
+    size, wanted, by_score = ids.size, limit, True
+    if size < limit:
+        return np.int64(HIGHEST), np.int64(HIGHEST)
+    if limit == 0:
+        return np.int64(LOWEST), np.int64(LOWEST)
+    while size > SHORT and wanted < size:
+        lowest, highest, _ = bounds(ids, scores, by_score)
         if lowest == highest:
             by_score = False
             continue
         bits = bit_length(np.int64(_above(highest, lowest)))
         width = min(RADIX_BITS, bit_length(size) - 1, bits)
-        shift = bits - width
         digits = counts[: 1 << width]
         digits[:] = 0
-        tally(near_ids, near_scores, by_score, lowest, shift, digits)
-        _start(digits)
-        scatter(near_ids, near_scores, by_score, lowest, shift, digits, spare_ids, spare_scores)
-        near_ids[:] = spare_ids[:size]
-        near_scores[:] = spare_scores[:size]
-        bucket = 0
-        while low + digits[bucket] < wanted:  # now where each bucket ends
-            bucket += 1
-        high = low + digits[bucket]
-        low += digits[bucket - 1] if bucket else 0
+        tally(ids, scores, by_score, lowest, bits - width, digits)
+        digit = 0
+        while wanted > digits[digit]:
+            wanted -= digits[digit]
+            digit += 1
+        size = pick(ids, scores, by_score, lowest, bits - width, digit, near_ids, near_scores)
+        ids, scores = near_ids[:size], near_scores[:size]
+    if wanted < size:
+        near_ids[:size], near_scores[:size] = ids, scores
+        _insert(near_ids[:size], near_scores[:size], False)
+        _insert(near_ids[:size], near_scores[:size], True)
+        return descending(near_scores[wanted - 1]), near_ids[wanted - 1]
+    last, last_id = descending(scores[0]), ids[0]
+    for at in range(1, size):
+        score = descending(scores[at])
+        if score > last or (score == last and ids[at] > last_id):
+            last, last_id = score, ids[at]
+    return last, last_id
 
 
 @entry
-def select_rows(lows, highs, ends, ids, scores, spare_ids, spare_scores, counts):
-    """Bring the best of each run of hits [low, high) to its front, up to its end; spare arrays hold the longest run."""
-    for row in range(lows.size):
-        low, high = lows[row], highs[row]
-        _select(ids[low:high], scores[low:high], ends[row] - low, spare_ids, spare_scores, counts)
+def worst_of_rows(rows, limit, ids, scores, near_ids, near_scores, counts, worst):
+    """Find what each of the runs [low, high) of rows (rows, 2) has as the last of its `limit` best hits.
+
+    worst : int64 (rows, 2), a score as an integer and an id, HIGHEST where there are fewer hits
+    near_ids, near_scores : of the size of the longest run; counts : int64 (RADIX,)
+    """
+    for row in range(len(rows)):
+        low, high = rows[row]
+        worst[row] = _worst(ids[low:high], scores[low:high], limit, near_ids, near_scores, counts)
+
+
+@stage
+def _is_better(id, score, worst):
+    """Tell whether a hit is no worse than the worst that is kept; worst : int64 (2,), a score as an integer, and an id.
+
+    Half of all hits may be: no branch could be foretold.
+    """
+    value = descending(score)
+    return (value < worst[0]) | ((value == worst[0]) & (id <= worst[1]))
+
+
+@entry
+def keep_rows(rows, places, ids, scores, worst, out_ids, out_scores):
+    """Copy the best of each of the runs [low, high) of rows (rows, 2) to places [first, last) (rows, 2), in order.
+
+    Returns the place after the last hit that was copied.
+    """
+    to = 0
+    for row in range(len(rows)):
+        at, high = rows[row]
+        to, last = places[row]
+        limit = worst[row]
+        while at < high and to < last:
+            out_ids[to], out_scores[to] = ids[at], scores[at]
+            to += np.int64(_is_better(ids[at], scores[at], limit))
+            at += 1
+    return to
+
+
+@entry
+def sift(owners, ids, scores, worst, out_owners, out_ids, out_scores):
+    """Copy the hits that are no worse than the worst of their direction (m, 2); returns how many."""
+    left = 0
+    for k in range(owners.size):
+        if _is_better(ids[k], scores[k], worst[owners[k]]):
+            out_owners[left], out_ids[left], out_scores[left] = owners[k], ids[k], scores[k]
+            left += 1
+    return left
