@@ -44,12 +44,10 @@ class Query(NamedTuple):
         wanted = backend.SCORES if scores or sort or limit is not None else backend.IDS
         whole: tuple[Any, ...] | None = None
         for found in self._found(wanted):
-            offsets, ids, values = backend.collect(found)
-            if limit is not None:
-                offsets, ids, values = backend.best(offsets, ids, values, limit)
+            rows = backend.collect(found, self.threads) if limit is None else backend.best(found, limit, self.threads)
             if sort:
-                offsets, ids, values = backend.sort_by_score(offsets, ids, values)
-            block = offsets, ids, values, found.counts
+                rows = backend.sort_by_score(*rows, self.threads)
+            block = *rows, found.counts
             whole = block if whole is None else backend.joined(whole, block)
         assert whole is not None
         return whole

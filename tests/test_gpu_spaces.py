@@ -61,7 +61,7 @@ def test_spaces_are_searched_apart(filter, m, dtype, rng, gpu):
     table, like = Table.of(segments, gpu), gpu.xp.empty(0, stored.dtype)
     asked = gpu.xp.asarray(directions.reshape(-1, DIM)), gpu.xp.asarray(tau)
     found = gpu.search(table, like, *asked, False, gpu.SCORES, 1)
-    offsets, own, scores = gpu.collect(found)
+    offsets, own, scores = gpu.collect(found, 1)
     live = np.setdiff1d(np.arange(n), gone)
     expected = [
         pair
@@ -84,5 +84,5 @@ def test_one_threshold_for_all_spaces(rng, gpu):
     table = Table.of([segment_of(gpu, vectors, np.arange(100), "cells")], gpu)
     found = gpu.search(table, gpu.xp.empty(0, np.float32), gpu.xp.asarray(directions), 3.0, False, gpu.SCORES, 1)
     expected = [reference.one(x, q, 3.0) for x, q in zip(vectors, directions, strict=True)]
-    offsets, own, scores = gpu.collect(found)
+    offsets, own, scores = gpu.collect(found, 1)
     equal_rows(Hits(own, scores, offsets, found.counts, single=False, columns=0)._on_host(), expected)

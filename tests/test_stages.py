@@ -136,7 +136,7 @@ def test_spaces_are_searched_apart(m, threads, filter, dtype, rng, monkeypatch):
         segments.append(Segment(x, np.arange(n)[part], norms, grain, **derived))
     table, tau = Table.of(segments, cpu), rng.normal(3, 2, spaces * m)
     found = cpu.search(table, np.empty(0, stored.dtype), directions.reshape(-1, dim), tau, False, cpu.SCORES, threads)
-    offsets, ids, scores = cpu.collect(found)
+    offsets, ids, scores = cpu.collect(found, threads)
     for k in range(spaces * m):
         expected, rounded = reference.one(vectors[k // m], directions[k // m, k % m], tau[k])
         row = slice(offsets[k], offsets[k + 1])

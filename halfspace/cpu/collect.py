@@ -1,18 +1,31 @@
-"""Collecting an answer: count, scan, fill, into compressed sparse rows; then order and cut."""
+"""Collecting an answer in compressed sparse rows: by id, by score, or only the best of each row.
 
+Kernels take runs of some hundred thousand hits, or one row that is not too long, so that none lasts; threads take one
+after another.
+"""
+
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu._jit import bits_of, entry, stage
+from halfspace.cpu import _threads
+from halfspace.cpu._jit import entry, stage
+from halfspace.cpu.emit import Found
+from halfspace.cpu.radix import RADIX, keep_rows, order, order_rows, sift, worst_of_rows
+from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
 
 __all__ = ["best", "collect", "joined", "order_by_id", "sort_by_score"]
 
-RADIX_BITS = 11
-RADIX = 1 << RADIX_BITS
-SHORT = 256
-"""Hits below which a comparison sort orders them sooner."""
+ORDERED = 1 << 16
+"""Hits of a single direction that a search has put in order already."""
+SAMPLED, STRIDE = 64, 1024
+"""Of so many hits in succession, so many are looked at first to tell which others cannot be among the best."""
+SELECTIVE = 32
+"""Hits for each one kept from which it pays to look at some first."""
+MANY = 1 << 15
+"""Hits of all directions from which it pays."""
 
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
 """Offsets (m + 1,), ids and scores (hits,); no scores are an empty array."""
@@ -20,24 +33,116 @@ Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float
 """The same, and the true number of hits of each row (m,)."""
 
 
-def collect(found: Any) -> Rows:
+def collect(found: Any, threads: int) -> Rows:
     """Bring the hits of an `halfspace.cpu.search.Answer` into rows, by direction and then by id."""
-    if found.counts.size == 1 and len(found.parts) == 1:
-        part = found.parts[0]
-        return np.array([0, part.ids.size]), part.ids, part.scores
-    offsets = np.zeros(found.counts.size + 1, np.int64)
-    found.counts.cumsum(out=offsets[1:])
-    ids = np.empty(offsets[-1], np.int64)
-    scores = np.empty(offsets[-1] if any(part.scores.size for part in found.parts) else 0, np.float32)
-    cursor = offsets[:-1].copy()
-    for owners, part_ids, part_scores in found.parts:
-        _fill(cursor, owners, part_ids, part_scores, ids, scores)
-    _order_each(offsets, ids, scores)
+    rows = _gathered(found.counts, found.parts, threads)
+    if found.counts.size > 1 or len(found.parts) > 1 or rows[1].size > ORDERED:
+        _order(*rows, False, threads)
+    return rows
+
+
+def sort_by_score(
+    offsets: npt.NDArray[np.int64], ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], threads: int
+) -> Rows:
+    """Order each row by descending score, then by id, in place; rows come ordered by id."""
+    _order(offsets, ids, scores, True, threads)
     return offsets, ids, scores
 
 
+def best(found: Any, limit: int, threads: int) -> Rows:
+    """Keep of each direction the `limit` best, by score and then by id, in order of ids."""
+    counts, parts = found.counts, found.parts
+    if limit < counts.max(initial=0):
+        if found.hits >= max(MANY, SELECTIVE * limit * counts.size):
+            counts, parts = _sifted(counts.size, parts, limit, threads)
+        rows, _ = _selected(counts, parts, limit, threads)
+    else:
+        rows = _gathered(counts, parts, threads)
+    _order(*rows, False, threads)
+    return rows
+
+
+@stage
+def order_by_id(ids, scores):
+    """Order the hits of one direction by id, in place."""
+    for at in range(1, ids.size):
+        if ids[at] < ids[at - 1]:
+            spare_ids, spare_scores = np.empty(ids.size, np.int64), np.empty(scores.size, np.float32)
+            order(ids, scores, False, spare_ids, spare_scores, np.empty(RADIX, np.int64))
+            return
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _gathered(counts: npt.NDArray[np.int64], parts: list[Found], threads: int) -> Rows:
+    """Bring hits, so many of each direction, into rows, in any order within a row."""
+    offsets = _offsets(counts)
+    total = int(offsets[-1])
+    plan = Plan.of(total, threads)
+    if len(parts) != 1 and (counts.size == 1 or (plan.threads == 1 and total <= RUN)):
+        parts = [_concatenated(parts, total)]
+    if counts.size == 1:
+        return offsets, parts[0].ids, parts[0].scores
+    ids, scores = room(total, any(part.scores.size for part in parts))
+    shares = _shares(parts, plan, total)
+    cursors = np.zeros((len(shares), counts.size), np.int64)
+    _threads.run(lambda k: _count(shares[k - 1], cursors[k]), range(1, len(shares)), plan.threads)
+    cursors[0] = offsets[:-1]
+    cursors.cumsum(axis=0, out=cursors)
+
+    def fill(k: int) -> None:
+        for part in shares[k]:
+            _place(*part, cursors[k], ids, scores)
+
+    _threads.run(fill, range(len(shares)), plan.threads)
+    return offsets, ids, scores
+
+
+def _offsets(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    offsets = np.zeros(counts.size + 1, np.int64)
+    counts.cumsum(out=offsets[1:])
+    return offsets
+
+
+def _concatenated(parts: list[Found], total: int) -> Found:
+    scored = any(part.scores.size for part in parts)
+    whole = Found(empty(total, np.int32), *room(total, scored))
+    for which, column in enumerate(whole):
+        if column.size:
+            np.concatenate([part[which] for part in parts], out=column)
+    return whole
+
+
+def _shares(parts: list[Found], plan: Plan, total: int) -> list[list[Found]]:
+    """Share runs of hits out among threads."""
+    shares: list[list[Found]] = [[] for _ in range(plan.threads)]
+    before = 0
+    for part in runs(parts, plan.run):
+        shares[before * plan.threads // total].append(part)
+        before += part.ids.size
+    return shares
+
+
+def _counted(parts: list[Found], size: int) -> npt.NDArray[np.int64]:
+    counts = np.zeros(size, np.int64)
+    _count(parts, counts)
+    return counts
+
+
+def _count(parts: list[Found], counts: npt.NDArray[np.int64]) -> None:
+    for part in parts:
+        _count_owners(part.owners, counts)
+
+
 @entry
-def _fill(cursor, owners, part_ids, part_scores, ids, scores):
+def _count_owners(owners, counts):
+    for k in range(owners.size):
+        counts[owners[k]] += 1
+
+
+@entry
+def _place(owners, part_ids, part_scores, cursor, ids, scores):
     for k in range(owners.size):
         at = cursor[owners[k]]
         cursor[owners[k]] = at + 1
@@ -46,103 +151,113 @@ def _fill(cursor, owners, part_ids, part_scores, ids, scores):
             scores[at] = part_scores[k]
 
 
-@entry
-def _order_each(offsets, ids, scores):
-    for row in range(offsets.size - 1):
-        order_by_id(ids[offsets[row] : offsets[row + 1]], scores[offsets[row] : offsets[row + 1]])
+# -- order ------------------------------------------------------------------------------------------------------------
 
 
-@stage
-def order_by_id(ids, scores):
-    """Order the hits of one direction by id, in place."""
-    for at in range(1, ids.size):
-        if ids[at] < ids[at - 1]:
-            _sort_by_id(ids, scores)
-            return
+def _order(offsets: Any, ids: Any, scores: Any, by_score: bool, threads: int) -> None:
+    """Order each row by id or by score, equals as they come: long rows in pieces that follow one another."""
+    plan = Plan.of(ids.size, threads)
+    while ids.size > plan.most and (long := np.flatnonzero(np.diff(offsets) > plan.most)).size:
+        pieces = [_pieces(ids, scores, by_score, int(offsets[at]), int(offsets[at + 1]), plan) for at in long]
+        offsets = np.unique(np.concatenate([offsets, *pieces]))
+
+    def sort(span: slice) -> None:
+        rows = offsets[span.start : span.stop + 1]
+        order_rows(rows, ids, scores, by_score, *_spare(np.diff(rows), scores.size > 0))
+
+    _threads.run(sort, _row_spans(offsets, plan), plan.threads)
 
 
-@stage
-def _sort_by_id(ids, scores):
-    """Sort distinct ids, and their scores if there are any, in place."""
-    places = _ascending(ids)
-    old = ids.copy()
-    for k in range(ids.size):
-        ids[k] = old[places[k]]
-    if scores.size:
-        own = scores.copy()
-        for k in range(ids.size):
-            scores[k] = own[places[k]]
+def _pieces(ids: Any, scores: Any, by_score: bool, low: int, high: int, plan: Plan) -> npt.NDArray[np.int64]:
+    """Cut hits [low, high) into pieces that follow one another in order; returns where they begin."""
+    row = LongRow(ids[low:high], scores[low:high], by_score, plan)
+    return low + (np.arange(0, high - low, plan.most) if row.in_order else row.divide())
 
 
-@stage
-def _ascending(ids):
-    """Order distinct ids: long rows by radix, with the place of each in the low half of its key."""
-    lowest = ids.min()
-    spread = ids.max() - lowest
-    if ids.size < SHORT or not 0 < spread < 2**31:  # a negative spread has overflowed
-        return np.argsort(ids)
-    keys = np.empty(ids.size, np.int64)
-    sorted_keys = np.empty(ids.size, np.int64)
-    for k in range(ids.size):
-        keys[k] = ((ids[k] - lowest) << 32) | k
-    counts = np.empty(RADIX, np.int64)
-    shift = 32
-    while spread >> (shift - 32) > 0:
-        counts[:] = 0
-        for key in keys:
-            counts[(key >> shift) & (RADIX - 1)] += 1
-        total = 0
-        for digit in range(RADIX):
-            count = counts[digit]
-            counts[digit] = total
-            total += count
-        for key in keys:
-            digit = (key >> shift) & (RADIX - 1)
-            sorted_keys[counts[digit]] = key
-            counts[digit] += 1
-        keys, sorted_keys = sorted_keys, keys
-        shift += RADIX_BITS
-    return keys & 0xFFFFFFFF
-
-
-@stage
-def _descending(scores):
-    """Order scores from the highest, equals as they come; by integers, so that flushed subnormals keep their places."""
-    keys = np.empty(scores.size, np.int64)
-    for k in range(scores.size):
-        bits = np.int64(bits_of(scores[k]))
-        keys[k] = -bits if bits >= 0 else bits + np.int64(0x80000000)  # minus the magnitude, or the magnitude
-    return np.argsort(keys, kind="mergesort")
-
-
-@entry
-def sort_by_score(offsets, ids, scores):
-    """Order each row by descending score, then by id, in place; rows come ordered by id."""
-    for row in range(offsets.size - 1):
-        first, last = offsets[row], offsets[row + 1]
-        order = _descending(scores[first:last])
-        ids[first:last] = ids[first:last][order]
-        scores[first:last] = scores[first:last][order]
-    return offsets, ids, scores
-
-
-@entry
-def best(offsets, ids, scores, limit):
-    """Keep of each row the `limit` best, by score and then by id, in order of ids; rows come ordered by id."""
+def _row_spans(offsets: npt.NDArray[np.int64], plan: Plan) -> list[slice]:
+    """Cut rows into spans of about equally many hits."""
     rows = offsets.size - 1
-    kept = np.zeros(rows + 1, np.int64)
-    for row in range(rows):
-        kept[row + 1] = kept[row] + min(limit, offsets[row + 1] - offsets[row])
-    out_ids = np.empty(kept[rows], np.int64)
-    out_scores = np.empty(kept[rows], np.float32)
-    for row in range(rows):
-        first, last = offsets[row], offsets[row + 1]
-        order = _descending(scores[first:last])[:limit]
-        order.sort()
-        for k in range(order.size):
-            out_ids[kept[row] + k] = ids[first + order[k]]
-            out_scores[kept[row] + k] = scores[first + order[k]]
-    return kept, out_ids, out_scores
+    marks = np.searchsorted(offsets, np.arange(plan.run, offsets[-1], plan.run))
+    return [slice(*span) for span in pairwise(np.unique([0, *marks, rows]).tolist())]
+
+
+def _spare(lengths: Any, scored: bool) -> tuple[Any, Any, npt.NDArray[np.int64]]:
+    """Make room to order the longest of some rows, and for the counts of a digit."""
+    return *room(int(lengths.max(initial=0)), scored), np.empty(RADIX, np.int64)
+
+
+# -- the best ---------------------------------------------------------------------------------------------------------
+
+
+def _sample(parts: list[Found]) -> list[Found]:
+    """Take some of the hits, from everywhere."""
+    return [Found(*(_sampled(column) for column in part)) for part in runs(parts, RUN)]
+
+
+def _sampled(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return column[: column.size // STRIDE * STRIDE].reshape(-1, STRIDE)[:, :SAMPLED].ravel()
+
+
+def _sifted(size: int, parts: list[Found], limit: int, threads: int) -> tuple[npt.NDArray[np.int64], list[Found]]:
+    """Leave out hits that are worse than the `limit` best of a sample.
+
+    Returns how many are left of each of so many directions, and these.
+    """
+    sample = _sample(parts)
+    _, worst = _selected(_counted(sample, size), sample, limit, threads)
+
+    def leave(part: Found) -> Found:
+        columns = [empty(column.size, column.dtype) for column in part]
+        left = sift(*part, worst, *columns)
+        return Found(*(column[:left].copy() for column in columns))
+
+    left = _threads.run(leave, runs(parts, RUN), threads)
+    return _counted(left, size), left
+
+
+def _selected(
+    counts: npt.NDArray[np.int64], parts: list[Found], limit: int, threads: int
+) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """Keep the `limit` best of so many hits of each direction, and tell which is the last of them (m, 2)."""
+    offsets, ids, scores = _gathered(counts, parts, threads)
+    plan = Plan.of(ids.size, threads)
+    kept = _offsets(np.minimum(counts, limit))
+    out = room(int(kept[-1]), True)
+    worst = np.empty((counts.size, 2), np.int64)
+    rows, places = (np.stack([ends[:-1], ends[1:]], axis=1) for ends in (offsets, kept))
+    long = np.flatnonzero(counts > plan.most)
+    rows[long, 1] = rows[long, 0]
+    lengths = rows[:, 1] - rows[:, 0]
+
+    def select(span: slice) -> None:
+        worst_of_rows(rows[span], limit, ids, scores, *_spare(lengths[span], True), worst[span])
+        keep_rows(rows[span], places[span], ids, scores, worst[span], *out)
+
+    _threads.run(select, _row_spans(_offsets(lengths), plan), plan.threads)
+    for row in long.tolist():
+        low, high = offsets[row : row + 2].tolist()
+        near_ids, near_scores, wanted = _narrowed(ids[low:high], scores[low:high], min(limit, high - low), plan)
+        own, whole = slice(row, row + 1), np.array([[0, near_ids.size]])
+        worst_of_rows(whole, wanted, near_ids, near_scores, *_spare(whole[:, 1], True), worst[own])
+        for first in range(low, high, RUN):
+            span = np.array([[first, min(first + RUN, high)]])
+            places[row, 0] = keep_rows(span, places[own], ids, scores, worst[own], *out)
+    return (kept, *out), worst
+
+
+def _narrowed(ids: Any, scores: Any, wanted: int, plan: Plan) -> tuple[Any, Any, int]:
+    """Leave few hits of one direction, the `wanted`-th from the best among them, and tell its place among these."""
+    by_score = True
+    while wanted and ids.size > plan.most:
+        row = LongRow(ids, scores, by_score, plan)
+        if row.is_equal:
+            by_score = False  # ids are distinct
+        else:
+            ids, scores, wanted = row.bucket_of(wanted)
+    return ids, scores, wanted
+
+
+# -- blocks of rows ---------------------------------------------------------------------------------------------------
 
 
 def joined(whole: Block, block: Block) -> Block:
@@ -156,6 +271,9 @@ def joined(whole: Block, block: Block) -> Block:
 def _longer(array: Any, more: Any) -> Any:
     array = array if array.flags.owndata else array.copy()
     before = array.size
-    array.resize(before + more.size, refcheck=False)
+    try:
+        array.resize(before + more.size, refcheck=False)
+    except MemoryError as error:
+        raise no_memory(before + more.size) from error
     array[before:] = more
     return array

@@ -1,4 +1,7 @@
-"""Shaping an answer on the device: order and cut its rows, put blocks of rows together."""
+"""Shaping an answer on the device: order and cut its rows, put blocks of rows together.
+
+Signatures are those of `halfspace.cpu.collect`; the number of threads is not looked at.
+"""
 
 from typing import Any
 
@@ -8,7 +11,7 @@ import numpy as np
 __all__ = ["best", "collect", "joined", "order_by_id", "sort_by_score"]
 
 
-def collect(found: Any) -> tuple[Any, Any, Any]:
+def collect(found: Any, threads: int) -> tuple[Any, Any, Any]:
     """Return offsets (m + 1,), ids and scores (hits,) of an `halfspace.gpu.search.Answer`."""
     return found.offsets, found.ids, found.scores
 
@@ -37,14 +40,15 @@ def order_by_id(offsets: Any, ids: Any, scores: Any) -> tuple[Any, Any, Any]:
     return offsets, ids[order], scores[order] if scores.size else scores
 
 
-def sort_by_score(offsets: Any, ids: Any, scores: Any) -> tuple[Any, Any, Any]:
+def sort_by_score(offsets: Any, ids: Any, scores: Any, threads: int) -> tuple[Any, Any, Any]:
     """Order each row by descending score, then by id; rows come ordered by id."""
     order, _ = _by_score(offsets, scores)
     return offsets, ids[order], scores[order]
 
 
-def best(offsets: Any, ids: Any, scores: Any, limit: int) -> tuple[Any, Any, Any]:
-    """Keep of each row the `limit` best, by score and then by id, in order of ids; rows come ordered by id."""
+def best(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any]:
+    """Keep of each direction the `limit` best, by score and then by id, in order of ids."""
+    offsets, ids, scores = collect(found, threads)
     order, rows = _by_score(offsets, scores)
     kept = cp.sort(order[cp.arange(scores.size) - offsets[rows] < limit])
     lengths = cp.minimum(offsets[1:] - offsets[:-1], limit)
