@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from attention_quality import add_source, load
+from quality.decoding import CACHE
 from transformers import DynamicCache
 
 from halfspace.attention.hf import HalfspaceCache, register
@@ -53,14 +54,14 @@ def generate(model: Any, ids: torch.Tensor, cache: Any, new: int) -> tuple[Run, 
     """Generate greedily after ids (1, context)."""
     start = time.perf_counter()
     with torch.no_grad():
-        model(ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(ids[:, :-1], **{CACHE: cache}, use_cache=True, logits_to_keep=1)
     prefill = time.perf_counter() - start
     kept = Kept(cache) if isinstance(cache, HalfspaceCache) else None
     start = time.perf_counter()
     found = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        past_key_values=cache,
+        **{CACHE: cache},
         max_new_tokens=new,
         min_new_tokens=new,
         do_sample=False,

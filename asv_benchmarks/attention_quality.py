@@ -36,7 +36,7 @@ from quality.decoding import Decoded, Lab
 from quality.methods import Graph
 
 PARTS = ("baselines", "graph", "certified", "oracle", "estimates", "generate", "missed", "sets", "certificate")
-PACKAGES = ("halfspace", "torch", "transformers", "numpy", "numba", "faiss-cpu")
+PACKAGES = ("halfspace-search", "torch", "transformers", "numpy", "numba", "faiss-cpu")
 
 
 def load(options: argparse.Namespace) -> Any:

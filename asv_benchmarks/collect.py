@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent.parent / ".asv" / "results"
-PACKAGES = ("halfspace", "numpy", "numba", "faiss-cpu", "usearch", "scikit-learn", "torch", "cupy-cuda13x", "asv")
+PACKAGES = (
+    "halfspace-search",
+    "numpy",
+    "numba",
+    "faiss-cpu",
+    "usearch",
+    "scikit-learn",
+    "torch",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "asv",
+)
 STATISTICS = ("result", "stats_q_25", "stats_q_75")
 
 

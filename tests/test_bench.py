@@ -227,7 +227,7 @@ def test_missing_modules_are_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert ENGINES["faiss-flat"].available() == "faiss is not installed: pip install faiss-cpu"
     assert ENGINES["numpy"].available() is None
-    with pytest.raises(ValueError, match="threadpoolctl"), pinned(1):
+    with pytest.raises(ValueError, match="pip install threadpoolctl"), pinned(1):
         pass
 
 

@@ -1,6 +1,7 @@
 """Language models of transformers: tokens and logits with a HalfspaceCache against those with a DynamicCache."""
 
 import copy
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from transformers.masking_utils import sdpa_mask
 from halfspace.attention import hf
 from halfspace.attention.layer import MOST_DECODED
 
+CACHE = "cache" if "cache" in signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+"""What models call the argument: `cache` since transformers 5.24."""
 EVERYTHING = {"tau": -np.inf}
 VOCABULARY = 96
 TAU = 40.0  # of <q, k>: about a fifth of the keys of these models reach it, and what they give changes
@@ -73,7 +76,7 @@ def prompts():
 
 
 def generated(model, ids, cache=None, **options):
-    options = {"max_new_tokens": 16, "do_sample": False, "past_key_values": cache} | options
+    options = {"max_new_tokens": 16, "do_sample": False, CACHE: cache} | options
     return model.generate(ids, attention_mask=options.pop("mask", torch.ones_like(ids)), **options)
 
 
@@ -83,7 +86,7 @@ def cache_of(model, **how):
 
 def logits(model, ids, cache, mask=None, **more):
     with torch.no_grad():
-        return model(ids, past_key_values=cache, attention_mask=mask, use_cache=True, **more).logits
+        return model(ids, attention_mask=mask, use_cache=True, **{CACHE: cache}, **more).logits
 
 
 def close(a, b, tolerance=2e-4):

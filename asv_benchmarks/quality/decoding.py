@@ -8,12 +8,15 @@ the method has shaped, as in a decode token by token.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, DynamicCache
+from transformers import AttentionInterface, DynamicCache, LlamaForCausalLM
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+CACHE = "cache" if "cache" in signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+"""What models call the argument: `cache` since transformers 5.24."""
 BLOCK = 64
 """Steps whose scores are in memory at once."""
 
@@ -92,13 +95,13 @@ class Lab:
         self.kept: list[torch.Tensor] = []
         self.shared: dict[Any, Any] = {}  # what methods have made of this prefill's keys
         self._method = None
-        self.model(self.prompt[None], past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.model(self.prompt[None], **{CACHE: self.cache}, use_cache=True, logits_to_keep=1)
 
     @torch.inference_mode()
     def decode(self, method: Method) -> Decoded:
         """Decode with a method's attention, and set the cache back to the end of the prefill."""
         self._method, self.kept = method, []
-        logits = self.model(self.text[None], past_key_values=self.cache, use_cache=True).logits[0].float()
+        logits = self.model(self.text[None], **{CACHE: self.cache}, use_cache=True).logits[0].float()
         self.cache.crop(-self.steps)
         seen = torch.arange(self.context + 1, self.context + self.steps + 1)
         return Decoded(logits, torch.stack(self.kept).double() / seen)

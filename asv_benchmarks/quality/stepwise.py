@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from halfspace.attention.hf import HalfspaceCache, register
-from quality.decoding import Decoded, Lab
+from quality.decoding import CACHE, Decoded, Lab
 
 CHOICES: tuple[dict[str, Any], ...] = ({"eps": 1e-1}, {"eps": 1e-2}, {"eps": 1e-3}, {"keep": 0.05})
 
@@ -25,7 +25,7 @@ def decodes(lab: Lab) -> Iterator[tuple[dict[str, Any], Decoded]]:
 def decode(lab: Lab, attention: str, cache: Any) -> Decoded:
     """Read the lab's prompt and go through its text a token at a time."""
     lab.model.set_attn_implementation(attention)
-    lab.model(lab.prompt[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
-    logits = [lab.model(token.view(1, 1), past_key_values=cache, use_cache=True).logits[0, -1] for token in lab.text]
+    lab.model(lab.prompt[None], **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+    logits = [lab.model(token.view(1, 1), **{CACHE: cache}, use_cache=True).logits[0, -1] for token in lab.text]
     lab.model.set_attn_implementation("quality")
     return Decoded(torch.stack(logits).float(), None)

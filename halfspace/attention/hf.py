@@ -2,7 +2,7 @@
 
     register()
     model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="halfspace")
-    model.generate(**inputs, past_key_values=HalfspaceCache(model.config, eps=1e-3))
+    model.generate(**inputs, cache=HalfspaceCache(model.config, eps=1e-3))  # past_key_values= before transformers 5.24
 
 The first step, the prefill, is dense. Each token after it attends over exactly the keys that reach a threshold. The
 attention function gets no cache, but the keys that the cache returned: they carry an attribute that leads to its layer.
@@ -53,10 +53,13 @@ def register() -> None:
 class HalfspaceCache(Cache):
     """A transformers cache whose layers attend over exactly the keys that reach a threshold.
 
-    Give it to ``generate`` or to the model as ``past_key_values``. Exactly one of `tau`, `eps` and `keep` is given; see
-    `KVIndex.attend` for them and for `estimator`. The first step is dense, and so are later ones of more than 64
-    tokens; in shorter ones each token attends by its threshold. Greedy and beam search, sampling, assisted decoding and
-    batches with padding work as with a `DynamicCache`; padding is not stored.
+    Give it to ``generate`` or to the model as ``cache``, which is ``past_key_values`` in transformers before 5.24.
+    Exactly one of `tau`, `eps` and `keep` is given; see `KVIndex.attend` for them and for `estimator`.
+
+    The first step is dense, and so are later ones of more than 64 tokens.
+    In shorter ones each token attends by its threshold.
+    Greedy and beam search, sampling, assisted decoding and batches with padding work as with a `DynamicCache`.
+    Padding is not stored.
 
     Parameters
     ----------
@@ -159,7 +162,8 @@ def attention(
     if layer is None:
         if key.shape[2] != query.shape[2]:
             raise NotImplementedError(
-                "halfspace attention needs a HalfspaceCache as past_key_values, and keys as the cache returned them"
+                "halfspace attention needs keys as a HalfspaceCache returned them: give the model one as cache= "
+                "(past_key_values= in transformers before 5.24)"
             )
         return dense(key, value, attention_mask), None
     if dropout:

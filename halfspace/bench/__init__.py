@@ -1,6 +1,8 @@
 """A fair comparison with other libraries: the same process, the same threads, alternating turns, exact ground truth.
 
-``halfspace bench`` runs it; it needs ``pip install "halfspace[bench]"``. Nothing else in the package imports it.
+``halfspace bench`` runs it.
+It needs threadpoolctl, and the libraries that it compares with: the extra ``bench`` brings them.
+Nothing else in the package imports it.
 """
 
 from halfspace.bench.contest import Row, Timing, alternate, compare, median_ratio

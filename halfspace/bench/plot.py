@@ -38,7 +38,7 @@ def draw(reports: Sequence[Report], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError('a picture needs matplotlib: pip install "halfspace[bench]"') from None
+        raise ValueError("a picture needs matplotlib: pip install matplotlib") from None
     height = max(len({row.name for row in report.rows}) for report in reports)
     figure = Figure(figsize=(12, (1.6 + 0.3 * height) * len(reports)), layout="constrained")
     axes = figure.subplots(len(reports), 2, squeeze=False)

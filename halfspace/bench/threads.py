@@ -37,7 +37,7 @@ def pinned(threads: int) -> Iterator[None]:
         If threadpoolctl is not installed.
     """
     if importlib.util.find_spec("threadpoolctl") is None:
-        raise ValueError('a comparison needs threadpoolctl: pip install "halfspace[bench]"')
+        raise ValueError("a comparison needs threadpoolctl: pip install threadpoolctl")
     from threadpoolctl import threadpool_limits
 
     faiss = load_faiss() if importlib.util.find_spec("faiss") else None

@@ -3,7 +3,9 @@
 try:
     import cupy as xp
 except ImportError as error:
-    raise ImportError("an index on a GPU needs CuPy: pip install halfspace[gpu]") from error
+    raise ImportError(
+        "an index on a GPU needs CuPy: pip install cupy-cuda13x, or cupy-cuda12x for a driver of CUDA 12"
+    ) from error
 
 from halfspace.explain import STAGES
 from halfspace.gpu.attend import attend

@@ -155,7 +155,7 @@ class Torch(Engine):
         return rows_of(places, ids, m)
 
 
-_CUPY = {"cupy": "cupy-cuda13x"}
+_CUPY = {"cupy": "cupy-cuda13x, or cupy-cuda12x for a driver of CUDA 12"}
 
 SPECS = [
     EngineSpec(
