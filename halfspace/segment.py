@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.derived import derived
 from halfspace.arrays import gather, is_array, namespace
+from halfspace.derived import derived
 from halfspace.progress import SILENT, Advance, Meter, ignore
 
 __all__ = ["Axes", "Balls", "Cells", "Codes", "Groups", "Segment", "address", "join", "nbytes"]
