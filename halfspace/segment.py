@@ -223,8 +223,7 @@ def address(array: np.ndarray) -> int:
         return place
     # NumPy describes records by a function in Python, and swallows what a signal handler raises there
     plain = array if array.dtype.names is None else array.view(np.uint8)
-    place = plain.__array_interface__["data"][0]
-    return place
+    return int(plain.__array_interface__["data"][0])
 
 
 def join(segments: list[Segment], meter: Meter = SILENT) -> Segment:

@@ -20,12 +20,12 @@ def tokens(rng, batch, heads, rows, dim, family=FAMILIES[0], dtype="float16"):
     return as_bits(family(rng, batch * heads * rows, dim, 1, dtype)[0]).reshape(batch, heads, rows, dim)
 
 
-def filled(keys, values, cuts=(), capacity=None, counts=None):
+def filled(keys, values, cuts=(), capacity=None, counts=None, threads=1):
     """A cache that was given keys and values in pieces, which begin at these rows."""
     batch, heads, rows, dim = keys.shape
     cache = cpu.new_cache(batch, heads, dim, keys.dtype, capacity or -(-rows // 64) * 64, False)
     for first, last in zip([0, *cuts], [*cuts, rows], strict=True):
-        cpu.extend(cache, keys[:, :, first:last], values[:, :, first:last], counts)
+        cpu.extend(cache, keys[:, :, first:last], values[:, :, first:last], counts, threads)
     return cache
 
 
@@ -100,11 +100,10 @@ def test_token_by_token(rng):
     same(filled(keys, values, range(1, 1100)), filled(keys, values), 1100)
 
 
-def test_large_prefills_are_shared_by_threads(rng, monkeypatch):
+def test_large_prefills_are_shared_by_threads(rng):
     keys, values = (tokens(rng, 2, 2, 5000, 128) for _ in range(2))
-    cache = filled(keys, values, (300,))
-    cpu.reframe(cache)
-    monkeypatch.setattr(cpu._threads, "available", lambda: 1)
+    cache = filled(keys, values, (300,), threads=3)
+    cpu.reframe(cache, 3)
     alone = filled(keys, values)
     cpu.reframe(alone)
     same(cache, alone, 5000)

@@ -170,15 +170,16 @@ class KVIndex:
                 if lengths is not None:
                     raise ValueError("lengths are numbers of the host, which a CUDA graph cannot read: append without")
                 self._captured.append((keys, values))
-                self._backend.extend(self._cache, keys, values, None)
+                self._backend.extend(self._cache, keys, values, None, self._threads)
                 return
             longer = self.lengths + counts
             self._make_room(int(longer.max()))
             self._lengths = None  # should this be interrupted, the cache says how far it came
-            self._backend.extend(self._cache, keys, values, None if lengths is None else self._on_device(counts))
+            own = None if lengths is None else self._on_device(counts)
+            self._backend.extend(self._cache, keys, values, own, self._threads)
             self._lengths = longer
             if longer.max() >= max(1, REFRAME * self._framed):
-                self._backend.reframe(self._cache)
+                self._backend.reframe(self._cache, self._threads)
                 self._framed = int(longer.max())
 
     def crop(self, length: npt.ArrayLike) -> None:
@@ -402,7 +403,7 @@ class KVIndex:
     def _settle(self) -> None:
         """Finish coding anew where that was interrupted."""
         if self._cache.stale:
-            self._backend.reframe(self._cache)
+            self._backend.reframe(self._cache, self._threads)
 
     def _make_room(self, rows: int) -> None:
         if rows <= self.capacity:

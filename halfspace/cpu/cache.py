@@ -48,7 +48,9 @@ def new_cache(batch: int, heads: int, dim: int, bits: np.dtype[Any], capacity: i
     )
 
 
-def extend(cache: Cache, keys: np.ndarray, values: np.ndarray, counts: npt.NDArray[np.int64] | None) -> None:
+def extend(
+    cache: Cache, keys: np.ndarray, values: np.ndarray, counts: npt.NDArray[np.int64] | None, threads: int = 1
+) -> None:
     """Append rows to each sequence, and code them in the frame that is in force.
 
     keys, values : bits (batch, heads, rows, d) of finite numbers
@@ -72,7 +74,7 @@ def extend(cache: Cache, keys: np.ndarray, values: np.ndarray, counts: npt.NDArr
         _append(*held, *given, counts, pieces, 0, pieces * cache.heads * cache.batch)
     else:
         spans = _threads.spans(pieces * cache.heads * cache.batch, parts)
-        _threads.run(lambda span: _append(*held, *given, counts, pieces, *span), spans, _threads.available())
+        _threads.run(lambda span: _append(*held, *given, counts, pieces, *span), spans, threads)
     _lengthen(cache.keys.shape[1], counts, cache.lengths, cache.sample, cache.status)
 
 
@@ -139,13 +141,13 @@ def _drawn(at):
     return np.int64((mixed ^ (mixed >> np.uint64(31))) % (at + one))
 
 
-def reframe(cache: Cache) -> None:
+def reframe(cache: Cache, threads: int = 1) -> None:
     """Choose centre and weights anew from the rows of each sequence, and code them again.
 
     The result does not depend on the number of threads. The cache is stale until all is done.
     """
     cache.stale = True
-    cells, threads = cache.cells, _threads.available()
+    cells = cache.cells
     for sequence, length in enumerate(cache.lengths.tolist()):
         if length == 0:
             continue

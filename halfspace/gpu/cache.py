@@ -109,7 +109,7 @@ def describe(cache: Cache) -> np.ndarray:
     return record
 
 
-def extend(cache: Cache, keys: Any, values: Any, counts: Any) -> None:
+def extend(cache: Cache, keys: Any, values: Any, counts: Any, threads: int = 1) -> None:
     """Append keys and values (batch, heads, rows, d) to their sequences; counts : None, or int64 (batch,), of each.
 
     A sequence whose rows do not fit, or are not all finite, stays as it is and its status says so; so does one whose
@@ -159,7 +159,7 @@ def _options(cache: Cache) -> dict[str, Any]:
     return {"format": format_of(cache.keys.dtype), "head_dim": cache.dim}
 
 
-def reframe(cache: Cache) -> None:
+def reframe(cache: Cache, threads: int = 1) -> None:
     """Choose centre and weights anew, from the keys that are there, and code all keys again.
 
     The cache is stale until all is launched.
