@@ -220,30 +220,22 @@ def worst_of_rows(rows, limit, ids, scores, near_ids, near_scores, counts, worst
         worst[row] = _worst(ids[low:high], scores[low:high], limit, near_ids, near_scores, counts)
 
 
-@stage
-def _is_better(id, score, worst, worst_id):
-    """Tell whether a hit is no worse than the worst that is kept, a score as an integer and an id.
-
-    Half of all hits may be: no branch could be foretold.
-    """
-    value = descending(score)
-    return (value < worst) | ((value == worst) & (id <= worst_id))
-
-
 @entry
 def keep_rows(rows, places, ids, scores, worst, out_ids, out_scores):
     """Copy the best of each of the runs [low, high) of rows (rows, 2) to places [first, last) (rows, 2), in order.
 
-    worst : see `worst_of_rows`. Returns the place after the last hit that was copied.
+    worst : see `worst_of_rows`. Returns the place after the last hit that was copied. Half of all hits may be kept, and
+    no branch could be foretold: each hit is written, and the next over it if it is not one of them.
     """
     to = 0
     for row in range(len(rows)):
         at, high = rows[row]
         to, last = places[row]
-        score, id = worst[row]
+        lowest, last_id = worst[row]
         while at < high and to < last:
             out_ids[to], out_scores[to] = ids[at], scores[at]
-            to += np.int64(_is_better(ids[at], scores[at], score, id))
+            score = descending(scores[at])
+            to += np.int64((score < lowest) | ((score == lowest) & (ids[at] <= last_id)))
             at += 1
     return to
 
@@ -253,8 +245,8 @@ def sift(owners, ids, scores, worst, out_owners, out_ids, out_scores):
     """Copy the hits that are no worse than the worst of their direction (m, 2); returns how many."""
     left = 0
     for k in range(owners.size):
-        owner = owners[k]
-        if _is_better(ids[k], scores[k], worst[owner, 0], worst[owner, 1]):
+        owner, score = owners[k], descending(scores[k])
+        if score < worst[owner, 0] or (score == worst[owner, 0] and ids[k] <= worst[owner, 1]):
             out_owners[left], out_ids[left], out_scores[left] = owner, ids[k], scores[k]
             left += 1
     return left
