@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from .common import EXACT, QUERIES, Timed, contest, grid, packaged, queries, runnable, write
 
 KIND, N, D = "clustered", *grid((100_000, 128), (2_000, 16))
@@ -26,6 +28,27 @@ class Query(Timed):
 
     def time_query(self, engine: str, share: float) -> None:
         next(self.queries)()
+
+
+class Shaping(Timed):
+    """Queries of one direction and of a batch whose hits are many: all by id, all by score, or the best alone."""
+
+    params = (("by id", "by score", "best 10"), (1, 16))
+    param_names = ("order", "directions")
+
+    def setup(self, order: str, directions: int) -> None:
+        from halfspace import HalfspaceIndex
+        from halfspace.bench import clustered
+
+        self.index = HalfspaceIndex(D)
+        self.index.insert(clustered(N, D, 1))
+        self.index.compact()
+        self.directions = clustered(directions, D, 2)
+        self.options = {"by id": {}, "by score": {"sort": True}, "best 10": {"limit": 10}}[order]
+
+    def time_query(self, order: str, directions: int) -> None:
+        """All vectors are hits."""
+        self.index.query(self.directions, -np.inf, **self.options)
 
 
 class Turns:

@@ -114,6 +114,15 @@ def _insert(ids, scores, by_score):
 
 
 @stage
+def _move(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores):
+    """Order hits by one digit; digits : int64 (buckets,)."""
+    digits[:] = 0
+    tally(ids, scores, by_score, lowest, shift, digits)
+    _start(digits)
+    scatter(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores)
+
+
+@stage
 def order(ids, scores, by_score, spare_ids, spare_scores, counts):
     """Order hits by their value, equals as they come, by one digit after another; counts : int64 (RADIX,)."""
     if ids.size <= SHORT:
@@ -127,14 +136,13 @@ def order(ids, scores, by_score, spare_ids, spare_scores, counts):
     width = (bits + passes - 1) // passes
     digits = counts[: 1 << width]
     for which in range(passes):
-        digits[:] = 0
-        tally(ids, scores, by_score, lowest, which * width, digits)
-        _start(digits)
-        scatter(ids, scores, by_score, lowest, which * width, digits, spare_ids, spare_scores)
-        ids, scores, spare_ids, spare_scores = spare_ids, spare_scores, ids, scores
+        if which & 1:
+            _move(spare_ids, spare_scores, by_score, lowest, which * width, digits, ids, scores)
+        else:
+            _move(ids, scores, by_score, lowest, which * width, digits, spare_ids, spare_scores)
     if passes & 1:
-        spare_ids[:] = ids
-        spare_scores[:] = scores
+        ids[:] = spare_ids
+        scores[:] = spare_scores
 
 
 @entry
@@ -212,30 +220,22 @@ def worst_of_rows(rows, limit, ids, scores, near_ids, near_scores, counts, worst
         worst[row] = _worst(ids[low:high], scores[low:high], limit, near_ids, near_scores, counts)
 
 
-@stage
-def _is_better(id, score, worst):
-    """Tell whether a hit is no worse than the worst that is kept; worst : int64 (2,), a score as an integer, and an id.
-
-    Half of all hits may be: no branch could be foretold.
-    """
-    value = descending(score)
-    return (value < worst[0]) | ((value == worst[0]) & (id <= worst[1]))
-
-
 @entry
 def keep_rows(rows, places, ids, scores, worst, out_ids, out_scores):
     """Copy the best of each of the runs [low, high) of rows (rows, 2) to places [first, last) (rows, 2), in order.
 
-    Returns the place after the last hit that was copied.
+    worst : see `worst_of_rows`. Returns the place after the last hit that was copied. Half of all hits may be kept, and
+    no branch could be foretold: each hit is written, and the next over it if it is not one of them.
     """
     to = 0
     for row in range(len(rows)):
         at, high = rows[row]
         to, last = places[row]
-        limit = worst[row]
+        lowest, last_id = worst[row]
         while at < high and to < last:
             out_ids[to], out_scores[to] = ids[at], scores[at]
-            to += np.int64(_is_better(ids[at], scores[at], limit))
+            score = descending(scores[at])
+            to += np.int64((score < lowest) | ((score == lowest) & (ids[at] <= last_id)))
             at += 1
     return to
 
@@ -245,7 +245,8 @@ def sift(owners, ids, scores, worst, out_owners, out_ids, out_scores):
     """Copy the hits that are no worse than the worst of their direction (m, 2); returns how many."""
     left = 0
     for k in range(owners.size):
-        if _is_better(ids[k], scores[k], worst[owners[k]]):
-            out_owners[left], out_ids[left], out_scores[left] = owners[k], ids[k], scores[k]
+        owner, score = owners[k], descending(scores[k])
+        if score < worst[owner, 0] or (score == worst[owner, 0] and ids[k] <= worst[owner, 1]):
+            out_owners[left], out_ids[left], out_scores[left] = owner, ids[k], scores[k]
             left += 1
     return left
