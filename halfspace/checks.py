@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from halfspace.arrays import host, namespace
 from halfspace.dtypes import FORMATS, widen32
+from halfspace.interop import on_host
 from halfspace.progress import Advance, ignore
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "grouping",
     "numbers",
     "one_of",
+    "real",
     "rounded",
 ]
 
@@ -65,8 +67,8 @@ def grouping(subspaces: Any, group_size: Any, dim: int, filter: str) -> tuple[in
 
 
 def asarray(values: Any, name: str) -> np.ndarray:
-    """Return an array on the host, in native byte order."""
-    array = np.asarray(values)
+    """Return an array on the host, in native byte order; see `halfspace.interop.on_host` for what is taken."""
+    array = on_host(values, name)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -76,11 +78,16 @@ def as_matrix(array: np.ndarray, dim: int, name: str) -> tuple[np.ndarray, bool]
         return array[None], True
     if array.size == 0 and array.shape in ((0,), (0, dim)):
         return namespace(array).empty((0, dim), np.float32), False
-    if not (array.dtype in _FLOATS or array.dtype.kind in "biu"):
-        raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
+    real(array, name)
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ValueError(f"{name} must have shape ({dim},) or (n, {dim}), got {array.shape}")
     return (array[None], True) if array.ndim == 1 else (array, False)
+
+
+def real(array: np.ndarray, name: str) -> None:
+    """Refuse an array, of any device, whose dtype is not one of real numbers that can be stored."""
+    if not (array.dtype in _FLOATS or array.dtype.kind in "biu"):
+        raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
 
 
 def numbers(values: np.ndarray, name: str) -> None:

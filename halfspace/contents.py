@@ -57,6 +57,9 @@ class Contents:
     def __len__(self) -> int:
         return self._snapshot.live
 
+    def __bool__(self) -> bool:
+        return True  # an index without vectors is one nevertheless
+
     def __contains__(self, id: object) -> bool:
         try:
             number = checks.as_count(id, "id", -MAX_ID - 1)
@@ -81,22 +84,33 @@ class Contents:
 
         Parameters
         ----------
-        ids : array_like of int, shape (n,)
+        ids : array_like of int, shape (n,), or int
 
         Returns
         -------
-        ndarray of `dtype`, shape (n, d)
+        ndarray of `dtype`, shape (n, d), or (d,) for a single id
             A copy, in the order of `ids`, on the index's device.
 
         Raises
         ------
         KeyError
             If an id is not in the index.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 2], [3, 4]])
+        >>> index.vectors([1, 0]).tolist()
+        [[3.0, 4.0], [1.0, 2.0]]
+        >>> index.vectors(1).tolist()
+        [3.0, 4.0]
         """
         with self._on:
-            vectors = as_numbers(self._snapshot.vectors(checks.as_ids(self._backend.asarray(ids, "ids"))))
+            given = self._backend.asarray(ids, "ids")
+            vectors = as_numbers(self._snapshot.vectors(checks.as_ids(given, scalar=True)))
             self._backend.wait()  # nobody else keeps what they are gathered from
-            return vectors
+            return vectors if given.ndim else vectors[0]
 
     def stats(self) -> dict[str, Any]:
         """Count what the index holds: vectors, segments, bytes.

@@ -45,8 +45,9 @@ class HalfspaceIndex(Contents):
         Number of dimensions d, at least 1.
     device : {"cpu", "gpu", "gpu:0", "gpu:1", ...}
         Where vectors are kept and searched. On a GPU, arrays are CuPy's, both those that are given (or what shares its
-        memory with CuPy without a copy, such as PyTorch's; numbers and lists are copied) and those that come back. An
-        array in the host's memory is refused there: ``cupy.asarray`` copies it. ``"gpu"`` is the current GPU.
+        memory with CuPy without a copy, such as PyTorch's; numbers, lists, columns and tables are copied) and those
+        that come back. An array in the host's memory is refused there: ``cupy.asarray`` copies it. ``"gpu"`` is the
+        current GPU.
     filter : {"auto", "cells", "groups", "balls", "sweep", "scan"}
         How vectors are ruled out before they are verified; the answer does not depend on it. ``"cells"`` tests norms,
         principal axes where they pay, and codes of each vector, in 4 and then in 8 bits; ``"groups"`` tests balls
@@ -123,7 +124,9 @@ class HalfspaceIndex(Contents):
         Parameters
         ----------
         vectors : array_like of real numbers, shape (n, d) or (d,)
-            Rounded to the index's dtype; numbers must be finite there.
+            Rounded to the index's dtype; numbers must be finite there. NumPy's arrays, PyTorch's tensors, lists,
+            columns and tables of pandas, polars and Arrow are taken, and what else NumPy makes an array of real
+            numbers. Nothing is differentiated: of a tensor that requires its gradient, the numbers are read.
         ids : array_like of int, shape (n,), optional
             Ids of the vectors; by default they continue above the largest id ever used. The id of a deleted vector may
             be used again.
@@ -143,9 +146,10 @@ class HalfspaceIndex(Contents):
         ------
         ValueError
             If shapes do not fit, a number is NaN or infinite in the index's dtype (the error names the row), or an id
-            is taken. Nothing has changed then.
+            is taken; if rows differ in length, or a value is null. Nothing has changed then.
         TypeError
-            If vectors are not real numbers or ids not integers.
+            If vectors are not real numbers or ids not integers; if an array is masked or sparse, or on another device.
+            The error says what to pass instead.
         """
         backend = self._backend
         with self._on:
@@ -232,7 +236,7 @@ class HalfspaceIndex(Contents):
         Parameters
         ----------
         directions : array_like of real numbers, shape (d,) or (m, d)
-            One direction q or a batch, rounded to float32.
+            One direction q or a batch, rounded to float32; whatever `insert` takes.
         tau : array_like of float, scalar or shape (m,)
             The threshold, or one for each direction; the boundary belongs to the answer. ``-inf`` returns all, ``inf``
             none.
@@ -261,7 +265,7 @@ class HalfspaceIndex(Contents):
         ValueError
             If shapes do not fit, a direction is not finite in float32, or tau is NaN (the error names the row).
         TypeError
-            If directions or tau are not real numbers, or ids not integers.
+            If directions or tau are not real numbers, or ids not integers; and as for `insert`.
         KeyError
             If `within` names an id that is not in the index.
 

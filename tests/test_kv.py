@@ -73,20 +73,36 @@ def test_room_grows_and_a_capacity_does_not(rng):
     check(fixed, keys[:, :, :60], values[:, :, :60], asked(rng))
 
 
-def test_sequences_of_unequal_length(rng):
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("padding", [np.nan, np.inf, 1e30])
+def test_sequences_of_unequal_length(padding, dtype, rng):
     """`lengths` says how much of each is there; the rest of the array is not looked at."""
-    keys, values = tokens(rng, 30)
-    keys[0, :, 20:] = np.nan
+    keys, values = (part.astype(dtype) for part in tokens(rng, 30))
+    with np.errstate(over="ignore"):
+        for part in (keys, values):
+            part[0, :, 20:], part[1, :, 28:] = padding, padding
     index = index_of()
-    with pytest.raises(ValueError, match=r"k\[0, 0, 20, 0\] is nan"):
+    with pytest.raises(ValueError, match=r"k\[0, 0, 20, 0\] is"):
         index.append(keys, values)
-    keys[0, :, 20:] = 100.0
-    index.append(keys, values, lengths=[20, 30])
-    index.append(keys[:, :, :3], values[:, :, :3], lengths=np.array([3, 0]))
-    np.testing.assert_array_equal(index.lengths, [23, 30])
-    joined = [np.concatenate([keys[0, :, :20], keys[0, :, :3]], axis=1), keys[1]]
-    contents = [np.concatenate([values[0, :, :20], values[0, :, :3]], axis=1), values[1]]
+    for lengths, said in (([21, 28], r"k\[0, 0, 20, 0\]"), ([20, 29], r"k\[1, 0, 28, 0\]")):
+        with pytest.raises(ValueError, match=said):
+            index.append(keys, values, lengths=lengths)
+    assert list(index.lengths) == [0, 0]
+    index.append(keys, values, lengths=[20, 28])
+    index.append(keys[:, :, 17:22], values[:, :, 17:22], lengths=np.array([3, 0]))
+    index.append(keys[:, :, 20:], values[:, :, 20:], lengths=[0, 0])
+    np.testing.assert_array_equal(index.lengths, [23, 28])
+    joined, contents = (
+        [
+            np.concatenate([part[0, :, :20], part[0, :, 17:20]], axis=1).astype(np.float16),
+            part[1, :, :28].astype(np.float16),
+        ]
+        for part in (keys, values)
+    )
     check(index, joined, contents, asked(rng))
+    for stored, expected in zip(index.stored(), (joined, contents), strict=True):
+        np.testing.assert_array_equal(stored[0, :, :23], expected[0])
+        np.testing.assert_array_equal(stored[1], expected[1])
 
 
 def test_crop_reset_reorder_and_repeat(rng):
@@ -204,8 +220,10 @@ def test_tensors_come_and_go(dtype, rng):
     np.testing.assert_array_equal(output[:, :, 0].float().numpy(), expected.astype(np.float32))
     details = index.attend(q, tau=1.0, details=True)
     assert isinstance(details.kept, torch.Tensor)
-    with pytest.raises(TypeError, match=r"q requires its gradient"):
-        index.attend(q.float().requires_grad_(), tau=1.0)
+    differentiated = index_of([part.clone().requires_grad_() for part in (keys, values)], dtype=name)
+    followed = differentiated.attend(q.clone().requires_grad_(), tau=1.0)
+    assert not followed.requires_grad  # numbers are read, and nothing is differentiated
+    assert torch.equal(followed, index.attend(q, tau=1.0))
 
 
 def test_one_sequence_needs_no_axis_for_it(rng):

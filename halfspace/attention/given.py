@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import checks
-from halfspace.attention.tensors import taken
 from halfspace.dtypes import FORMATS, as_bits
+from halfspace.interop import is_tensor
 
 __all__ = ["Given", "as_counts"]
 
@@ -31,9 +31,23 @@ class Given:
     def _on_gpu(self) -> bool:
         return self.backend.xp is not np
 
-    def rows(self, values: Any, name: str, batch: int) -> Any:
-        """Bring keys or values into bits (batch, heads, tokens, d)."""
-        array = taken(values, name, self.backend)
+    def tokens(self, k: Any, v: Any, lengths: Any, batch: int) -> tuple[Any, Any, npt.NDArray[np.int64]]:
+        """Bring keys and values into bits (batch, heads, tokens, d); returns how many each sequence gets, too.
+
+        Of a sequence's tokens only those that it gets are read: what pads them may be anything.
+        """
+        keys, values = self._shaped(k, "k", batch), self._shaped(v, "v", batch)
+        if keys.shape != values.shape:
+            raise ValueError(f"k and v must have one shape, got {keys.shape} and {values.shape}")
+        tokens = keys.shape[2]
+        counts = as_counts(tokens if lengths is None else lengths, "lengths", batch)
+        if counts.max() > tokens:
+            raise ValueError(f"lengths must be at most the {tokens} tokens of k, got {int(counts.max())}")
+        return self._stored(keys, "k", counts), self._stored(values, "v", counts), counts
+
+    def _shaped(self, values: Any, name: str, batch: int) -> Any:
+        """Return keys or values as an array (batch, heads, tokens, d) of real numbers."""
+        array = self.backend.asarray(values, name)
         shape = array.shape
         if batch == 1 and shape == (self.heads, self.dim):
             array = array[None, :, None]
@@ -41,10 +55,21 @@ class Given:
             array = array[None]
         if array.ndim != 4 or array.shape[:2] != (batch, self.heads) or array.shape[3] != self.dim:
             raise ValueError(f"{name} must have shape ({batch}, {self.heads}, tokens, {self.dim}), got {shape}")
+        checks.real(array, name)
+        return array
+
+    def _stored(self, array: Any, name: str, counts: npt.NDArray[np.int64]) -> Any:
+        """Bring keys or values into bits; what lies behind a sequence's count becomes zero, or nobody reads it."""
         numbers, bits = FORMATS[self.format]
         if self._on_gpu and array.dtype == numbers:  # kernels find what is not finite
             return as_bits(array)
-        return self._rounded(array, name, bits)
+        array = array[:, :, : int(counts.max())]
+        if counts.min() < array.shape[2]:
+            kept = self.backend.xp.zeros(array.shape, array.dtype)
+            for sequence, count in enumerate(counts.tolist()):
+                kept[sequence, :, :count] = array[sequence, :, :count]
+            array = kept
+        return checks.rounded(array, bits, name, self.backend, self.threads)
 
     def queries(self, array: Any, batch: int) -> Any:
         """Bring queries into (batch, query heads, d): float32, or on a GPU the bits of the stored format."""
@@ -55,20 +80,21 @@ class Given:
         if self._on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
             bits = as_bits(array).reshape(shape)
             return bits if self.backend.plain(bits) else bits.copy()
-        return self.backend.xp.ascontiguousarray(self._rounded(array, "q", _FLOAT32).reshape(shape))
+        checks.real(array, "q")
+        return self.backend.xp.ascontiguousarray(self._float32(array).reshape(shape))
 
     def directions(self, array: Any, batch: int) -> Any:
         """Bring queries into float32 (batch * query heads, d)."""
         queries = self.queries(array, batch)
         if queries.dtype != _FLOAT32:
-            queries = self._rounded(array, "q", _FLOAT32)
+            queries = self._float32(array)
         return queries.reshape(-1, self.dim)
 
     def thresholds(self, tau: Any, batch: int) -> Any:
         """Bring thresholds into float64 (batch, query heads)."""
         xp = self.backend.xp
         shape = batch, self.query_heads
-        array = taken(tau, "tau", self.backend) if getattr(tau, "ndim", 0) else tau
+        array = self.backend.asarray(tau, "tau") if getattr(tau, "ndim", 0) else tau
         count = self.query_heads
         if getattr(array, "ndim", 0) == 2:
             if array.shape != shape:
@@ -79,16 +105,15 @@ class Given:
             return xp.full(shape, levels, np.float64)
         return levels.reshape(shape) if levels.size == batch * self.query_heads else xp.tile(levels, (batch, 1))
 
-    def _rounded(self, array: Any, name: str, bits: np.dtype[Any]) -> Any:
-        """Round numbers (..., d) to a stored format; what is not finite there is an error that says where."""
-        if not (array.dtype.kind in "iuf" or array.dtype.name == "bfloat16") or array.dtype.itemsize > 8:
-            raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
-        return checks.rounded(array, bits, name, self.backend, self.threads)
+    def _float32(self, array: Any) -> Any:
+        """Round queries (..., d) to float32; what is not finite there is an error that says where."""
+        return checks.rounded(array, _FLOAT32, "q", self.backend, self.threads)
 
 
-def as_counts(given: npt.ArrayLike, name: str, batch: int | None) -> npt.NDArray[np.int64]:
+def as_counts(given: Any, name: str, batch: int | None) -> npt.NDArray[np.int64]:
     """Return integers >= 0 of shape (batch,), on the host; or of any number where `batch` is None."""
-    array = np.asarray(given.tolist() if hasattr(given, "tolist") else given)
+    anywhere = is_tensor(given) or hasattr(given, "__cuda_array_interface__")
+    array = checks.asarray(given.tolist() if anywhere else given, name)
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim == 0 and batch is not None:
@@ -97,4 +122,4 @@ def as_counts(given: npt.ArrayLike, name: str, batch: int | None) -> npt.NDArray
         raise ValueError(f"{name} must have shape {'(k,)' if batch is None else f'({batch},)'}, got {array.shape}")
     if array.size and array.min() < 0:
         raise ValueError(f"{name} must not be negative, got {int(array.min())}")
-    return array.astype(np.int64)
+    return checks.as_ids(array, name)

@@ -143,9 +143,10 @@ class KVIndex:
         k, v : array, shape (batch, num_kv_heads, tokens, head_dim)
             Of NumPy, CuPy or PyTorch, on the index's device; read in place where they have the index's dtype, else
             rounded to it. For one sequence also (num_kv_heads, tokens, head_dim), or (num_kv_heads, head_dim) for one
-            token.
+            token. Nothing is differentiated: of a tensor that requires its gradient, the numbers are read.
         lengths : array_like of int, shape (batch,), optional
-            Only so many of the tokens are added to each sequence, the first ones; by default all.
+            Only so many of the tokens are added to each sequence, the first ones; by default all. The others are
+            padding, which is not looked at: it may be NaN.
 
         Raises
         ------
@@ -158,14 +159,8 @@ class KVIndex:
             If they are not real numbers.
         """
         with self._lock.held, self._on, tensors.on_stream(k, self._backend):
-            keys, values = self._given.rows(k, "k", self.batch_size), self._given.rows(v, "v", self.batch_size)
-            if keys.shape != values.shape:
-                raise ValueError(f"k and v must have one shape, got {keys.shape} and {values.shape}")
+            keys, values, counts = self._given.tokens(k, v, lengths, self.batch_size)
             self._settle()
-            tokens = keys.shape[2]
-            counts = as_counts(tokens if lengths is None else lengths, "lengths", self.batch_size)
-            if counts.max() > tokens:
-                raise ValueError(f"lengths must be at most the {tokens} tokens of k, got {int(counts.max())}")
             if self._backend.capturing():
                 if lengths is not None:
                     raise ValueError("lengths are numbers of the host, which a CUDA graph cannot read: append without")
@@ -235,7 +230,8 @@ class KVIndex:
         Parameters
         ----------
         q : array, shape (batch, num_query_heads, head_dim) or (batch, num_query_heads, 1, head_dim)
-            Of NumPy, CuPy or PyTorch, on the index's device. For one sequence also (num_query_heads, head_dim).
+            Of NumPy, CuPy or PyTorch, on the index's device. For one sequence also (num_query_heads, head_dim). Its
+            gradient is not followed: the output has none.
         tau : float or array of float64, shape (num_query_heads,) or (batch, num_query_heads), optional
             The threshold of <q, k>, in real arithmetic; a key on it is kept.
         eps : float, optional
@@ -262,8 +258,8 @@ class KVIndex:
         """
         how = Threshold.of(tau, eps, keep, estimator)
         with self._lock.held, self._on, tensors.on_stream(q, self._backend):
+            given = self._backend.asarray(q, "q")
             self._settle()
-            given = tensors.taken(q, "q", self._backend)
             queries = self._given.queries(given, self.batch_size)
             if how.tau is None:
                 levels, dropped = thresholds(how, self._backend, self._cache, queries, self._scale, self._threads)
@@ -294,7 +290,7 @@ class KVIndex:
         with self._lock.held, self._on, tensors.on_stream(q, self._backend):
             self._settle()
             backend = self._backend
-            queries = self._given.directions(tensors.taken(q, "q", backend), self.batch_size)
+            queries = self._given.directions(backend.asarray(q, "q"), self.batch_size)
             levels = self._given.thresholds(tau, self.batch_size).reshape(-1)
             whole: tuple[Any, ...] | None = None
             for sequence, length in enumerate(self.lengths.tolist()):

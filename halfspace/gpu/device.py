@@ -7,6 +7,9 @@ import cupy as cp
 import numpy as np
 
 from halfspace import checks
+from halfspace.columns import is_column
+from halfspace.dtypes import as_bits, as_numbers
+from halfspace.interop import exchanged, is_tensor, must_be_dense
 
 __all__ = [
     "REMEMBERED",
@@ -16,6 +19,7 @@ __all__ = [
     "available",
     "capturing",
     "finish",
+    "is_here",
     "keep_until_read",
     "on",
     "plain",
@@ -139,26 +143,28 @@ def release() -> None:
 def asarray(values: Any, name: str) -> Any:
     """Return an array on the current GPU: without a copy of anything that lies there, of any library.
 
+    Numbers, lists, columns and tables of the host are copied; see `halfspace.interop.on_host`.
+
     Raises
     ------
     TypeError
-        If it is an array in the host's memory.
+        If it is an array in the host's memory, or no array of numbers.
     ValueError
         If it lies on another GPU.
     """
     if isinstance(values, cp.ndarray):
         array = values
+    elif is_column(values):
+        return _from_numbers(values, name)
     elif isinstance(values, (np.ndarray, np.generic)):
+        must_be_dense(values, name)
         if values.ndim > 0:
             raise TypeError(_elsewhere(name))
         return _from_numbers(values, name)
+    elif is_tensor(values):
+        array = exchanged(values, name, lambda tensor: _shared(tensor, name))
     elif hasattr(values, "__dlpack_device__"):
-        if values.__dlpack_device__()[0] != CUDA:
-            raise TypeError(_elsewhere(name))
-        try:
-            array = cp.from_dlpack(values)
-        except BufferError as error:  # a tensor that requires its gradient, say
-            raise TypeError(f"{name}: {error}") from error
+        array = _shared(values, name)
     elif hasattr(values, "__cuda_array_interface__"):
         array = cp.asarray(values)
     else:
@@ -169,12 +175,28 @@ def asarray(values: Any, name: str) -> Any:
     return array
 
 
+def is_here(values: Any) -> bool:
+    """Whether values lie on a GPU, so that `asarray` copies nothing."""
+    if hasattr(values, "__dlpack_device__"):
+        return bool(values.__dlpack_device__()[0] == CUDA)
+    return hasattr(values, "__cuda_array_interface__")
+
+
+def _shared(values: Any, name: str) -> Any:
+    """Return an array over the memory of another library's, by DLPack."""
+    if values.__dlpack_device__()[0] != CUDA:
+        raise TypeError(_elsewhere(name))
+    try:
+        return cp.from_dlpack(values)
+    except BufferError as error:  # what cannot be exchanged
+        raise TypeError(f"{name}: {error}") from error
+
+
 def _from_numbers(values: Any, name: str) -> Any:
-    """Bring Python's numbers and lists of them to the device."""
+    """Bring Python's numbers, lists of them, columns and tables to the device."""
     array = checks.asarray(values, name)
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise TypeError(f"{name} must be real numbers of at most 64 bits, got dtype {array.dtype}")
-    return cp.asarray(array)
+    checks.real(array, name)
+    return as_numbers(cp.asarray(as_bits(array))) if array.dtype.name == "bfloat16" else cp.asarray(array)
 
 
 def _elsewhere(name: str) -> str:
@@ -188,7 +210,7 @@ def as_tau(tau: Any, count: int, single: bool) -> Any:
     hosted = isinstance(tau, (np.ndarray, np.generic)) or not any(hasattr(tau, name) for name in _PROTOCOLS)
     if hosted and np.ndim(tau) == 0:
         return float(checks.as_tau(tau, 1, True)[0])
-    if isinstance(tau, (list, tuple)):
+    if isinstance(tau, (list, tuple)) or is_column(tau):
         return cp.asarray(checks.as_tau(tau, count, single))
     array = asarray(tau, "tau")
     if array.ndim == 0:

@@ -6,7 +6,7 @@ import cupy as cp
 import numpy as np
 
 from halfspace import checks
-from halfspace.gpu.device import asarray, keep_until_read, plain, release
+from halfspace.gpu.device import asarray, is_here, keep_until_read, plain, release
 from halfspace.gpu.search import IDS, SCORES, Buffers, Run, room
 from halfspace.gpu.tables import Uploaded, upload
 from halfspace.hits import Hits
@@ -157,12 +157,12 @@ def may_fill(out: Any, directions: Any, tau: Any, within: Any) -> None:
     if within is not None:
         raise ValueError("out takes no within: ids would have to be looked up, and waited for")
     own = asarray(directions, "directions")
-    if isinstance(directions, (list, tuple)) or own.dtype != np.float32 or not plain(own):
+    if not is_here(directions) or own.dtype != np.float32 or not plain(own):
         raise ValueError("out takes contiguous float32 directions on the GPU: others are converted, and waited for")
     if isinstance(tau, (int, float)):
         return
     limits = asarray(tau, "tau")
-    if isinstance(tau, (list, tuple)) or limits.ndim != 1 or limits.dtype != np.float64:
+    if not is_here(tau) or limits.ndim != 1 or limits.dtype != np.float64:
         raise ValueError(
             "out takes tau as a number or as float64 (m,) on the GPU: others are converted, and waited for"
         )
