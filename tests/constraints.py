@@ -64,7 +64,7 @@ def resolve():
     """The report of pip on what the tests need, if no version were recorded."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = ["pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", str(report), ".[test]"]
+        command = ["pip", "install", "-qq", "--dry-run", "--ignore-installed", "--report", str(report), ".[test]"]
         subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, stderr=subprocess.PIPE, text=True)
         return json.loads(report.read_text())
 

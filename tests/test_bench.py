@@ -1,6 +1,8 @@
 """The comparison: exact truth, engines that answer what they are asked, judged and timed by turns."""
 
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from halfspace.bench import (
     wrong_answers,
 )
 from halfspace.bench.engines.faiss import strictly_above
+from halfspace.bench.plot import draw
 
 HERE = [name for name, spec in ENGINES.items() if spec.device == "cpu" and spec.available() is None]
 EXACT = [name for name in HERE if ENGINES[name].exact]
@@ -226,9 +229,14 @@ def test_what_an_engine_refuses():
 def test_missing_modules_are_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert ENGINES["faiss-flat"].available() == "faiss is not installed: pip install faiss-cpu"
+    expected = "cupy is not installed: pip install cupy-cuda13x, or cupy-cuda12x for a driver of CUDA 12"
+    assert ENGINES["cupy"].available() == expected
     assert ENGINES["numpy"].available() is None
     with pytest.raises(ValueError, match="pip install threadpoolctl"), pinned(1):
         pass
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="pip install matplotlib"):
+        draw([], Path("times.svg"))
 
 
 # comparison
