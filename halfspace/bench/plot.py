@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from halfspace.atomic import replacing
 from halfspace.bench.contest import REFERENCE, Row, reference_among
 from halfspace.bench.report import Report
 
@@ -48,7 +49,8 @@ def draw(reports: Sequence[Report], path: Path) -> None:
         _curves(right, report, colours)
         for own in (left, right):
             _grey(own)
-    figure.savefig(path, transparent=True, dpi=150)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix.lower()[1:], transparent=True, dpi=150)
 
 
 def _colours(rows: Sequence[Row]) -> dict[str, str]:
