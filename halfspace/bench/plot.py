@@ -95,7 +95,8 @@ def _curves(axes: Any, report: Report, colours: dict[str, str]) -> None:
     axes.set_ylim(-0.03, 1.06)
     axes.set_xlabel("microseconds per query")
     axes.set_ylabel("recall")
-    axes.legend(frameon=False, labelcolor=_GREY, fontsize=8, loc="lower right")
+    if rows:
+        axes.legend(frameon=False, labelcolor=_GREY, fontsize=8, loc="lower right")
 
 
 def _grey(axes: Any) -> None:
