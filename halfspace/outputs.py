@@ -42,6 +42,16 @@ def check_output(output: Path, inputs: Iterable[str | Path], suffixes: Sequence[
         If the folder is missing, the output is a folder, a pipe or a device, the suffix is another one or needs a
         library that is missing, or the output is one of the inputs or what the command prints to, by whatever name.
     """
+    try:
+        found = output.stat()
+    except FileNotFoundError:
+        found = None
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        raise ValueError(f"{output}: is a folder")
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        raise ValueError(
+            f"{output}: is a pipe or a device; name a file, or use --json, which prints to standard output"
+        )
     if suffixes and output.suffix.lower() not in suffixes:
         raise ValueError(f"{output}: unknown suffix {output.suffix!r}; known are {', '.join(suffixes)}")
     if suffixes and output.suffix.lower() == ".parquet":
@@ -49,16 +59,8 @@ def check_output(output: Path, inputs: Iterable[str | Path], suffixes: Sequence[
     folder = Path(os.path.realpath(output)).parent
     if not folder.is_dir():
         raise ValueError(f"{output}: no such folder {str(folder)!r}")
-    try:
-        found = output.stat()
-    except FileNotFoundError:
+    if found is None:
         return
-    if stat.S_ISDIR(found.st_mode):
-        raise ValueError(f"{output}: is a folder")
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(
-            f"{output}: is a pipe or a device; name a file, or use --json, which prints to standard output"
-        )
     for path in inputs:
         if os.path.exists(path) and os.path.samefile(path, output):
             raise ValueError(f"{output}: is the input {str(path)!r}, which would be lost; name another file")

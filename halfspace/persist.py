@@ -91,8 +91,7 @@ def _sections(segment: Segment) -> dict[str, np.ndarray]:
 def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
     """Read a snapshot; ValueError names what does not fit.
 
-    Without `mmap`, all that is cheap to check is: metadata, shapes, ids, norms and grains.
-    With it, the arrays are left to `check`.
+    Metadata and shapes are checked and, without `mmap`, ids, norms and grains. `check` looks at all the rest.
     """
     stored = storage.read(path, mmap=mmap)
     metadata = stored.metadata
@@ -137,7 +136,7 @@ def _count(value: Any, name: str, least: int, most: int) -> int:
     """Return an integer in a range; a number that only looks like one, as 1.0 or True, is refused."""
     count = checks.as_count(value, name, least)
     if count > most:
-        raise ValueError(f"{name} must be at most {most}, got {value:.6g}")
+        raise ValueError(f"{name} must be at most {most}, got {count}")
     return count
 
 
@@ -304,13 +303,14 @@ def _check_norms(segment: Segment, name: str, backend: ModuleType, threads: int)
 
 
 def _check_order(segment: Segment, name: str) -> None:
-    """Check that ids ascend where they are to be searched by halves."""
-    if segment.by_id is not None:
-        _check_permutation(segment.by_id, f"{name}: by_id")
-    if segment.filter != "scan" or segment.by_id is not None:
-        ids = segment.ids if segment.by_id is None else segment.ids[segment.by_id]
-        if (ids[1:] <= ids[:-1]).any():
-            raise ValueError(f"{name}: ids are not in order")
+    """Check that ids ascend where they are to be searched by halves; `by_id` then names each row once."""
+    ids, by_id = segment.ids, segment.by_id
+    if by_id is not None:
+        if by_id.min(initial=0) < 0 or by_id.max(initial=-1) >= segment.rows:
+            raise ValueError(f"{name}: by_id does not name rows")
+        ids = ids[by_id]
+    if (segment.filter != "scan" or by_id is not None) and (ids[1:] <= ids[:-1]).any():
+        raise ValueError(f"{name}: ids are not in order")
 
 
 def _check_distinct(ids: np.ndarray) -> None:

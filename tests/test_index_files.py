@@ -143,9 +143,9 @@ def test_hostile_segments(index, rows, change, mmap, tmp_path):
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-@pytest.mark.parametrize("place", ["within", "across", "above", "disorder"])
+@pytest.mark.parametrize("place", ["within", "across", "above", "disorder", "from the end"])
 def test_hostile_ids(index, rows, place, mmap, tmp_path):
-    """Ids there twice, above the next one, or in a wrong order."""
+    """Ids there twice, above the next one, in a wrong order, or found by way of rows that there are not."""
     path = tmp_path / "index"
     index.save(path)
     stored = storage.read(path)
@@ -157,6 +157,10 @@ def test_hostile_ids(index, rows, place, mmap, tmp_path):
         arrays[f"{tail}/ids"][0] = arrays["0/ids"][7]
     elif place == "above":
         arrays[f"{tail}/ids"][0] = 2**62
+    elif place == "from the end":
+        if "0/by_id" not in arrays:
+            return
+        arrays["0/by_id"][arrays["0/by_id"] == N - 1] = -1  # NumPy would take it for the last row, a kernel would not
     elif index.filter != "scan":  # rows that are scanned may be in any order
         arrays["0/ids"] = arrays["0/ids"][::-1].copy()
     else:

@@ -114,10 +114,8 @@ def test_pipes_and_devices_are_refused(files, kind):
             path.symlink_to(target)
         elif kind == "pipe":
             os.mkfifo(path)
-        elif command == "build":
-            path = Path(os.devnull)
         else:
-            continue  # no device has such a name
+            path = Path(os.devnull)
         before = os.lstat(path)
         arguments = {
             "query": ["query", files / "x.hs", files / "q.npy", "--tau", 1],
