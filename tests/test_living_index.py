@@ -43,6 +43,7 @@ class LivingIndex(RuleBasedStateMachine):
         assert given.tolist() == list(expected)
         stored = reference.store(np.atleast_2d(vectors), self.dtype)
         self.rows.update(zip(given.tolist(), stored, strict=True))
+        self.gone = {i: row for i, row in self.gone.items() if i not in self.rows}
         self.next_id = max([self.next_id, *(i + 1 for i in given.tolist())])
 
     @rule(row=ROWS)
