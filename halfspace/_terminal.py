@@ -1,11 +1,10 @@
-"""What the commands print and write: consoles, progress, JSON, tables and ``.npz`` files."""
+"""What the commands print: consoles, progress, JSON and tables."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,6 @@ __all__ = [
     "show_explanation",
     "show_hits",
     "spinner",
-    "write_npz",
 ]
 
 _TABLE_ROWS = 20
@@ -92,21 +90,6 @@ def print_pairs(pairs: dict[str, Any]) -> None:
         )
 
 
-def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write a ``.npz`` file in one step: a crash leaves the old file or the new one, never a part."""
-    import numpy as np
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def query_document(
     index: Path, output: Path | None, found: dict[str, NDArray[Any]], taus: NDArray[np.float64]
 ) -> dict[str, Any]:
@@ -149,7 +132,7 @@ def show_hits(output: Path | None, found: dict[str, NDArray[Any]], taus: NDArray
         console().print(table)
     rest = len(columns["direction"]) - shown
     if rest:
-        typer.echo(f"... and {rest:,} more rows (-o FILE.npz or --json for all)")
+        typer.echo(f"... and {rest:,} more rows (-o FILE.csv or --json for all)")
 
 
 def show_explanation(direction: int, explanation: Explanation) -> None:

@@ -8,7 +8,6 @@ input, with one line on stderr.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -26,7 +25,6 @@ from halfspace._terminal import (
     show_explanation,
     show_hits,
     spinner,
-    write_npz,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +48,8 @@ _CHUNK_ROWS = 1024  # directions per query
 _EXPLAINED = 3  # directions
 
 _FILES = ".npy, .npz[:NAME], .hdf5[:NAME], .fvecs or .bvecs"
+_HITS = ".npz (arrays), .csv, .jsonl or .parquet (columns query, id, score)"
+_OUTPUT = "It is replaced as a whole. It may be no input, pipe or device."
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to use.  [default: all cores]", show_default=False)]
@@ -104,7 +104,7 @@ def demo(
 @app.command()
 def build(
     vectors: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help=f"Index file to write. {_OUTPUT}", show_default=False)],
     dtype: Annotated[str, typer.Option(help="Type to store: float32, float16 or bfloat16.")] = "float32",
     filter: Annotated[str, typer.Option(help="auto, scan, cells, groups, balls or sweep.")] = "auto",
     ids: Annotated[
@@ -123,16 +123,15 @@ def build(
 ) -> None:
     """Build an index from a file of vectors."""
     with _errors():
-        import numpy as np
-
         from halfspace import HalfspaceIndex
-        from halfspace.readers import read_vectors
+        from halfspace.outputs import check_output
+        from halfspace.readers import file_of, read_vectors
 
         start = time.perf_counter()
-        _check_folder(output)
+        check_output(output, [file_of(vectors), *([] if ids is None else [ids])])
         data = read_vectors(vectors)
         n, dim = data.shape
-        own = None if ids is None else _read_column(ids, n, "id", "iu").astype(np.int64)
+        own = None if ids is None else _read_ids(ids, n)
         index = HalfspaceIndex(
             dim, filter=filter, dtype=dtype, threads=threads, subspaces=subspaces, group_size=group_size
         )
@@ -166,7 +165,7 @@ def query(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write ids, scores, offsets, totals here (.npz).", show_default=False),
+        typer.Option("--output", "-o", help=f"Write the hits here: {_HITS}. {_OUTPUT}", show_default=False),
     ] = None,
     count: Annotated[bool, typer.Option("--count", help="Count the hits only.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Order hits by descending score, not by id.")] = False,
@@ -184,15 +183,16 @@ def query(
     with _errors():
         import numpy as np
 
-        from halfspace.readers import read_vectors
+        from halfspace.outputs import HITS, check_output, write_hits
+        from halfspace.readers import file_of, read_tau, read_vectors
 
         if count and (sort or limit is not None or not scores):
             raise ValueError("--count goes with none of --sort, --limit and --no-scores")
         if output is not None:
-            _check_folder(output)
+            check_output(output, [index, file_of(directions), tau], tuple(HITS))
         asked = read_vectors(directions)
         m = len(asked)
-        taus = _read_tau(tau, m)
+        taus = read_tau(tau, m)
         opened = _open(index, threads=threads)
         parts: list[dict[str, NDArray[Any]]] = []
         with progress("asking") as report:
@@ -211,7 +211,7 @@ def query(
             found["offsets"] = np.concatenate([[0], np.cumsum(found.pop("sizes"))]).astype(np.int64)
         explained = [opened.explain(asked[j], taus[j]) for j in range(min(m, _EXPLAINED) if explain else 0)]
         if output is not None:
-            write_npz(output, found)
+            write_hits(output, found)
         if as_json:
             own = {"explain": [asdict(explanation) for explanation in explained]} if explain else {}
             print_json(query_document(index, output, found, taus) | own)
@@ -269,22 +269,24 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 5,
     threads: Threads = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw a picture here: .svg, .png or .pdf.", show_default=False)
+        Path | None, typer.Option(help=f"Draw a picture here: .svg, .png or .pdf. {_OUTPUT}", show_default=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write all here: .md or .json.", show_default=False)
+        Path | None, typer.Option("--output", "-o", help=f"Write all here: .md or .json. {_OUTPUT}", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare with NumPy, FAISS and others on your vectors, or, without any, on those in the package."""
     with _errors():
         from halfspace.bench import command
+        from halfspace.outputs import check_output
+        from halfspace.readers import file_of, read_tau
 
-        for file, suffixes in ((plot, command.PICTURES), (output, command.OUTPUTS)):
+        inputs = [file_of(path) for path in (vectors, directions, tau) if path is not None]
+        for file, suffixes, other in ((plot, command.PICTURES, []), (output, command.OUTPUTS, [plot] if plot else [])):
             if file is not None:
-                _check_folder(file)
-                command.check_suffix(file, suffixes)
-        tasks = command.tasks(vectors, directions, tau if tau is None else lambda m: _read_tau(tau, m), share)
+                check_output(file, [*inputs, *other], suffixes)
+        tasks = command.tasks(vectors, directions, tau if tau is None else lambda m: read_tau(tau, m), share)
         names = None if engines is None else engines.split(",")
         command.run(tasks, names, queries, batch, rounds, threads, plot, output, as_json)
 
@@ -311,6 +313,8 @@ def _errors() -> Iterator[None]:
         _fail(str(error.args[0]) if error.args else "key error", 2)
     except (ValueError, TypeError) as error:
         _fail(str(error), 2)
+    except MemoryError as error:
+        _fail(f"not enough memory: {error}", 2)
 
 
 @contextlib.contextmanager
@@ -344,43 +348,15 @@ def _open(path: Path, *, mmap: bool = False, threads: int | None = None) -> Half
         _fail(text if str(path) in text else f"{path}: {text}", 1)
 
 
-def _check_folder(output: Path) -> None:
-    """Refuse a file that could not be written before the work is done, not after."""
-    if not output.parent.is_dir():
-        raise ValueError(f"{output}: no such folder {str(output.parent)!r}")
-    if output.is_dir():
-        raise ValueError(f"{output}: is a folder")
+def _read_ids(path: Path, n: int) -> NDArray[np.int64]:
+    """Read ids (n,) from a file, and refuse those that an index refuses, naming the file."""
+    from halfspace import checks
+    from halfspace.readers import read_column
 
-
-def _read_column(path: Path, n: int, what: str, kinds: str) -> NDArray[Any]:
-    """Read a ``.npy`` file of one number per row."""
-    import numpy as np
-
+    column = read_column(path, n, "id", "iu")
     try:
-        column = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .npy file: {error}") from error
-    if not isinstance(column, np.ndarray):
-        raise ValueError(f"{path}: not a .npy file")
-    if column.dtype.kind not in kinds or column.shape != (n,):
-        raise ValueError(f"{path}: expected one {what} per row, shape ({n},), found {column.dtype} {column.shape}")
-    return column
-
-
-def _read_tau(text: str, m: int) -> NDArray[np.float64]:
-    """Read ``--tau``: a number for all directions, or a file of one per direction."""
-    import numpy as np
-
-    try:
-        number = float(text)
-    except ValueError:
-        if not text.endswith(".npy"):
-            raise ValueError(f"--tau {text!r} is neither a number nor a .npy file") from None
-    else:
-        if math.isnan(number):
-            raise ValueError(f"--tau {text!r} is not a number")
-        return np.full(m, number)
-    taus = _read_column(Path(text), m, "tau", "fiu").astype(np.float64)
-    if np.isnan(taus).any():
-        raise ValueError(f"{text}: tau of direction {int(np.flatnonzero(np.isnan(taus))[0])} is nan")
-    return taus
+        ids = checks.as_ids(column)
+        checks.distinct(ids)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return ids

@@ -376,16 +376,17 @@ class HalfspaceIndex(Contents):
         path : path
         mmap : bool
             Map the file instead of reading it: opens in milliseconds and shares memory between processes. Only size,
-            header and section table are checked then; `verify` checks the rest.
+            header, section table and metadata are checked then; `verify` checks the rest.
         device, threads : optional
             As for a new index; a GPU copies what is mapped.
 
         Raises
         ------
         ValueError
-            If the file is no index, is truncated, or fails a checksum; the error says which.
+            If the file is no index, is truncated, fails a checksum, or has ids or norms that cannot be; the error has
+            the path, and says which.
         OSError
-            If it cannot be read.
+            If it cannot be read, or is no regular file.
         """
         loaded = persist.load(path, mmap)
         index = cls(

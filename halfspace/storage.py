@@ -11,19 +11,15 @@ The file is little-endian and has three parts, each a multiple of 64 bytes long:
 Every byte is covered by the signature or by a checksum. Nothing in the file is code: there is no pickle.
 """
 
-import errno
 import io
 import json
 import math
 import os
 import re
-import secrets
-import stat
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfspace.arrays import host, is_array
+from halfspace.atomic import regular_mode, replacing
 from halfspace.progress import Advance, ignore
 
 __all__ = ["FORMAT_VERSION", "StoredFile", "read", "write"]
@@ -115,6 +112,7 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
     A crash, a full disk or a kill at any moment leaves the old file or the new one, whole: the new one is written in
     the same folder, synchronised, and renamed over the old one, which lives on for those who have it open or mapped.
     Only a killed process leaves its unfinished file behind, under the name ``.halfspace-*.tmp``.
+    The next write in that folder removes it.
 
     Parameters
     ----------
@@ -134,8 +132,6 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
         If the folder is missing, `path` is no regular file, or the disk fails or is full; the old file is untouched.
         Only if the last step fails, synchronising the folder, is the new file in place: a power cut might undo it.
     """
-    target = Path(os.path.realpath(path))
-    permissions = _permissions(target)
     sources = {name: array if is_array(array) else np.asarray(array) for name, array in arrays.items()}
     sections = _layout(
         {"name": name, "dtype": array.dtype.name, "shape": list(array.shape), "crc32": "00000000"}
@@ -145,27 +141,12 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
     copy = json.loads(json.dumps(metadata, allow_nan=False))
     if not isinstance(copy, dict) or copy != metadata:
         raise ValueError("JSON would change the metadata: it must be a dict of string keys, lists and plain values")
-    temporary = target.with_name(f".halfspace-{secrets.token_hex(8)}.tmp")
-    # Created with the old permissions: at no moment can anyone read what the old file did not let them read.
-    opener = partial(os.open, mode=0o666 if permissions is None else permissions)
-    try:
-        with open(temporary, "xb", opener=opener) as file:
-            if permissions is not None:
-                temporary.chmod(permissions)
-            file.seek(len(_head(copy, sections, 0)))
-            sections = [_write_section(file, section, host(sources[section.name])) for section in sections]
-            file_nbytes = file.tell()
-            file.seek(0)
-            file.write(_head(copy, sections, file_nbytes))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(target)
-        raise
-    _sync_folder(target.parent)
+    with replacing(path) as file:
+        file.seek(len(_head(copy, sections, 0)))
+        sections = [_write_section(file, section, host(sources[section.name])) for section in sections]
+        file_nbytes = file.tell()
+        file.seek(0)
+        file.write(_head(copy, sections, file_nbytes))
 
 
 def read(path: str | os.PathLike[str], *, mmap: bool = False) -> StoredFile:
@@ -189,9 +170,10 @@ def read(path: str | os.PathLike[str], *, mmap: bool = False) -> StoredFile:
         If the file is foreign, mangled by text mode, truncated, longer than expected, of an unsupported format version,
         or damaged in its preamble, its header or a section. The text names the file and says which.
     OSError
-        If the file is missing or cannot be read.
+        If the file is missing or cannot be read, or is a folder, a pipe or a device.
     """
     path = Path(path)
+    regular_mode(path)
     with open(path, "rb") as file:
         try:
             stored = _read(path, file, mmap)
@@ -219,17 +201,6 @@ def _layout(entries: Iterable[Any]) -> list[_Section]:
     return sections
 
 
-def _permissions(target: Path) -> int | None:
-    """Return the permissions of the file to replace, None for a new one; refuse what is no file."""
-    try:
-        mode = target.stat().st_mode
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "Not a regular file", str(target))
-    return stat.S_IMODE(mode)
-
-
 def _head(metadata: dict[str, Any], sections: list[_Section], file_nbytes: int) -> bytes:
     """Encode preamble and header; their length depends neither on the checksums nor on the length of the file."""
     content = {"metadata": metadata, "sections": [section._asdict() for section in sections]}
@@ -250,19 +221,6 @@ def _write_section(file: io.BufferedWriter, section: _Section, array: NDArray[An
     padding = bytes(-section.nbytes % _ALIGNMENT)
     file.write(padding)
     return section._replace(crc32=f"{zlib.crc32(padding, crc):08x}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming survive a power cut, where a folder can be opened (not on Windows) and synchronised."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
-            raise
 
 
 def _read(path: Path, file: io.BufferedReader, mmap: bool) -> StoredFile:

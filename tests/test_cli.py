@@ -194,7 +194,12 @@ def test_build_bad_input(files, tmp_path, data):
     np.save(tmp_path / "real.npy", np.arange(N) / 2)
     assert "real.npy" in fail(2, "build", files / "x.npy", "-o", output, "--ids", tmp_path / "real.npy")
     np.save(tmp_path / "twice.npy", np.zeros(N, np.int64))
-    assert "x.npy" in fail(2, "build", files / "x.npy", "-o", output, "--ids", tmp_path / "twice.npy")
+    assert "twice.npy: id 0 is given twice" in fail(
+        2, "build", files / "x.npy", "-o", output, "--ids", tmp_path / "twice.npy"
+    )
+    np.save(tmp_path / "large.npy", np.arange(N, dtype=np.uint64) + np.uint64(2**63 - 1))
+    line = fail(2, "build", files / "x.npy", "-o", output, "--ids", tmp_path / "large.npy")
+    assert f"large.npy: ids must fit in int64, got {2**63 + N - 2}" in line
 
     bad = data[0].copy()
     bad[650, 3] = np.nan

@@ -74,7 +74,7 @@ def test_hits_without_room_are_counted_and_remedies_named(filter, threads, monke
 
 
 LITTLE = """
-import resource, sys, threading
+import _thread, resource, sys
 import numpy as np
 from halfspace import HalfspaceIndex
 from halfspace.cpu import _threads
@@ -104,12 +104,22 @@ def ask():
 
 resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]) * 2**20, resource.RLIM_INFINITY))
 ask()
+begun, ended = _thread.allocate_lock(), _thread.allocate_lock()
+ended.acquire()
+
+def beside():
+    if begun.acquire(False):
+        try:
+            ask()
+        finally:
+            ended.release()
+
 try:
-    other = threading.Thread(target=ask)
-    other.start()
-    other.join()
-except RuntimeError:
+    _thread.start_new_thread(beside, ())
+except (RuntimeError, MemoryError):
     pass  # no thread for the test itself
+if not ended.acquire(timeout=2.0) and not begun.acquire(False):
+    ended.acquire()  # it has begun
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 ask()
 assert outcomes[-3:] == ["answered"] * 3, outcomes

@@ -62,7 +62,7 @@ def test_npz_by_name(tmp_path, vectors, save):
         read_vectors(tmp_path / "x.npz")
     with pytest.raises(ValueError, match=r"x\.npz: no array named 'z'; it holds a float32"):
         read_vectors(f"{tmp_path}/x.npz:z")
-    with pytest.raises(ValueError, match=r"x\.npz:c: expected an array of shape \(n, d\), found shape \(\)"):
+    with pytest.raises(ValueError, match=r"x\.npz:c: expected an array of shape \(n, d\), .* found shape \(\)"):
         read_vectors(f"{tmp_path}/x.npz:c")
 
 
@@ -99,7 +99,10 @@ def test_vecs_damage(tmp_path, suffix, code, row):
     fails(whole[: 2 * row] + struct.pack("<i", 6) + whole[2 * row + 4 :], "row 2 states dimension 6, row 0 states 5")
 
 
-@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((2, 2, 2)), np.zeros((2, 2), complex), np.zeros((2, 2), bool)])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(()), np.zeros(0), np.zeros((2, 2, 2)), np.zeros((2, 2), complex), np.zeros((2, 2), np.longdouble)],
+)
 def test_npy_of_the_wrong_kind(tmp_path, array):
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(ValueError, match=r"x\.npy: expected"):
@@ -155,8 +158,7 @@ def test_hdf5(tmp_path, vectors, suffix):
     check(read_vectors(f"{file}:inner/part"), vectors[:3])
     with pytest.raises(ValueError, match=r"no dataset named 'z'; choose with .*:NAME from .*train float32 \(7, 5\)"):
         read_vectors(f"{file}:z")
-    with pytest.raises(ValueError, match=r":flat: expected an array of shape \(n, d\), found shape \(5,\)"):
-        read_vectors(f"{file}:flat")
+    check(read_vectors(f"{file}:flat"), vectors[:1])
     file.write_bytes(b"no")
     with pytest.raises(ValueError, match="not a readable HDF5 file"):
         read_vectors(file)

@@ -22,9 +22,10 @@ from halfspace.bench.threads import pinned
 from halfspace.bench.truth import exact_hits, midpoints
 from halfspace.cpu._threads import available
 from halfspace.datasets import load_keys, load_pydocs
+from halfspace.outputs import write_text
 from halfspace.readers import read_vectors
 
-__all__ = ["OUTPUTS", "PICTURES", "Task", "check_suffix", "run", "tasks"]
+__all__ = ["OUTPUTS", "PICTURES", "Task", "run", "tasks"]
 
 PICTURES = (".svg", ".png", ".pdf")
 OUTPUTS = (".md", ".json")
@@ -98,12 +99,6 @@ def tasks(
     return [Task(data, x, q, share=share)]
 
 
-def check_suffix(file: Path, known: Sequence[str]) -> None:
-    """Refuse a file whose suffix says no format that is written there."""
-    if file.suffix.lower() not in known:
-        raise ValueError(f"{file}: unknown suffix {file.suffix!r}; known are {', '.join(known)}")
-
-
 def run(
     tasks: Sequence[Task],
     names: Sequence[str] | None,
@@ -144,7 +139,7 @@ def run(
     if plot is not None:
         draw(reports, plot)
     if output is not None:
-        output.write_text(json.dumps(document, indent=1) if output.suffix.lower() == ".json" else markdown(reports))
+        write_text(output, json.dumps(document, indent=1) if output.suffix.lower() == ".json" else markdown(reports))
     if as_json:
         print_json(document)
 

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from halfspace.atomic import replacing
 from halfspace.bench.contest import REFERENCE, Row, reference_among
 from halfspace.bench.report import Report
 
@@ -48,7 +49,8 @@ def draw(reports: Sequence[Report], path: Path) -> None:
         _curves(right, report, colours)
         for own in (left, right):
             _grey(own)
-    figure.savefig(path, transparent=True, dpi=150)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix.lower()[1:], transparent=True, dpi=150)
 
 
 def _colours(rows: Sequence[Row]) -> dict[str, str]:
@@ -93,7 +95,8 @@ def _curves(axes: Any, report: Report, colours: dict[str, str]) -> None:
     axes.set_ylim(-0.03, 1.06)
     axes.set_xlabel("microseconds per query")
     axes.set_ylabel("recall")
-    axes.legend(frameon=False, labelcolor=_GREY, fontsize=8, loc="lower right")
+    if rows:
+        axes.legend(frameon=False, labelcolor=_GREY, fontsize=8, loc="lower right")
 
 
 def _grey(axes: Any) -> None:
