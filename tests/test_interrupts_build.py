@@ -146,7 +146,7 @@ def test_an_interrupted_append_is_done_or_not_begun(rng):
 
     def append():
         nonlocal size
-        if size > 20_000:
+        if index.lengths[0] > 20_000:
             index.reset()
         size = int(index.lengths[0])
         more = given[:, :, size : 4 * size + 700]
