@@ -213,3 +213,28 @@ def test_offloaded_keys_and_values(rng, gpu):
 def test_words_of_eight_dimensions(gpu):
     with pytest.raises(ValueError, match="8 dimensions, got 12"):
         gpu.new_cache(1, 1, 12, np.dtype(np.uint16), 64, False)
+
+
+def test_keys_whose_coding_anew_was_stopped_are_coded_before_the_next_answer(rng, gpu, monkeypatch):
+    from halfspace.attention import KVIndex
+
+    class Stop(Exception):
+        pass
+
+    def stopped(*_, **__):
+        raise Stop
+
+    keys = rng.integers(-3, 4, (1, 2, 100, 8))
+    given = gpu.xp.asarray(keys.astype(np.float32))
+    index = KVIndex(2, 8, device="gpu", dtype="float32")
+    with monkeypatch.context() as patch:
+        patch.setattr("halfspace.gpu.cache._encode_keys", stopped)
+        with pytest.raises(Stop):
+            index.append(given, given)
+    assert index._cache.stale
+    assert index.lengths.tolist() == [100]
+    query = rng.integers(-3, 4, (1, 2, 8))
+    hits = index.query(gpu.xp.asarray(query.astype(np.float32)), 8.0)._on_host()
+    assert not index._cache.stale
+    for head, found in enumerate(hits):
+        assert found.ids.tolist() == np.flatnonzero(keys[0, head] @ query[0, head] >= 8).tolist()

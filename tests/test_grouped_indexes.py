@@ -1,8 +1,5 @@
 """Indexes whose filter brings rows into groups: how they live on, report progress, and are kept in files."""
 
-import threading
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import reference
@@ -95,54 +92,6 @@ def test_rows_in_another_order_keep_their_ids(filter, dtype, rng):
         index.compact()
     with pytest.raises(ValueError, match=str(ids[kept[0]])):
         index.insert(np.ones(3), ids=[ids[kept[0]]])
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@every_filter
-def test_progress(filter, threads, rng):
-    inside, calls = threading.Lock(), []
-
-    def progress(done, total):
-        assert inside.acquire(blocking=False)
-        calls.append((done, total))
-        inside.release()
-
-    index = HalfspaceIndex(4, filter=filter, threads=threads)
-    for change, rows in (
-        (lambda: index.insert(normal(rng, 40_000, 4), progress=progress), 40_000),
-        (lambda: index.insert(normal(rng, 300, 4), progress=progress), 300),
-        (lambda: index.insert(normal(rng, 10, 4), progress=progress), 0),
-        (lambda: index.compact(progress=progress), 40_310),
-    ):
-        calls.clear()
-        change()
-        if filter in GROUPED or (filter == "auto" and calls):
-            assert {total for _, total in calls} == ({4 * rows} if rows else set())
-            assert all(before < now for (before, _), (now, _) in pairwise(calls))
-            assert [done for done, _ in calls[-1:]] == [4 * rows][: bool(rows)]
-        else:
-            assert calls == []
-    assert len(index) == 40_310
-
-
-@every_grouped_filter
-def test_progress_that_raises_changes_nothing(filter, rng):
-    class Enough(Exception):
-        pass
-
-    def progress(done, total):
-        raise Enough
-
-    vectors = normal(rng, 40_000, 3)
-    index = HalfspaceIndex(3, filter=filter, threads=2)
-    index.insert(vectors[:100])
-    for change in (lambda: index.insert(vectors, progress=progress), lambda: index.compact(progress=progress)):
-        with pytest.raises(Enough):
-            change()
-        assert index.ids.tolist() == list(range(100))
-        assert index.count(np.ones(3), -np.inf) == 100
-    assert index.insert(vectors)[0] == 100
-    assert len(index) == 40_100
 
 
 # Keeping

@@ -34,8 +34,8 @@ MOST_LEFT = 0.4
 """Axes are kept if at most this share of the squared spread lies beyond them."""
 PRODUCTS = 1 << 27
 """Multiplications that are done as one task."""
-SUMMED = 256
-"""Rows of a sample whose products are summed in float32."""
+SUMMED, AT_ONCE = 64, 1 << 11
+"""Rows of a sample whose products are summed in float32, and those that are multiplied before others are read."""
 
 
 class Basis(NamedTuple):
@@ -63,7 +63,7 @@ def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | 
         unit = part / np.float32(largest)  # so that no square overflows
         products = _products(unit, threads) / len(unit)
         # LAPACK's threads spin for a while after each call, whatever `threads` is: this driver wakes them least
-        spreads, vectors = eigh(products, lower=False, subset_by_index=(dim - count, dim - 1), driver="evr")
+        spreads, vectors = eigh(products, subset_by_index=(dim - count, dim - 1), driver="evr")
         spreads = np.maximum(spreads, 0.0)
         if not float(np.trace(products)) - spreads.sum() <= MOST_LEFT * np.trace(products) or not spreads[-1] > 0.0:
             return None
@@ -73,41 +73,41 @@ def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | 
 
 
 def _products(rows: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float64]:
-    """Sum the products of each two columns of rows (k, d), into the upper triangle of (d, d).
+    """Sum the products of each two columns of rows (k, d), into the lower triangle of (d, d).
 
     In an order of its own, whatever the number of threads. A BLAS would be told apart by them, and its own would spin.
     """
     count, dim = rows.shape
     sums = np.zeros((dim, dim))
-    spans = _threads.spans(dim, -(-count * dim * dim // PRODUCTS))
-    _threads.run(lambda span: _multiply(rows, sums, *span), spans, threads)
+    whole = np.zeros((-(-count // SUMMED) * SUMMED, dim), np.float32)
+    whole[:count] = rows
+    for low in range(0, len(whole), AT_ONCE):
+        own = whole[low : low + AT_ONCE]
+        spans = _threads.spans(dim, -(-own.size * dim // PRODUCTS))
+        _threads.run(lambda span: _multiply(own, sums, *span), spans, threads)  # noqa: B023
     return sums
 
 
 @entry
 def _multiply(rows: Any, sums: Any, first: Any, last: Any):
-    """Sum the products of columns [first, last) of rows (k, d) with themselves and all after them."""
-    count, dim = rows.shape
-    part = np.empty((last - first, dim), np.float32)
-    padded = np.zeros((8, dim), np.float32)
-    for start in range(0, count, SUMMED):
-        part[:] = np.float32(0.0)
-        for at in range(start, min(start + SUMMED, count), 8):
-            eight = rows[at : at + 8]
-            if at + 8 > count:
-                padded[: count - at] = eight
-                eight = padded
-            for i in range(first, last):
-                a, b, c, e = eight[0, i], eight[1, i], eight[2, i], eight[3, i]
-                f, g, h, k = eight[4, i], eight[5, i], eight[6, i], eight[7, i]
-                own = part[i - first]
-                for j in range(i, dim):
-                    own[j] += ((a * eight[0, j] + b * eight[1, j]) + (c * eight[2, j] + e * eight[3, j])) + (
-                        (f * eight[4, j] + g * eight[5, j]) + (h * eight[6, j] + k * eight[7, j])
-                    )
+    """Sum the products of columns [first, last) of rows (k, d) with themselves and all before them.
+
+    k is a multiple of `SUMMED`.
+    """
+    dim = rows.shape[1]
+    part = np.empty(dim, np.float32)
+    for start in range(0, rows.shape[0], SUMMED):
         for i in range(first, last):
-            for j in range(i, dim):
-                sums[i, j] += np.float64(part[i - first, j])
+            part[:] = np.float32(0.0)
+            for at in range(start, start + SUMMED, 8):
+                a, b, c, e = rows[at, i], rows[at + 1, i], rows[at + 2, i], rows[at + 3, i]
+                f, g, h, k = rows[at + 4, i], rows[at + 5, i], rows[at + 6, i], rows[at + 7, i]
+                for j in range(i + 1):  # from 0: an index that might be negative is not vectorised
+                    part[j] += (
+                        (a * rows[at, j] + b * rows[at + 1, j]) + (c * rows[at + 2, j] + e * rows[at + 3, j])
+                    ) + ((f * rows[at + 4, j] + g * rows[at + 5, j]) + (h * rows[at + 6, j] + k * rows[at + 7, j]))
+            for j in range(i + 1):
+                sums[i, j] += np.float64(part[j])
 
 
 def measured(axes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> Basis:

@@ -51,7 +51,7 @@ def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
     spans = _threads.spans(rows, -(-rows * dim // SLICE))
     sums = np.zeros((spaces, len(spans), dim))
     tasks = [(space, part) for space in range(spaces) for part in range(len(spans))]
-    _threads.run(lambda task: _sum(vectors[task[0]], *spans[task[1]], sums[task]), tasks, threads)
+    _threads.run(lambda task: _sum(vectors[task[0]], sums[task], *spans[task[1]]), tasks, threads)
     means: npt.NDArray[np.float32] = (np.sum(sums, axis=1) / rows).astype(np.float32)
     return means
 
@@ -67,7 +67,7 @@ def blank(spaces: int, balls: int, dim: int) -> Codes:
 
 
 @entry
-def _sum(vectors, first, last, total):
+def _sum(vectors, total, first, last):
     for i in range(first, last):
         for j in range(total.size):
             total[j] += np.float64(widen(vectors[i, j]))
