@@ -84,18 +84,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
             permissions = regular_mode(target)
         except FileNotFoundError:
             permissions = None
-        # At no moment can anyone read what the old file did not let them read.
-        with _create(target.parent, 0o666 if permissions is None else 0o600) as file:
-            temporary = Path(file.name)
-            _remove_abandoned(temporary)
+        file = None
+        while file is None:
+            # Named before it is made: wherever an interrupt falls, it is known what to remove.
+            own = temporary = target.with_name(f".halfspace-{_kernel()}-{secrets.token_hex(8)}.tmp")
+            # At no moment can anyone read what the old file did not let them read.
+            file = _create(own, 0o666 if permissions is None else 0o600)
+        with file:
+            _remove_abandoned(own)
             yield file
             if permissions is not None:
-                temporary.chmod(permissions)
+                own.chmod(permissions)
             file.flush()
             os.fsync(file.fileno())
             if fcntl is None:
                 file.close()  # Windows renames no open file; elsewhere the lock is held until the name has changed
-            os.replace(temporary, target)
+            os.replace(own, target)
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -105,19 +109,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
     _sync_folder(target.parent)
 
 
-def _create(folder: Path, mode: int) -> io.BufferedWriter:
-    """Create a file under a temporary name, and lock it where the file system has locks."""
-    while True:
-        path = folder / f".halfspace-{_kernel()}-{secrets.token_hex(8)}.tmp"
-        file = open(path, "xb", opener=partial(os.open, mode=mode))  # noqa: SIM115 (the caller closes it)
-        try:
-            if _lock(file.fileno()) is not False and path.exists():
-                return file
-        except BaseException:
-            file.close()
-            path.unlink(missing_ok=True)
-            raise
-        file.close()  # another writer took it for abandoned before the lock was there
+def _create(path: Path, mode: int) -> io.BufferedWriter | None:
+    """Create a file, and lock it where the file system has locks.
+
+    Returns None where another writer took it for abandoned before the lock was there.
+    """
+    file = open(path, "xb", opener=partial(os.open, mode=mode))  # noqa: SIM115 (the caller closes it)
+    if _lock(file.fileno()) is not False and path.exists():
+        return file
+    file.close()
+    return None
 
 
 def _lock(descriptor: int) -> bool | None:

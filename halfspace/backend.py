@@ -16,6 +16,7 @@ CuPy), but tables of addresses, which are NumPy's:
 """
 
 import re
+import sys
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -35,6 +36,7 @@ def load(device: Any) -> ModuleType:
     if re.fullmatch(r"cpu|gpu(:[0-9]+)?", device) is None:
         raise ValueError(expected)
     name = f"halfspace.{device[:3]}"
-    if name not in _loaded:
-        _loaded[name] = undisturbed(import_module, name)
-    return _loaded[name]
+    module = _loaded.get(name)
+    if module is None or sys.modules.get(name) is not module:
+        module = _loaded[name] = undisturbed(import_module, name)
+    return module

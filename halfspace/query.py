@@ -33,8 +33,9 @@ class Query(NamedTuple):
             return self._rows(scores, sort, limit)
         except MemoryError as error:
             remedy = "" if limit is not None else ", or keep the best of each direction by limit="
+            why = f" ({error})" if str(error) else ""
             raise MemoryError(
-                f"no memory for the {self.total():,} hits: raise tau, ask count() for their number alone{remedy}"
+                f"no memory for the {self.total():,} hits: raise tau, ask count() for their number alone{remedy}{why}"
             ) from error
 
     def _rows(

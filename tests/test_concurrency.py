@@ -129,7 +129,7 @@ def test_readers_while_one_writes(filter, tmp_path, monkeypatch):
         readers = [pool.submit(read, index, directions, tau, expected, history, deadline, seed) for seed in range(3)]
         assert writer.result() > 0
         assert all(reader.result() > 0 for reader in readers)
-    assert threads_of._pool.started == threads_of._pool.most
+    assert 1 <= threads_of._pool.started <= threads_of._pool.most
     assert history.reached == len(history.states) - 1 > 10
     assert sorted(index.ids.tolist()) == np.flatnonzero(history.current()).tolist()
 
@@ -429,6 +429,6 @@ if __name__ == "__main__":
     search.MIN_BYTES = 1
     SCENARIOS[sys.argv[1]]()
     if sys.argv[1] in ("eight-threads", "after-a-fork", "fork-while-others-query"):
-        assert threads_of._pool.started == threads_of._pool.most
+        assert 1 <= threads_of._pool.started <= threads_of._pool.most
     if sys.argv[1] != "outlive-the-main-thread":
         print("done")

@@ -1,7 +1,7 @@
 """The GPU as a device: what may be given to it, and when it is done."""
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy as cp
 import numpy as np
@@ -116,7 +116,18 @@ def wait() -> None:
 
 def stream(handle: int) -> Any:
     """Return what makes a stream of another library, by its address, the current one while it is entered."""
+    if hasattr(cp.cuda.Stream, "from_external"):  # CuPy 14.1
+        return cp.cuda.Stream.from_external(_Foreign(handle))
     return cp.cuda.ExternalStream(handle)
+
+
+class _Foreign(NamedTuple):
+    """A stream of another library, by the protocol that CuPy knows."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
 
 
 def capturing() -> bool:
@@ -178,7 +189,10 @@ def asarray(values: Any, name: str) -> Any:
 def is_here(values: Any) -> bool:
     """Whether values lie on a GPU, so that `asarray` copies nothing."""
     if hasattr(values, "__dlpack_device__"):
-        return bool(values.__dlpack_device__()[0] == CUDA)
+        try:
+            return bool(values.__dlpack_device__()[0] == CUDA)
+        except Exception:  # what columns and tables raise is their own
+            return False
     return hasattr(values, "__cuda_array_interface__")
 
 
