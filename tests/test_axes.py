@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import reference
+import scipy.linalg
 from codes import beyond, bfloat16, bounds_along_axes, parts_of, units
-from conftest import DTYPES, EXTREME_TAUS, FAMILIES, MORE_FAMILIES, boundary_taus, check, equal, identical
+from conftest import DTYPES, EXTREME_TAUS, FAMILIES, MORE_FAMILIES, boundary_taus, build, check, equal, identical
 from test_cells import adversaries, look_at, segment_of, verdicts_of
+from threadpoolctl import ThreadpoolController
 
 from halfspace import HalfspaceIndex, cpu, storage
 from halfspace.cpu import axes
@@ -129,6 +131,27 @@ def test_when_axes_are_chosen(rng):
     assert segment_of(few[:-1]).cells.axes is None  # too few rows for so many dimensions
     assert segment_of(few[:, :255]).cells.axes is None
     assert segment_of(rng.standard_normal((4096, 256)).astype(np.float32)).cells.axes is None  # all axes alike
+
+
+def test_axes_are_found_on_one_thread_of_one_library(rng, monkeypatch):
+    """The threads of SciPy's BLAS would spin; those of NumPy's, and everything afterwards, are the user's."""
+    eigh, during = scipy.linalg.eigh, []
+
+    def watched(*arguments, **options):
+        during.extend(ThreadpoolController().info())
+        return eigh(*arguments, **options)
+
+    monkeypatch.setattr(scipy.linalg, "eigh", watched)
+    before = ThreadpoolController().info()
+    vectors = rng.standard_normal((4200, 8)) @ rng.standard_normal((8, 256))
+    assert build(vectors.astype(np.float32), filter="cells")._snapshot.sealed[0].cells.axes is not None
+    assert ThreadpoolController().info() == before
+    assert during
+    scipys = [library for library in during if "scipy" in library["filepath"]]
+    assert all(library["num_threads"] == 1 for library in scipys)
+    assert [library for library in during if library not in scipys] == [
+        library for library in before if "scipy" not in library["filepath"]
+    ]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from halfspace.bench import (
     heavy_tailed,
     median_ratio,
     midpoints,
-    pinned,
     recall_and_false,
     wrong_answers,
 )
@@ -232,8 +231,6 @@ def test_missing_modules_are_named(monkeypatch):
     expected = "cupy is not installed: pip install cupy-cuda13x, or cupy-cuda12x for a driver of CUDA 12"
     assert ENGINES["cupy"].available() == expected
     assert ENGINES["numpy"].available() is None
-    with pytest.raises(ValueError, match="pip install threadpoolctl"), pinned(1):
-        pass
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match="pip install matplotlib"):
         draw([], Path("times.svg"))

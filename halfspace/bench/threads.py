@@ -30,14 +30,7 @@ def pinned(threads: int) -> Iterator[None]:
     ----------
     threads : int
         At least 1.
-
-    Raises
-    ------
-    ValueError
-        If threadpoolctl is not installed.
     """
-    if importlib.util.find_spec("threadpoolctl") is None:
-        raise ValueError("a comparison needs threadpoolctl: pip install threadpoolctl")
     from threadpoolctl import threadpool_limits
 
     faiss = load_faiss() if importlib.util.find_spec("faiss") else None

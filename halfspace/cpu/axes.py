@@ -18,6 +18,7 @@ from halfspace.cpu._jit import entry
 from halfspace.cpu._simd import BLOCK, TILE
 from halfspace.cpu.bounds import axes_error, axes_rest, norm_bound
 from halfspace.cpu.formats import exact64, round_up16, widen, widen16
+from halfspace.interrupts import undisturbed
 from halfspace.progress import Advance, ignore
 from halfspace.rounding import axes_spread
 from halfspace.segment import Axes
@@ -48,8 +49,6 @@ class Basis(NamedTuple):
 
 def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | None:
     """Find the axes of offsets (spaces, k, d) from the centre, if they are worth it for so many rows."""
-    from scipy.linalg import eigh  # takes long to import
-
     spaces, _, dim = sample.shape
     if not DIMS[0] <= dim <= DIMS[1] or rows < ROWS * dim:
         return None
@@ -62,14 +61,30 @@ def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | 
             return None
         unit = part / np.float32(largest)  # so that no square overflows
         products = _products(unit, threads) / len(unit)
-        # LAPACK's threads spin for a while after each call, whatever `threads` is: this driver wakes them least
-        spreads, vectors = eigh(products, subset_by_index=(dim - count, dim - 1), driver="evr")
+        spreads, vectors = undisturbed(_largest, products, count)
         spreads = np.maximum(spreads, 0.0)
         if not float(np.trace(products)) - spreads.sum() <= MOST_LEFT * np.trace(products) or not spreads[-1] > 0.0:
             return None
         found[space] = vectors[:, ::-1].T
         weights[space] = np.sqrt(spreads[::-1] / spreads[-1])
     return measured(found, (np.maximum(weights, 2.0**-16).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
+
+
+def _largest(products: npt.NDArray[np.float64], count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Find the largest eigenvalues (count,), ascending, of a symmetric matrix (d, d), and their vectors (d, count).
+
+    On one thread of SciPy's BLAS: its others spin after each call, for ten times what they save. That setting is the
+    process's, so this is called `undisturbed`: no interrupt and no other call comes before it is changed back.
+    """
+    from scipy.linalg import eigh  # takes long to import
+    from threadpoolctl import ThreadpoolController
+
+    dim = len(products)
+    libraries = ThreadpoolController()
+    own = [library.filepath for library in libraries.lib_controllers if "scipy" in library.filepath]
+    with libraries.select(filepath=own).limit(limits=1, user_api="blas"):
+        spreads, vectors = eigh(products, subset_by_index=(dim - count, dim - 1), driver="evr")
+    return spreads, vectors
 
 
 def _products(rows: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float64]:
