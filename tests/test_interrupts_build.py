@@ -110,7 +110,9 @@ def test_an_interrupted_insert_is_done_or_not_begun(filter, rng):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file not yet entered
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
+)  # a file not yet entered
 @pytest.mark.parametrize("filter", FILTERS)
 def test_an_interrupted_compact_or_save_changes_no_answer(filter, rng, tmp_path):
     vectors = integers(rng, ROWS.get(filter, 6000) // 2)

@@ -55,6 +55,25 @@ def test_results_keep_their_order_and_the_first_failure_comes_out():
     assert len(begun) < 1000
 
 
+@pytest.mark.parametrize("caller_fails", [True, False])
+def test_a_failure_ends_the_tasks_of_the_others(caller_fails):
+    """A task that takes long asks whether anybody still waits for it."""
+    waiting, caller = threading.Event(), threading.get_ident()
+
+    def work(_):
+        if (threading.get_ident() == caller) == caller_fails:
+            assert waiting.wait(60)
+            raise KeyError("the first failure")
+        waiting.set()
+        while True:
+            _threads.go_on()
+
+    with pytest.raises(KeyError, match="the first failure"):
+        _threads.run(work, range(2), 2)
+    _threads.go_on()  # nothing has been given up here
+    assert _threads.run(lambda task: _threads.go_on() or task, range(9), 3) == list(range(9))
+
+
 def test_threads_are_kept_and_started_when_needed():
     pool = _threads._Pool(2)
     together = threading.Barrier(3, timeout=60)

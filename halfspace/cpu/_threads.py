@@ -6,6 +6,7 @@ once, its OpenMP layer aborts a child after `fork`, and which layer is installed
 """
 
 import os
+import threading
 from _thread import LockType, allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import TypeVar
 
 from halfspace.cpu._cpus import available
 
-__all__ = ["available", "run", "spans"]
+__all__ = ["Abandoned", "available", "go_on", "run", "spans"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -101,6 +102,23 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
     os.register_at_fork(after_in_child=_renew)
 
 
+_here = threading.local()
+
+
+class Abandoned(Exception):
+    """What ends a task whose result nobody waits for any more."""
+
+
+def go_on() -> None:
+    """Raise `Abandoned` where the call that this thread works for has been given up.
+
+    A task that takes several kernels asks between them, so that an interrupt of the main thread is not held up by the
+    others, for which that thread waits.
+    """
+    if getattr(_here, "given_up", None):
+        raise Abandoned
+
+
 def spans(size: int, parts: int, step: int = 1) -> list[tuple[int, int]]:
     """Cut ``range(size)`` into at most `parts` runs of about equal length, at multiples of `step`."""
     steps = -(-size // step)
@@ -123,8 +141,10 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int)
     todo = deque(range(len(tasks)))
     results: dict[int, Result] = {}
     failures: list[BaseException] = []
+    given_up: list[bool] = []
 
     def work() -> None:
+        before, _here.given_up = getattr(_here, "given_up", None), given_up
         try:
             while True:
                 try:
@@ -133,17 +153,25 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int)
                     return
                 results[at] = function(tasks[at])
         except BaseException as error:
-            todo.clear()
             failures.append(error)
+            given_up.append(True)
+            todo.clear()
             raise
+        finally:
+            _here.given_up = before
 
     offers = [_Offer(work) for _ in range(min(threads, len(tasks)) - 1)]
     try:
         for offer in offers:
             _pool.give(offer)
         work()
-    finally:
+    except BaseException as error:
+        given_up.append(True)
         todo.clear()
+        if isinstance(error, Abandoned):
+            raise failures[0] from None  # why it was
+        raise
+    finally:
         for offer in offers:
             offer.settle()
     if len(results) < len(tasks):

@@ -77,6 +77,7 @@ def attend(
 
     def work(_: int) -> None:
         while begun[0] < len(cache.keys) * parts[1]:
+            _threads.go_on()
             _attend_runs(
                 place, cache.keys, cache.values, cache.norms, cache.lengths, queries, tau, float(scale), recent, sinks,
                 grain, begun, tops, sums, kept, weighted,

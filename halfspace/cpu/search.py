@@ -136,6 +136,7 @@ def _run(
             columns.grow(min(4 * columns.ids.size, most + 2 * ROOM))
         if state not in (FULL, PAUSED):
             break
+        _threads.go_on()
     hits = columns.taken(0 if state else found, wanted == SCORES)
     return Answer(counts, [hits], scratch, state), first
 

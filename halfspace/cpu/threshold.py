@@ -66,6 +66,7 @@ def certify(
 
     def work(_: int) -> None:
         while begun[0] < packs:
+            _threads.go_on()
             _certify_heads(place, cache.keys, cache.lengths, queries, float(eps), float(scale), begun, tau, dropped)
 
     most = workers(cache, queries.shape[1], threads)
@@ -253,6 +254,7 @@ def estimate(cache: Cache, queries: np.ndarray, keep: float, estimator: str, thr
 
     def work(_: int) -> None:
         while begun[0] < tau.size:
+            _threads.go_on()
             _estimate_heads(cache.keys, cache.lengths, cache.sample, queries, float(keep), which, slots, begun, tau)
 
     _threads.run(work, range(threads), threads)
