@@ -24,6 +24,8 @@ try:
 except ImportError:  # Windows, where no other process can remove or rename a file that is open
     fcntl = None  # type: ignore[assignment]
 
+from halfspace.interrupts import of_a_handler
+
 __all__ = ["regular_mode", "replacing"]
 
 _TEMPORARY = re.compile(r"\.halfspace-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
@@ -103,7 +105,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not of_a_handler(error) and error.filename in (None, str(temporary)):
             error.filename = str(target)
         raise
     _sync_folder(target.parent)
@@ -133,7 +135,9 @@ def _lock(descriptor: int) -> bool | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:
+    except OSError as error:
+        if of_a_handler(error):
+            raise
         return None
     return True
 
@@ -147,19 +151,29 @@ def _kernel() -> str:
         return f"{0:08x}"
 
 
+@contextlib.contextmanager
+def _courteous() -> Iterator[None]:
+    """Let what the system refuses go: to clean is a courtesy, and never a reason not to write."""
+    try:
+        yield
+    except OSError as error:
+        if of_a_handler(error):
+            raise
+
+
 def _remove_abandoned(own: Path) -> None:
     """Remove what killed writers left in the folder of a writer's `own` file.
 
     A file made under this kernel is abandoned if it can be locked. On a network file system, locks of another machine
     may be invisible; a file of another kernel must have been left alone for an hour as well, by that system's clock.
     """
-    with contextlib.suppress(OSError):  # to clean is a courtesy, and never a reason not to write
+    with _courteous():
         now = own.stat().st_mtime
         for name in os.listdir(own.parent):
             match = _TEMPORARY.fullmatch(name)
             if match and name != own.name:
                 ours = match[1] == _kernel() != f"{0:08x}"
-                with contextlib.suppress(OSError):
+                with _courteous():
                     _remove_if_abandoned(own.with_name(name), math.inf if ours else now - _ABANDONED)
 
 

@@ -8,12 +8,16 @@ at once, and the work comes to its end.
 
 import atexit
 import os
+import signal
 import threading
+import traceback
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
+from functools import partial
+from types import CodeType
 from typing import Any, TypeVar
 
-__all__ = ["undisturbed"]
+__all__ = ["of_a_handler", "undisturbed"]
 
 Result = TypeVar("Result")
 
@@ -22,8 +26,18 @@ _at_work = threading.RLock()
 PATIENCE = 2.0
 """Seconds after which a thread that has not begun never will: it was started, and then there was no memory for it."""
 
+
+def _before_fork() -> None:
+    while True:
+        try:
+            _at_work.acquire()
+            return
+        except BaseException:  # of a handler: `os.fork` would print it and fork all the same, without the lock
+            traceback.print_exc()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_at_work.acquire, after_in_parent=_at_work.release, after_in_child=_at_work.release)
+    os.register_at_fork(before=_before_fork, after_in_parent=_at_work.release, after_in_child=_at_work.release)
 
 
 @atexit.register
@@ -31,6 +45,31 @@ def _finish() -> None:
     """Wait for what is at work: the interpreter must not be taken down under it."""
     with _at_work:
         pass
+
+
+def of_a_handler(error: BaseException) -> bool:
+    """Whether an exception, just caught, comes out of a signal handler.
+
+    It is then no failure of the work that it fell into, and must come out as it is.
+    """
+    handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code(handler: Any) -> CodeType | None:
+    """Return the code of a function, a method, a partial or an object that is called."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    for function in (handler, getattr(handler, "__func__", None), getattr(type(handler), "__call__", None)):  # noqa: B004
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CodeType):
+            return code
+    return None
 
 
 def undisturbed(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -55,7 +94,9 @@ def undisturbed(function: Callable[..., Result], *arguments: Any) -> Result:
     if threading.get_ident() == threading.main_thread().ident:
         try:
             start_new_thread(work, ())
-        except (RuntimeError, MemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if of_a_handler(error):
+                raise
             work()
         if not ended.acquire(timeout=PATIENCE):
             work()

@@ -12,13 +12,13 @@ from typing import Any
 __all__ = ["Lock"]
 
 _forks = 0
-_renewing = threading.Lock()
+_renewing = threading.RLock()  # a handler inside it may use another index
 
 
 def _forked() -> None:
     global _forks, _renewing
     _forks += 1
-    _renewing = threading.Lock()
+    _renewing = threading.RLock()  # a handler inside it may use another index
 
 
 if hasattr(os, "register_at_fork"):
@@ -57,5 +57,7 @@ class Lock:
         """
         lock = self.held
         if lock._is_owned():
-            raise RuntimeError("this thread is changing the index already: a signal handler or finaliser must not")
+            raise RuntimeError(
+                "this thread is changing the index already: a signal handler, finaliser or progress function must not"
+            )
         return lock

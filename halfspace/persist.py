@@ -12,6 +12,7 @@ from halfspace import backend as backends
 from halfspace import checks, storage
 from halfspace.arrays import equal, host, pieces
 from halfspace.dtypes import FORMATS
+from halfspace.interrupts import of_a_handler
 from halfspace.progress import SILENT, Advance, Meter, ignore
 from halfspace.rounding import MAX_CELL_DIM, MAX_DIM
 from halfspace.seal import FILTERS
@@ -103,6 +104,8 @@ def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
         if not mmap:
             _check_rows(loaded)
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        if of_a_handler(error):
+            raise
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}: is not a whole index: {what!s:.300}") from error
     return replace(loaded, stored=stored) if mmap else loaded

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from halfspace import checks
 from halfspace.arrays import host
+from halfspace.interrupts import of_a_handler
 from halfspace.table import Table
 
 __all__ = ["Query"]
@@ -32,10 +33,16 @@ class Query(NamedTuple):
         try:
             return self._rows(scores, sort, limit)
         except MemoryError as error:
+            if of_a_handler(error):
+                raise
             remedy = "" if limit is not None else ", or keep the best of each direction by limit="
             why = f" ({error})" if str(error) else ""
+            try:
+                hits = f"the {self.total():,} hits"
+            except MemoryError:
+                hits = "all hits"
             raise MemoryError(
-                f"no memory for the {self.total():,} hits: raise tau, ask count() for their number alone{remedy}{why}"
+                f"no memory for {hits}: raise tau, ask count() for their number alone{remedy}{why}"
             ) from error
 
     def _rows(

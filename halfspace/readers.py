@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfspace.atomic import regular_mode
+from halfspace.interrupts import of_a_handler
 
 __all__ = ["SUFFIXES", "file_of", "read_column", "read_tau", "read_vectors"]
 
@@ -117,6 +118,8 @@ def _reading(file: Path, what: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if of_a_handler(error):
+            raise
         text = str(error) or type(error).__name__
         raise ValueError(f"{file}: {what}{text:.500}") from error
 

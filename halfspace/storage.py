@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from halfspace.arrays import host, is_array
 from halfspace.atomic import regular_mode, replacing
+from halfspace.interrupts import of_a_handler
 from halfspace.progress import Advance, ignore
 
 __all__ = ["FORMAT_VERSION", "StoredFile", "read", "write"]
@@ -178,6 +179,8 @@ def read(path: str | os.PathLike[str], *, mmap: bool = False) -> StoredFile:
         try:
             stored = _read(path, file, mmap)
         except ValueError as error:
+            if of_a_handler(error):
+                raise
             raise ValueError(f"{path}: {error}") from error
     if not mmap:
         stored.verify()
@@ -240,6 +243,8 @@ def _read(path: Path, file: io.BufferedReader, mmap: bool) -> StoredFile:
             contents = [(section, _load(file, section.end - section.offset)) for section in sections]
         arrays = {section.name: _array(section, data) for section, data in contents}
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        if of_a_handler(error):
+            raise
         raise ValueError(f"damaged header ({error})") from error
     return StoredFile(path, metadata, arrays, contents)
 

@@ -18,6 +18,7 @@ from halfspace.attention import KVIndex
 from halfspace.cpu import chunks
 from halfspace.cpu.codes import CHUNK
 from halfspace.interrupts import undisturbed
+from halfspace.readers import read_vectors
 
 search = importlib.import_module("halfspace.cpu.search")
 
@@ -28,17 +29,30 @@ DIM = 24
 
 
 class Alarm(Exception):
-    """What the handler raises."""
+    """What the handler raises, if nothing else."""
+
+
+class Late(TimeoutError):
+    """What looks like an error of the system."""
+
+
+class Bad(ValueError):
+    """What looks like an error of a file's content."""
+
+
+class Handled(Counter):
+    """How often alarms were handled, and what they raise."""
 
 
 @pytest.fixture
-def alarms():
+def alarms(request):
     """Count the alarms that were handled."""
-    handled = Counter()
+    handled = Handled()
+    handled.raised = getattr(request, "param", Alarm)
 
     def handle(*_):
         handled["alarms"] += 1
-        raise Alarm
+        raise handled.raised("of the handler")
 
     before = signal.signal(signal.SIGALRM, handle)
     yield handled
@@ -55,7 +69,7 @@ def interrupted(alarms, work, delay):
         while alarms["alarms"] == before:
             work()
     except BaseException as error:
-        outcome = type(error).__name__
+        outcome = type(error).__name__ if str(error) == "of the handler" else repr(error)
     return outcome, alarms["alarms"] - before
 
 
@@ -87,6 +101,7 @@ def test_the_handlers_own_exception_comes_out_of_questions(filter, alarms, rng):
 
 # An alarm between the opening of a file and its ``with`` leaves closing it to the collector.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("alarms", [Alarm, Late, Bad, RuntimeError, MemoryError, KeyError], indirect=True)
 def test_writers_are_interrupted_as_a_whole(alarms, rng, tmp_path):
     vectors = rng.integers(-3, 4, (600, DIM)).astype(np.float32)
     direction = rng.integers(-2, 3, DIM).astype(np.float32)
@@ -98,6 +113,9 @@ def test_writers_are_interrupted_as_a_whole(alarms, rng, tmp_path):
         index.insert(vectors)
         index.delete(index.ids[:300])
         index.save(tmp_path / "index")
+        assert len(HalfspaceIndex.load(tmp_path / "index")) == len(index)
+        np.savez(tmp_path / "vectors.npz", vectors)
+        assert len(read_vectors(tmp_path / "vectors.npz")) == len(vectors)
 
     for _ in range(ALARMS):
         outcomes[interrupted(alarms, write, float(rng.uniform(1e-4, 2e-2)))] += 1
@@ -108,7 +126,8 @@ def test_writers_are_interrupted_as_a_whole(alarms, rng, tmp_path):
         taken.join(60)
         assert not taken.is_alive()
         inserted += 1
-    assert outcomes == {("Alarm", 1): ALARMS}
+    text = repr if alarms.raised is KeyError else lambda _: alarms.raised.__name__
+    assert outcomes == {(text(KeyError("of the handler")), 1): ALARMS}
     assert inserted == ALARMS
     stored, ids = index.vectors(index.ids), index.ids
     equal(index.query(direction, 10.0), reference.query(stored, direction[None], 10.0, ids=ids, faster=True)[0])
@@ -167,6 +186,63 @@ def test_many_heads_that_stop_wherever_they_may(monkeypatch, rng):
     hits = cache.query(queries, 4.0)
     for head, ours in enumerate(hits):
         equal(ours, reference.query(keys[0, head // 2], queries[0, head, None], 4.0, faster=True)[0])
+
+
+THOUSAND = """
+import os, resource, signal, sys
+import numpy as np
+from halfspace import HalfspaceIndex
+
+class Alarm(Exception): pass
+
+handled = 0
+
+def handle(*_):
+    global handled
+    handled += 1
+    raise Alarm
+
+signal.signal(signal.SIGALRM, handle)
+rng = np.random.default_rng(0)
+vectors = rng.standard_normal((30_000, 32), dtype=np.float32)
+directions = rng.standard_normal((50, 32), dtype=np.float32)
+index = HalfspaceIndex(32)
+index.insert(vectors)
+growing = HalfspaceIndex(32)
+work = [
+    lambda: index.query(directions[:3], -np.inf),
+    lambda: index.query(directions, 8.0),
+    lambda: index.query(directions[:3], -np.inf, sort=True),
+    lambda: index.query(directions[:3], -np.inf, limit=9),
+    lambda: index.count(directions, 6.0),
+    lambda: HalfspaceIndex(32).insert(vectors),
+    lambda: growing.insert(vectors[:50]),
+    lambda: index.save(sys.argv[1]),
+]
+for one in work:
+    one(), one()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+came = 0
+for at in range(1000):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0002, 0.01))
+        while handled == at:
+            work[at % len(work)]()
+    except Alarm:
+        came += 1
+    assert handled == at + 1
+    assert not index._writing.held._is_owned() and not growing._writing.held._is_owned()
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+print(came, int(grown < 100))
+"""
+
+
+def test_a_thousand_alarms(tmp_path):
+    """None of another kind, none swallowed, no lock held, less than 100 MB of growth."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-W", "ignore", "-c", THOUSAND, str(tmp_path / "index")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stdout) == (0, "1000 1\n"), done.stderr
 
 
 def test_what_is_undisturbed_comes_to_its_end(alarms):

@@ -39,12 +39,21 @@ _ABANDONED = 3600
 @functools.cache
 def _stamp() -> str:
     """Digest of all that machine code depends on beside its signature: sources, compilers, form of instructions."""
-    package = Path(__file__).parent
-    versions = sys.version, numba.__version__, llvmlite.__version__, platform.machine(), FORMS[FORM]
+    tick = time.get_clock_info("monotonic").resolution  # kernels know it as a constant
+    versions = sys.version, numba.__version__, llvmlite.__version__, platform.machine(), FORMS[FORM], tick
     digest = hashlib.sha256(repr(versions).encode())
-    for source in [package.parent / "rounding.py", *sorted(package.rglob("*.py"))]:
-        digest.update(source.read_bytes())
+    for source in _sources():
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _sources() -> list[Path]:
+    """All modules that kernels may take code or constants from."""
+    package = Path(__file__).parent.parent
+    return sorted([*package.glob("*.py"), *package.glob("cpu/**/*.py"), *package.glob("attention/**/*.py")])
+
+
+_stamp()  # of the sources as they are now: they may be replaced while this process compiles
 
 
 _warned = threading.Event()

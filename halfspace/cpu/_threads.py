@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from halfspace.cpu._cpus import available
+from halfspace.interrupts import of_a_handler
 
 __all__ = ["Abandoned", "available", "go_on", "run", "spans"]
 
@@ -46,8 +47,8 @@ class _Offer:
                 self.ended.release()
 
     def settle(self) -> None:
-        """Withdraw the work, or wait for its end."""
-        if not self.begun.acquire(False):
+        """Withdraw the work, or wait for its end; to be called again after an exception, until it returns."""
+        if self.work is not None and not self.begun.acquire(False):
             with self.ended:
                 pass
         self.work = None
@@ -56,8 +57,8 @@ class _Offer:
 class _Pool:
     """Threads that are started when they are first needed, and then wait for more work.
 
-    Its counts are changed by single steps of the interpreter, and waiting workers take from a queue of C: a signal
-    handler that raises in between loses no thread.
+    No signal is heard while its counts change, and waiting workers take from a queue of C: a signal handler that raises
+    loses no thread.
     """
 
     def __init__(self, most: int) -> None:
@@ -72,8 +73,10 @@ class _Pool:
             self.started += 1
             try:
                 start_new_thread(self._serve, ())
-            except (RuntimeError, MemoryError):  # no thread can be started
-                self.started -= 1
+            except (RuntimeError, MemoryError) as error:
+                if of_a_handler(error):
+                    raise
+                self.started -= 1  # no thread can be started
         if self.started:
             self._offers.put(offer)
 
@@ -129,12 +132,25 @@ def spans(size: int, parts: int, step: int = 1) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
+def _settle(offers: list[_Offer]) -> None:
+    """Withdraw all offers or wait for their end, whatever is raised meanwhile; the first of that is raised then."""
+    late: BaseException | None = None
+    for offer in offers:
+        while True:
+            try:
+                offer.settle()
+                break
+            except BaseException as error:
+                late = late or error
+    if late is not None:
+        raise late
+
+
 def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Result]:
     """Apply `function` to every task on at most `threads` threads, this one included; results keep the tasks' order.
 
     A thread takes the next task when it has done one. When this returns or raises, no thread is at work for it any
-    more. `function` must nevertheless own all memory that it reads: a second exception may come while the first one
-    waits for the others. Where threads cannot be started, this one does all.
+    more: what they may write is then the caller's alone. Where threads cannot be started, this one does all.
     """
     if len(tasks) == 1 or threads == 1:
         return [function(task) for task in tasks]
@@ -172,8 +188,7 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int)
             raise failures[0] from None  # why it was
         raise
     finally:
-        for offer in offers:
-            offer.settle()
+        _settle(offers)
     if len(results) < len(tasks):
         raise failures[0] if failures else MemoryError("no memory to search with several threads: pass threads=1")
     return [results[at] for at in range(len(tasks))]

@@ -31,7 +31,7 @@ from halfspace.cpu.chunks import (
     test_chunks,
 )
 from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, thresholds
-from halfspace.cpu.collect import order_by_id
+from halfspace.cpu.collect import ORDERED, order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
 from halfspace.cpu.emit import emit
 from halfspace.cpu.exact import reachable
@@ -41,7 +41,7 @@ from halfspace.cpu.records import BALLS, CELLS, SEGMENT
 from halfspace.cpu.verify import decide, decide_hairline, precision
 from halfspace.cpu.views import blank_seen, look
 
-__all__ = ["COUNT", "IDS", "NOT_FINITE", "ORDERED", "OVERFULL", "SCORES", "search_chunks"]
+__all__ = ["COUNT", "IDS", "NOT_FINITE", "OVERFULL", "SCORES", "search_chunks"]
 
 COUNT, IDS, SCORES = 0, 1, 2
 """What is wanted: counts alone, ids, or ids and scores."""
@@ -49,8 +49,6 @@ COUNT, IDS, SCORES = 0, 1, 2
 NOT_FINITE, OVERFULL = -1, -2
 """States that say that there is no answer; else the state is 0."""
 
-ORDERED = 1 << 16
-"""Hits of a single direction that are put in order of ids at once."""
 
 PASS_BYTES = 1 << 20
 """Bytes of vectors that meet all directions of a batch, and are verified, before the next come: half of a cache."""
