@@ -3,13 +3,14 @@
 Signal handlers run in the main thread, between two of its bytecodes, and may raise there. That is harmless almost
 everywhere. It is not while a module is imported or a kernel is compiled: what was half registered stays so, and every
 later call fails. Such work runs in a thread of its own, for which the main thread waits: an interrupt ends the waiting
-at once, and the work comes to its end.
+at once, and the work comes to its end. So do other threads, which must not keep waiting for work that was given up.
 """
 
 import atexit
 import os
 import signal
 import threading
+import time
 import traceback
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
@@ -23,6 +24,8 @@ Result = TypeVar("Result")
 
 _at_work = threading.RLock()
 """Held by the thread that imports or compiles. A fork waits for it: a child would wait for that thread for ever."""
+STEP = 0.05
+"""Seconds between two looks at what happens meanwhile."""
 PATIENCE = 2.0
 """Seconds after which a thread that has not begun never will: it was started, and then there was no memory for it."""
 
@@ -72,11 +75,18 @@ def _code(handler: Any) -> CodeType | None:
     return None
 
 
-def undisturbed(function: Callable[..., Result], *arguments: Any) -> Result:
+def _nothing() -> None:
+    pass
+
+
+def undisturbed(function: Callable[..., Result], *arguments: Any, meanwhile: Callable[[], object] = _nothing) -> Result:
     """Call a function such that no signal handler runs inside it; forks wait until it has returned.
 
-    Where no thread can be started, it runs in the calling one.
+    `meanwhile` is called every now and then; what it raises ends the waiting, as an interrupt does. Where no thread can
+    be started, the function runs in the calling one.
     """
+    if _at_work._is_owned():  # type: ignore[attr-defined]
+        return function(*arguments)
     begun, ended = allocate_lock(), allocate_lock()
     ended.acquire()
     outcome: list[Any] = []
@@ -91,18 +101,17 @@ def undisturbed(function: Callable[..., Result], *arguments: Any) -> Result:
             finally:
                 ended.release()
 
-    if threading.get_ident() == threading.main_thread().ident:
-        try:
-            start_new_thread(work, ())
-        except (RuntimeError, MemoryError) as error:
-            if of_a_handler(error):
-                raise
-            work()
-        if not ended.acquire(timeout=PATIENCE):
-            work()
-            ended.acquire()
-    else:
+    try:
+        start_new_thread(work, ())
+    except (RuntimeError, MemoryError) as error:
+        if of_a_handler(error):
+            raise
         work()
+    until = time.monotonic() + PATIENCE
+    while not ended.acquire(timeout=STEP):
+        meanwhile()
+        if time.monotonic() > until:
+            work()  # unless it has begun
     if len(outcome) != 2:
         raise MemoryError("no memory to load what a call needs")
     if outcome[1] is not None:

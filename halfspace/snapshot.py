@@ -97,11 +97,11 @@ class Snapshot:
     def claimed(self, ids: npt.NDArray[np.int64] | None, count: int) -> npt.NDArray[np.int64]:
         """Return the ids of fresh rows (count,): those that are given, which must not be taken, or the next ones."""
         if ids is None:
-            if self.next_id > MAX_ID - count + 1:
+            if count and self.next_id > MAX_ID - count + 1:
                 raise ValueError(f"no id is left above {self.next_id - 1}: give ids")
             xp = namespace(self.tail.ids)
-            assigned: npt.NDArray[np.int64] = self.next_id + xp.arange(count, dtype=np.int64)
-            return assigned
+            assigned: npt.NDArray[np.int64] = xp.arange(count, dtype=np.int64)
+            return self.next_id + assigned if count else assigned
         taken = self.locate(ids)[0] >= 0
         if taken.any():
             raise ValueError(f"id {int(ids[taken][0])} is in the index already")

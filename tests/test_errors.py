@@ -354,3 +354,13 @@ def test_checks_come_before_changes_even_when_the_last_row_is_bad(index, rng):
     ids = np.arange(1000, 4000)
     ids[-1] = 3
     refused(index, lambda i: i.insert(np.ones((3000, 3)), ids=ids), ValueError, r"\b3\b")
+
+
+def test_no_rows_need_no_id():
+    """Also where no id is left."""
+    index = HalfspaceIndex(2)
+    index.insert([[1, 2]], [2**63 - 1])
+    for ids in (None, np.empty(0, np.int64)):
+        assert index.insert(np.empty((0, 2)), ids).tolist() == []
+    with pytest.raises(ValueError, match="no id is left"):
+        index.insert([[3, 4]])

@@ -11,6 +11,7 @@ from conftest import FILTERS, build, equal
 
 from halfspace.attention import KVIndex
 from halfspace.cpu import _cpus, _threads
+from halfspace.interrupts import undisturbed
 
 search = importlib.import_module("halfspace.cpu.search")
 
@@ -72,6 +73,54 @@ def test_a_failure_ends_the_tasks_of_the_others(caller_fails):
         _threads.run(work, range(2), 2)
     _threads.go_on()  # nothing has been given up here
     assert _threads.run(lambda task: _threads.go_on() or task, range(9), 3) == list(range(9))
+
+
+def test_nobody_waits_for_a_kernel_that_another_thread_compiles(monkeypatch):
+    """A call that fails ends at once, though a thread at work for it is in the middle of compiling."""
+    compiling, go_on, caller = threading.Event(), threading.Event(), threading.get_ident()
+
+    def compile_slowly():
+        compiling.set()
+        assert go_on.wait(60)
+
+    def work(_):
+        if threading.get_ident() == caller:
+            assert compiling.wait(60)
+            raise KeyError("interrupted")
+        undisturbed(compile_slowly, meanwhile=_threads.go_on)
+
+    with pytest.raises(KeyError, match="interrupted"):
+        _threads.run(work, range(2), 2)
+    assert not go_on.is_set()
+    go_on.set()
+    assert undisturbed(lambda: 5) == 5
+
+
+def test_no_work_stays_behind_whatever_is_raised_meanwhile(monkeypatch):
+    """Even where a second exception comes while the first one waits, no task runs on when the call has raised."""
+    running, leave, caller = threading.Event(), threading.Event(), threading.get_ident()
+    settle, tries = _threads._Offer.settle, []
+
+    def impatient(offer):
+        tries.append(offer)
+        if len(tries) < 3:
+            raise KeyboardInterrupt
+        leave.set()
+        settle(offer)
+
+    def work(_):
+        if threading.get_ident() == caller:
+            assert running.wait(60)
+            raise KeyError("the first")
+        running.set()
+        assert leave.wait(60)
+        running.clear()
+
+    monkeypatch.setattr(_threads._Offer, "settle", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        _threads.run(work, range(2), 2)
+    assert len(tries) == 3
+    assert not running.is_set()
 
 
 def test_threads_are_kept_and_started_when_needed():

@@ -13,6 +13,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from halfspace.cpu._kernel_cache import KernelCache
+from halfspace.cpu._threads import go_on
 from halfspace.interrupts import undisturbed
 
 __all__ = [
@@ -51,7 +52,7 @@ def entry(function: Callable[..., Any]) -> Any:
     cache = KernelCache.of(function)
     if cache is not None:
         dispatcher._cache = cache
-    dispatcher._compile_for_args = partial(undisturbed, dispatcher._compile_for_args)
+    dispatcher._compile_for_args = partial(undisturbed, dispatcher._compile_for_args, meanwhile=go_on)
     return dispatcher
 
 
