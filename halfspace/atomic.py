@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows, where no other process can remove or rename a file that is open
     fcntl = None  # type: ignore[assignment]
 
-from halfspace.interrupts import of_a_handler
+from halfspace.interrupts import of_a_handler, undisturbed
 
 __all__ = ["regular_mode", "replacing"]
 
@@ -79,7 +79,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
     ...     os.listdir(folder)
     ['greeting']
     """
-    target = Path(os.path.realpath(path))
+    target = Path(undisturbed(os.path.realpath, path))  # it takes what a handler raises for a file that is not there
     temporary = None
     try:
         try:
@@ -105,7 +105,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not of_a_handler(error) and error.filename in (None, str(temporary)):
+        if isinstance(error, OSError) and not of_a_handler(error):
             error.filename = str(target)
         raise
     _sync_folder(target.parent)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfspace.atomic import regular_mode
-from halfspace.interrupts import of_a_handler
+from halfspace.interrupts import undisturbed
 
 __all__ = ["SUFFIXES", "file_of", "read_column", "read_tau", "read_vectors"]
 
@@ -63,11 +63,11 @@ def read_vectors(path: str | Path) -> NDArray[Any]:
         raise ValueError(f"{file}: unknown suffix {suffix!r}; known are {', '.join(SUFFIXES)}")
     regular_mode(file)
     if suffix == ".npz":
-        return _npz(file, member)
+        return undisturbed(_npz, file, member)
     if suffix in (".hdf5", ".h5"):
-        return _hdf5(file, "train" if member is None else member)
+        return undisturbed(_hdf5, file, "train" if member is None else member)
     if suffix == ".npy":
-        return _matrix(_npy(file), str(file))
+        return _matrix(undisturbed(_npy, file), str(file))
     return _vecs(file, np.dtype("<f4") if suffix == ".fvecs" else np.dtype("u1"))
 
 
@@ -80,7 +80,7 @@ def read_column(path: str | Path, n: int, what: str, kinds: str) -> NDArray[Any]
     """Read a ``.npy`` file of one number per row, (n,), whose dtype is of one of the `kinds`, such as ``"iu"``."""
     file = Path(path)
     regular_mode(file)
-    column = _npy(file)
+    column = undisturbed(_npy, file)
     if column.dtype.kind not in kinds or column.dtype.itemsize > 8 or column.shape != (n,):
         raise ValueError(f"{path}: expected one {what} per row, shape ({n},), found {column.dtype} {column.shape}")
     return column
@@ -117,9 +117,7 @@ def _reading(file: Path, what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        if of_a_handler(error):
-            raise
+    except Exception as error:  # no signal is heard here: see `undisturbed`
         text = str(error) or type(error).__name__
         raise ValueError(f"{file}: {what}{text:.500}") from error
 

@@ -105,6 +105,7 @@ def test_the_handlers_own_exception_comes_out_of_questions(filter, alarms, rng):
 def test_writers_are_interrupted_as_a_whole(alarms, rng, tmp_path):
     vectors = rng.integers(-3, 4, (600, DIM)).astype(np.float32)
     direction = rng.integers(-2, 3, DIM).astype(np.float32)
+    np.savez(tmp_path / "vectors.npz", vectors)
     index = HalfspaceIndex(DIM)
     inserted = 0
     outcomes = Counter()
@@ -114,7 +115,6 @@ def test_writers_are_interrupted_as_a_whole(alarms, rng, tmp_path):
         index.delete(index.ids[:300])
         index.save(tmp_path / "index")
         assert len(HalfspaceIndex.load(tmp_path / "index")) == len(index)
-        np.savez(tmp_path / "vectors.npz", vectors)
         assert len(read_vectors(tmp_path / "vectors.npz")) == len(vectors)
 
     for _ in range(ALARMS):
