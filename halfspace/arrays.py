@@ -77,10 +77,13 @@ def gather(sources: Sequence[tuple[Any, Any]], advance: Advance = ignore) -> Any
 
 
 def equal(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays of the host have one shape and equal elements, NaN being equal to nothing."""
+    """Whether two arrays of the host have one shape and equal elements, NaN being equal to nothing.
+
+    (`numpy.array_equal` takes the exception of a signal handler for a difference.)
+    """
     if one.shape != other.shape:
         return False
     if one.ndim == 0 or not (one.flags.c_contiguous and other.flags.c_contiguous):
-        return bool(np.array_equal(one, other))
+        return bool((one == other).all())
     flat, others = one.reshape(-1), other.reshape(-1)
-    return all(np.array_equal(flat[part], others[part]) for part in pieces(flat.size, 1))
+    return all((flat[part] == others[part]).all() for part in pieces(flat.size, 1))

@@ -117,7 +117,7 @@ def _create(path: Path, mode: int) -> io.BufferedWriter | None:
     Returns None where another writer took it for abandoned before the lock was there.
     """
     file = open(path, "xb", opener=partial(os.open, mode=mode))  # noqa: SIM115 (the caller closes it)
-    if _lock(file.fileno()) is not False and path.exists():
+    if _lock(file.fileno()) is not False and undisturbed(path.exists):
         return file
     file.close()
     return None

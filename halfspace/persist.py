@@ -311,7 +311,7 @@ def _check_norms(
     """Check the norms and the grain of vectors; return the norms."""
     norms: np.ndarray
     norms, grain = backend.measure(segment.vectors, threads, advance)
-    if not np.array_equal(norms, segment.norms) or grain < segment.grain:
+    if not equal(norms, segment.norms) or grain < segment.grain:
         raise ValueError(f"{name}: norms do not fit the vectors")
     return norms
 
@@ -339,7 +339,7 @@ def _check_size(balls: Balls, name: str) -> None:
     members, holders = balls.members[0], balls.holders[0]
     for subspace in range(len(members)):
         ends = members[subspace, balls.size - 1 : balls.size + 1]
-        if not np.array_equal(holders[subspace, ends], np.arange(ends.size)):
+        if not equal(holders[subspace, ends], np.arange(ends.size)):
             raise ValueError(f"{name}: groups do not have {balls.size} rows")
 
 

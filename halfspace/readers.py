@@ -105,7 +105,7 @@ def read_tau(text: str, m: int) -> NDArray[np.float64]:
 
 def _split(path: str | Path) -> tuple[Path, str | None]:
     """Split ``"file.npz:name"``; a file that has this name as a whole is one."""
-    named = None if os.path.exists(path) else _NAMED.match(str(path))
+    named = None if undisturbed(os.path.exists, path) else _NAMED.match(str(path))
     return (Path(named[1]), named[2]) if named else (Path(path), None)
 
 

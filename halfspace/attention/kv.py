@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from halfspace import backend as backends
 from halfspace import checks
-from halfspace.arrays import host
+from halfspace.arrays import equal, host
 from halfspace.attention import tensors
 from halfspace.attention.attended import Attended
 from halfspace.attention.cache import NOT_FINITE, ROW_STEP, Cache, grown, reservoir, select, view
@@ -201,7 +201,7 @@ class KVIndex:
         if chosen.max() >= self.batch_size:
             raise ValueError(f"sequences must be below {self.batch_size}, got {int(chosen.max())}")
         with self._lock.held, self._on:
-            if np.array_equal(chosen, np.arange(self.batch_size)):
+            if equal(chosen, np.arange(self.batch_size)):
                 return
             self._may_move()
             lengths = self.lengths[chosen]
