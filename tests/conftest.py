@@ -1,5 +1,6 @@
 """What the tests share: Hypothesis profiles, families of awkward data, and the comparison with the oracle."""
 
+import gc
 import os
 import shutil
 import sys
@@ -29,6 +30,14 @@ DTYPES = ["float32", "float16", "bfloat16"]
 def rng(request):
     """A generator whose seed is the name of the test."""
     return np.random.default_rng(list(request.node.name.encode()))
+
+
+@pytest.fixture
+def no_gc_callbacks():
+    """Take away what Hypothesis has the collector call: a handler that raises in there is ignored by Python."""
+    callbacks, gc.callbacks[:] = gc.callbacks[:], []
+    yield
+    gc.callbacks[:] = callbacks
 
 
 @pytest.fixture(scope="session")

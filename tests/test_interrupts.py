@@ -22,7 +22,10 @@ from halfspace.readers import read_vectors
 
 search = importlib.import_module("halfspace.cpu.search")
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this system has no alarm")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this system has no alarm"),
+    pytest.mark.usefixtures("no_gc_callbacks"),
+]
 ALARMS = int(os.environ.get("HALFSPACE_ALARMS", "30"))
 """Alarms for each kind of work."""
 DIM = 24

@@ -30,6 +30,7 @@ BUILDING = {
 """The compiled functions that building calls from Python."""
 MOST = 3 << 19
 """Components that one of them may work on at once: spans of 2^20 that are rounded up to whole chunks."""
+pytestmark = pytest.mark.usefixtures("no_gc_callbacks")
 DIMENSION = 8
 ROWS = {"auto": 33_000}
 """Rows that are inserted: "auto" tries filters from 32,768 on."""
