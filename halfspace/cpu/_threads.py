@@ -27,31 +27,34 @@ Result = TypeVar("Result")
 class _Offer:
     """Work that a thread may begin unless it is withdrawn before, and whose end can be waited for.
 
-    Both are locks, and each step is one call of C: it allocates nothing, so it cannot fail where memory is out.
+    Each side writes its own mark before it reads the other's, so that one of the two sees it. No step allocates, so it
+    cannot fail where memory is out, and each may be repeated after an exception.
     """
 
     __slots__ = ("begun", "ended", "work")
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work: Callable[[], None] | None = work
-        self.begun: LockType = allocate_lock()
+        self.begun = False
         self.ended: LockType = allocate_lock()
         self.ended.acquire()
 
     def accept(self) -> None:
         """Do the work, in a thread of the pool."""
-        if self.work is not None and self.begun.acquire(False):
-            try:
-                self.work()
-            finally:
-                self.ended.release()
+        self.begun = True
+        try:
+            work = self.work
+            if work is not None:
+                work()
+        finally:
+            self.ended.release()
 
     def settle(self) -> None:
         """Withdraw the work, or wait for its end; to be called again after an exception, until it returns."""
-        if self.work is not None and not self.begun.acquire(False):
+        self.work = None
+        if self.begun:
             with self.ended:
                 pass
-        self.work = None
 
 
 class _Pool:
