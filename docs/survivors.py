@@ -38,8 +38,8 @@ from rich.table import Table
 from halfspace import HalfspaceIndex, cpu
 from halfspace.datasets import load_keys, load_pydocs
 from halfspace.explain import Stage
-from halfspace.readers import read_vectors
-from halfspace.seal import GROUP_SIZE, WIDTH
+from halfspace.files.vectors import read_vectors
+from halfspace.state.build import GROUP_SIZE, WIDTH
 
 SHARES = (0.001, 0.01, 0.1)
 SUBSPACES = (1, 4, 8, 16, 32)

@@ -1,9 +1,9 @@
 """Exact halfspace range search: every stored vector x with <q, x> >= tau, and no other."""
 
-from halfspace._warmup import warmup
 from halfspace.explain import Explanation, Stage
 from halfspace.hits import Hit, Hits
 from halfspace.index import HalfspaceIndex
+from halfspace.warmup import warmup
 
 __all__ = ["Explanation", "HalfspaceIndex", "Hit", "Hits", "Stage", "warmup"]
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from halfspace.interrupts import undisturbed
+from halfspace.runtime.interrupts import undisturbed
 
 __all__ = ["load"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from halfspace._terminal import (
+from halfspace.terminal import (
     console,
     print_json,
     print_pairs,
@@ -89,7 +89,7 @@ def demo(
 ) -> None:
     """Ask Python's documentation 32 questions, prove every answer in integer arithmetic, count and time the work."""
     with _errors():
-        from halfspace import demo as work
+        from halfspace.bench import demo as work
 
         with spinner("asking, proving and timing (the first run also compiles)"):
             report = work.run(tau, top=top, filter=filter, threads=threads, rounds=rounds)
@@ -124,8 +124,8 @@ def build(
     """Build an index from a file of vectors."""
     with _errors():
         from halfspace import HalfspaceIndex
-        from halfspace.outputs import check_output
-        from halfspace.readers import file_of, read_vectors
+        from halfspace.files.outputs import check_output
+        from halfspace.files.vectors import file_of, read_vectors
 
         start = time.perf_counter()
         check_output(output, [file_of(vectors), *([] if ids is None else [ids])])
@@ -183,8 +183,8 @@ def query(
     with _errors():
         import numpy as np
 
-        from halfspace.outputs import HITS, check_output, write_hits
-        from halfspace.readers import file_of, read_tau, read_vectors
+        from halfspace.files.outputs import HITS, check_output, write_hits
+        from halfspace.files.vectors import file_of, read_tau, read_vectors
 
         if count and (sort or limit is not None or not scores):
             raise ValueError("--count goes with none of --sort, --limit and --no-scores")
@@ -279,8 +279,8 @@ def bench(
     """Compare with NumPy, FAISS and others on your vectors, or, without any, on those in the package."""
     with _errors():
         from halfspace.bench import command
-        from halfspace.outputs import check_output
-        from halfspace.readers import file_of, read_tau
+        from halfspace.files.outputs import check_output
+        from halfspace.files.vectors import file_of, read_tau
 
         inputs = [file_of(path) for path in (vectors, directions, tau) if path is not None]
         for file, suffixes, other in ((plot, command.PICTURES, []), (output, command.OUTPUTS, [plot] if plot else [])):
@@ -350,8 +350,8 @@ def _open(path: Path, *, mmap: bool = False, threads: int | None = None) -> Half
 
 def _read_ids(path: Path, n: int) -> NDArray[np.int64]:
     """Read ids (n,) from a file, and refuse those that an index refuses, naming the file."""
-    from halfspace import checks
-    from halfspace.readers import read_column
+    from halfspace.arguments import checks
+    from halfspace.files.vectors import read_column
 
     column = read_column(path, n, "id", "iu")
     try:

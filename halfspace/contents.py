@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfspace import checks
-from halfspace.dtypes import FORMATS, as_numbers
-from halfspace.snapshot import MAX_ID, Snapshot
+from halfspace.arguments import checks
+from halfspace.model.formats import FORMATS, as_numbers
+from halfspace.state.snapshot import MAX_ID, Snapshot
 
 __all__ = ["Contents"]
 

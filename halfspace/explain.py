@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from halfspace.segment import Segment
+from halfspace.model.segment import Segment
 
 __all__ = ["STAGES", "Choice", "Explanation", "Stage"]
 

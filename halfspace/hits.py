@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.arrays import beside, host, namespace
-from halfspace.dtypes import widen32
+from halfspace.model.arrays import beside, host, namespace
+from halfspace.model.formats import widen32
 
 __all__ = ["Hit", "Hits"]
 
@@ -86,7 +86,7 @@ class Hits:
         ImportError
             If CuPy is missing.
         """
-        from halfspace.gpu.preallocated import Preallocated
+        from halfspace.gpu.out import Preallocated
 
         return Preallocated(capacity, directions, scores)
 

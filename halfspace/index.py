@@ -7,20 +7,21 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import backend as backends
-from halfspace import checks, persist
+from halfspace.arguments import checks
 from halfspace.contents import Contents
-from halfspace.dtypes import FORMATS, parse
 from halfspace.explain import Explanation
+from halfspace.files import index_file as persist
 from halfspace.hits import Hits
-from halfspace.lock import Lock
-from halfspace.progress import Meter, Progress
+from halfspace.model.formats import FORMATS, parse
+from halfspace.model.rounding import MAX_CELL_DIM, MAX_DIM
+from halfspace.model.segment import Segment
 from halfspace.query import Query
-from halfspace.rounding import MAX_CELL_DIM, MAX_DIM
-from halfspace.seal import FILTERS, Sealer
-from halfspace.segment import Segment
-from halfspace.snapshot import MAX_ID, Snapshot, empty
-from halfspace.tail import TailWriter
-from halfspace.within import restrict
+from halfspace.runtime.lock import Lock
+from halfspace.runtime.progress import Meter, Progress
+from halfspace.state.build import FILTERS, Sealer
+from halfspace.state.restrict import restrict
+from halfspace.state.snapshot import MAX_ID, Snapshot, empty
+from halfspace.state.tail import TailWriter
 
 __all__ = ["HalfspaceIndex"]
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace import checks
-from halfspace.arrays import host
-from halfspace.interrupts import of_a_handler
-from halfspace.table import Table
+from halfspace.arguments import checks
+from halfspace.model.arrays import host
+from halfspace.model.table import Table
+from halfspace.runtime.interrupts import of_a_handler
 
 __all__ = ["Query"]
 

@@ -1,10 +1,10 @@
 """What tests of the GPU share: bringing arrays there and answers back."""
 
 import numpy as np
-from conftest import equal
+from helpers.checking import equal
 
 from halfspace import HalfspaceIndex
-from halfspace.dtypes import as_bits, as_numbers
+from halfspace.model.formats import as_bits, as_numbers
 
 EXTREMES_THAT_STAY = [0.0, -0.0, 2.0**-149, -(2.0**-298), 1e300, -1e300, np.inf, -np.inf]
 """Extreme thresholds that are no subnormal float64, which the emulator flushes and no GPU does."""

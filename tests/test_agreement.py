@@ -5,8 +5,8 @@ import itertools
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, FILTERS, identical
+from helpers import reference
+from helpers.checking import DTYPES, FILTERS, identical
 
 from halfspace import HalfspaceIndex
 

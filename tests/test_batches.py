@@ -5,13 +5,14 @@ from functools import cache
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, FAMILIES, FILTERS, MORE_FAMILIES, boundary_taus, build, check, gaussian, heavy_tailed
+from helpers import reference
+from helpers.checking import DTYPES, FILTERS, build, check
+from helpers.families import FAMILIES, MORE_FAMILIES, boundary_taus, gaussian, heavy_tailed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halfspace import HalfspaceIndex
-from halfspace.cpu.matrix import LEAST
+from halfspace.cpu.filters.matrix import LEAST
 
 search = importlib.import_module("halfspace.cpu.search")
 every_filter = pytest.mark.parametrize("filter", FILTERS)

@@ -8,36 +8,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from helpers.command import call, fail, succeed
 
+import halfspace.bench.demo
 import halfspace.cli
-import halfspace.demo
 from halfspace.datasets import load_pydocs
 
 N, D, M = 700, 12, 5
-
-
-def call(*arguments):
-    return CliRunner().invoke(halfspace.cli.app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    """Run a command that must succeed, and return its stdout, which must have no colour codes."""
-    result = call(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    assert "\x1b" not in result.output
-    return result.stdout
-
-
-def fail(code, *arguments):
-    """Run a command that must fail with this code, and return its one line of error."""
-    result = call(*arguments)
-    assert result.exit_code == code, (result.output, result.exception)
-    assert isinstance(result.exception, SystemExit)
-    lines = [line for line in result.output.splitlines() if line.startswith("halfspace: error: ")]
-    assert len(lines) == 1, result.output
-    assert "Traceback" not in result.output
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +74,8 @@ def test_demo_infinite_tau(tau, hits):
 
 
 def test_demo_fails_when_an_answer_is_not_exact(monkeypatch):
-    right = halfspace.demo.least_dot(0.5)
-    monkeypatch.setattr(halfspace.demo, "least_dot", lambda tau: right + 2**40)
+    right = halfspace.bench.demo.least_dot(0.5)
+    monkeypatch.setattr(halfspace.bench.demo, "least_dot", lambda tau: right + 2**40)
     result = call("demo", "--json", "--rounds", 0)
     assert result.exit_code == 1
     wrong = json.loads(result.stdout.splitlines()[0])["wrong"]
@@ -114,25 +91,25 @@ def test_demo_refuses_nan():
 def test_demo_arithmetic_against_fractions():
     docs = load_pydocs()
     vectors, directions = docs.vectors[:5], docs.query_vectors[:3]
-    dots = halfspace.demo.exact_dots(vectors, directions)
+    dots = halfspace.bench.demo.exact_dots(vectors, directions)
     for j, direction in enumerate(directions):
         for i, vector in enumerate(vectors):
             pairs = zip(vector.tolist(), direction.tolist(), strict=True)
             real = sum(Fraction(a) * Fraction(b) for a, b in pairs)
             assert Fraction(int(dots[j, i]), 2**48) == real
             for tau in (float(real), math.nextafter(float(real), 9), math.nextafter(float(real), -9)):
-                assert (dots[j, i] >= halfspace.demo.least_dot(tau)) == (real >= Fraction(tau))
-    assert halfspace.demo.least_dot(2.0**-48) == 1
-    assert halfspace.demo.least_dot(5e-324) == 1
-    assert halfspace.demo.least_dot(-5e-324) == 0
-    assert halfspace.demo.least_dot(1e300) == 2**62
+                assert (dots[j, i] >= halfspace.bench.demo.least_dot(tau)) == (real >= Fraction(tau))
+    assert halfspace.bench.demo.least_dot(2.0**-48) == 1
+    assert halfspace.bench.demo.least_dot(5e-324) == 1
+    assert halfspace.bench.demo.least_dot(-5e-324) == 0
+    assert halfspace.bench.demo.least_dot(1e300) == 2**62
 
 
 def test_demo_arithmetic_refuses_what_could_overflow():
     with pytest.raises(ValueError, match="too large"):
-        halfspace.demo.exact_dots(np.full((1, 384), 300, np.float16), np.full((1, 384), 300, np.float16))
+        halfspace.bench.demo.exact_dots(np.full((1, 384), 300, np.float16), np.full((1, 384), 300, np.float16))
     with pytest.raises(ValueError, match="float32"):
-        halfspace.demo.exact_dots(np.ones((1, 2), np.float32), np.ones((1, 2), np.float16))
+        halfspace.bench.demo.exact_dots(np.ones((1, 2), np.float32), np.ones((1, 2), np.float16))
 
 
 # build

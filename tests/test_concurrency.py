@@ -13,15 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import reference
-from conftest import FILTERS, build, equal
+from helpers import reference
+from helpers.checking import FILTERS, build, equal
 
 from halfspace import HalfspaceIndex
 from halfspace.attention import KVIndex
-from halfspace.cpu._jit import entry
+from halfspace.cpu.runtime.jit import entry
 
 search = importlib.import_module("halfspace.cpu.search")
-threads_of = importlib.import_module("halfspace.cpu._threads")
+threads_of = importlib.import_module("halfspace.cpu.runtime.threads")
 SECONDS = float(os.environ.get("HALFSPACE_STRESS_SECONDS", "12"))
 DIMENSION, POOL = 8, 4000
 
@@ -337,7 +337,7 @@ def fork_while_an_attribute_is_derived():
     vectors, directions, expected = problem()
     indexes = [build(vectors), build(vectors)]
     inside, leave = threading.Event(), threading.Event()
-    snapshot = importlib.import_module("halfspace.snapshot")
+    snapshot = importlib.import_module("halfspace.state.snapshot")
     of = snapshot.Table.of
 
     def slowly(*arguments):

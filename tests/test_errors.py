@@ -5,8 +5,8 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, build
+from helpers import reference
+from helpers.checking import DTYPES, build
 
 from halfspace import HalfspaceIndex
 

@@ -4,20 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import reference
-from conftest import (
-    DTYPES,
-    EXTREME_TAUS,
-    FAMILIES,
-    FILTERS,
-    boundary_taus,
-    build,
-    build_each,
-    check,
-    equal,
-    identical,
-    pairs,
-)
+from helpers import reference
+from helpers.checking import DTYPES, FILTERS, build, build_each, check, equal, identical
+from helpers.families import EXTREME_TAUS, FAMILIES, boundary_taus, pairs
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,14 +4,16 @@ import importlib
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, EXTREME_TAUS, FAMILIES, FILTERS, boundary_taus, check, equal, pairs
+from helpers import reference
+from helpers.checking import DTYPES, FILTERS, check, equal
+from helpers.families import EXTREME_TAUS, FAMILIES, boundary_taus, pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfspace import HalfspaceIndex, cpu, seal
-from halfspace.cpu.chunks import WORK
-from halfspace.trial import TRIAL_ROWS
+from halfspace import HalfspaceIndex, cpu
+from halfspace.cpu.by_chunk import WORK
+from halfspace.state import build as seal
+from halfspace.state.choose import TRIAL_ROWS
 
 search = importlib.import_module("halfspace.cpu.search")
 GROUPED = ["groups", "balls", "sweep"]

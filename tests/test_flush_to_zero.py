@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, EXTREME_TAUS, FILTERS, _pattern, build, check, equal, subnormal, tiny
+from helpers import reference
+from helpers.checking import DTYPES, FILTERS, build, check, equal
+from helpers.families import EXTREME_TAUS, _pattern, subnormal, tiny
 
 LEAST = 24  # directions from which on cells are multiplied with them as matrices
 FLUSH = 1 << 15 | 1 << 6  # flush to zero, denormals are zero
@@ -129,7 +130,7 @@ def batches():
 
 def along_axes():
     """Principal axes of vectors that have subnormal components."""
-    from halfspace.cpu import axes
+    from halfspace.cpu.filters import axes
 
     axes.DIMS, axes.ROWS, axes.MOST_LEFT = (64, 64), 0, 2.0
     rng = np.random.default_rng(4)

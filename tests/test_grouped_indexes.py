@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, FILTERS, equal, identical
+from helpers import reference
+from helpers.checking import DTYPES, FILTERS, equal, identical
 
-from halfspace import HalfspaceIndex, cpu, seal, storage
+from halfspace import HalfspaceIndex, cpu
+from halfspace.files import container as storage
+from halfspace.state import build as seal
 
 GROUPED = ["groups", "balls", "sweep"]
 every_filter = pytest.mark.parametrize("filter", FILTERS)

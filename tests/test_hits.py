@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, build, equal, identical
+from helpers import reference
+from helpers.checking import DTYPES, build, equal, identical
 
 from halfspace import HalfspaceIndex, Hits
 

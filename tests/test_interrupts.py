@@ -10,15 +10,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import reference
-from conftest import FILTERS, build, equal
+from helpers import reference
+from helpers.checking import FILTERS, build, equal
 
 from halfspace import HalfspaceIndex
 from halfspace.attention import KVIndex
-from halfspace.cpu import chunks
+from halfspace.cpu import by_chunk as chunks
 from halfspace.cpu.codes import CHUNK
-from halfspace.interrupts import undisturbed
-from halfspace.readers import read_vectors
+from halfspace.files.vectors import read_vectors
+from halfspace.runtime.interrupts import undisturbed
 
 search = importlib.import_module("halfspace.cpu.search")
 

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import FILTERS
+from helpers.checking import FILTERS
 from numba import types
 from typer.testing import CliRunner
 
@@ -14,8 +14,11 @@ from halfspace import HalfspaceIndex
 from halfspace.attention import KVIndex
 
 MODULES = {
-    name: importlib.import_module(f"halfspace.cpu.{name}")
-    for name in ("axes", "balls", "cache", "cells", "codes", "formats", "groups", "partition")
+    name.rpartition(".")[2]: importlib.import_module(f"halfspace.cpu.{name}")
+    for name in (
+        *("filters.axes", "filters.balls", "filters.cells", "filters.groups"),
+        *("attention.cache", "codes", "formats", "partition"),
+    )
 }
 BUILDING = {
     "axes": ["_encode", "_multiply"],

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, FILTERS, equal
+from helpers import reference
+from helpers.checking import DTYPES, FILTERS, equal
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import FILTERS, build
+from helpers.checking import FILTERS, build
 
 search = importlib.import_module("halfspace.cpu.search")
 
@@ -77,7 +77,7 @@ LITTLE = """
 import _thread, resource, sys
 import numpy as np
 from halfspace import HalfspaceIndex
-from halfspace.cpu import _threads
+from halfspace.cpu.runtime import threads as _threads
 
 sys.modules["halfspace.cpu.search"].MIN_BYTES = 1
 rng = np.random.default_rng(0)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, check, equal, identical
+from helpers import reference
+from helpers.checking import DTYPES, check, equal, identical
 
-from halfspace import HalfspaceIndex, storage
-from halfspace.cpu.chunks import WORK
+from halfspace import HalfspaceIndex
+from halfspace.cpu.by_chunk import WORK
+from halfspace.files import container as storage
 
 N, DIM = 5000, 12
 

@@ -138,10 +138,10 @@ def explicit(category, module):
 
 OURS = [
     explicit("DeprecationWarning", "halfspace"),
-    explicit("DeprecationWarning", "halfspace.cpu.cells"),
+    explicit("DeprecationWarning", "halfspace.cpu.filters.cells"),
     explicit("FutureWarning", "halfspace.attention.hf"),
     explicit("UserWarning", "halfspace.index"),
-    explicit("RuntimeWarning", "halfspace.rounding"),
+    explicit("RuntimeWarning", "halfspace.model.rounding"),
     explicit("RuntimeWarning", "numpy._core.fromnumeric"),
     explicit("numba.NumbaPerformanceWarning", "/somewhere/halfspace/cpu/cells"),
     "file = open(__file__); del file",

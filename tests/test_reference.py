@@ -4,8 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, FAMILIES, pairs
+from helpers import reference
+from helpers.checking import DTYPES
+from helpers.families import FAMILIES, pairs
 from hypothesis import given
 from hypothesis import strategies as st
 

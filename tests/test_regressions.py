@@ -5,13 +5,13 @@ import pickle
 
 import numpy as np
 import pytest
-import reference
-from conftest import DTYPES, build, identical
+from helpers import reference
+from helpers.checking import DTYPES, build, identical
 
 from halfspace import HalfspaceIndex, cpu
-from halfspace.dtypes import as_bits
-from halfspace.lock import Lock
-from halfspace.segment import Segment, join
+from halfspace.model.formats import as_bits
+from halfspace.model.segment import Segment, join
+from halfspace.runtime.lock import Lock
 
 LINE = np.arange(1, 7, dtype=np.float32)[:, None]
 
@@ -134,7 +134,7 @@ def test_returned_ids_are_the_callers(rng):
 @pytest.mark.parametrize("shape", [(1, 64), (1, 24), (1, 0), (), (4096,)])
 def test_more_axes_than_dimensions_are_refused(shape, tmp_path, rng):
     index = build(rng.standard_normal((200, 32)), filter="cells")
-    persist = importlib.import_module("halfspace.persist")
+    persist = importlib.import_module("halfspace.files.index_file")
     arrays = persist.storage.read
     index.save(tmp_path / "index")
     stored = arrays(tmp_path / "index", mmap=False)

@@ -7,14 +7,14 @@ import sys
 import pytest
 
 from halfspace import HalfspaceIndex, warmup
-from halfspace.seal import FILTERS
+from halfspace.state.build import FILTERS
 
 CODE = """
 import numpy as np
 from numba.core import event
 import halfspace
 from halfspace.attention import KVIndex
-from halfspace.attention.threshold import ESTIMATORS
+from halfspace.attention.policy import ESTIMATORS
 
 def ask():
     rng = np.random.default_rng(1)

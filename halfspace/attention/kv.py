@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import backend as backends
-from halfspace import checks
-from halfspace.arrays import equal, host
-from halfspace.attention import tensors
+from halfspace.arguments import checks
+from halfspace.attention import interop as tensors
+from halfspace.attention.arguments import Given, as_counts
 from halfspace.attention.attended import Attended
-from halfspace.attention.cache import NOT_FINITE, ROW_STEP, Cache, grown, reservoir, select, view
-from halfspace.attention.given import Given, as_counts
-from halfspace.attention.threshold import Threshold, thresholds
-from halfspace.dtypes import FORMATS, as_numbers, parse
+from halfspace.attention.policy import Threshold, thresholds
 from halfspace.hits import Hits
-from halfspace.lock import Lock
+from halfspace.model.arrays import equal, host
+from halfspace.model.formats import FORMATS, as_numbers, parse
+from halfspace.model.kv_cache import NOT_FINITE, ROW_STEP, Cache, grown, reservoir, select, view
+from halfspace.model.table import Table
 from halfspace.query import Query
-from halfspace.table import Table
+from halfspace.runtime.lock import Lock
 
 __all__ = ["KVIndex"]
 
@@ -240,7 +240,7 @@ class KVIndex:
         keep : float, optional
             Choose thresholds such that about this share of the keys is kept; an estimate, without a certificate.
         estimator : {"budget", "max", "gap"}
-            How ``keep`` reads a threshold off a sample of the keys, see `halfspace.attention.threshold`.
+            How ``keep`` reads a threshold off a sample of the keys, see `halfspace.attention.policy`.
         details : bool
             Whether to return an `Attended` instead of the output.
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfspace import checks
-from halfspace._terminal import console, print_json, progress, spinner
+from halfspace.arguments import checks
 from halfspace.bench.contest import REFERENCE, compare
 from halfspace.bench.engines import ENGINES, Engine, build, build_curve
 from halfspace.bench.engines.spec import reason_of
@@ -20,10 +19,11 @@ from halfspace.bench.plot import draw
 from halfspace.bench.report import Report, markdown, show
 from halfspace.bench.threads import pinned
 from halfspace.bench.truth import exact_hits, midpoints
-from halfspace.cpu._threads import available
+from halfspace.cpu.runtime.threads import available
 from halfspace.datasets import load_keys, load_pydocs
-from halfspace.outputs import write_text
-from halfspace.readers import read_vectors
+from halfspace.files.outputs import write_text
+from halfspace.files.vectors import read_vectors
+from halfspace.terminal import console, print_json, progress, spinner
 
 __all__ = ["OUTPUTS", "PICTURES", "Task", "run", "tasks"]
 
@@ -63,7 +63,7 @@ def tasks(
     Parameters
     ----------
     vectors, directions : str, optional
-        Files, as `halfspace.readers.read_vectors` takes them.
+        Files, as `halfspace.files.vectors.read_vectors` takes them.
     taus : callable, optional
         Gives the thresholds of m directions.
     share : float, optional

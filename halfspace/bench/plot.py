@@ -11,9 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from halfspace.atomic import replacing
 from halfspace.bench.contest import REFERENCE, Row, reference_among
 from halfspace.bench.report import Report
+from halfspace.files.atomic import replacing
 
 __all__ = ["draw"]
 

@@ -2,22 +2,22 @@
 
 import numpy as xp
 
-from halfspace.checks import as_tau, asarray
-from halfspace.cpu._threads import available
-from halfspace.cpu.attend import attend
-from halfspace.cpu.balls import enclose
-from halfspace.cpu.cache import extend, new_cache, reframe
-from halfspace.cpu.cells import encode
+from halfspace.arguments.checks import as_tau, asarray
+from halfspace.cpu.attention.attend import attend
+from halfspace.cpu.attention.cache import extend, new_cache, reframe
+from halfspace.cpu.attention.threshold import certify, estimate
 from halfspace.cpu.collect import best, collect, joined, sort_by_score
 from halfspace.cpu.directions import prepare
+from halfspace.cpu.filters.balls import enclose
+from halfspace.cpu.filters.cells import encode
+from halfspace.cpu.filters.groups import enclose_groups
 from halfspace.cpu.formats import measure, store
-from halfspace.cpu.groups import enclose_groups
-from halfspace.cpu.host import EXPLAINED, REMEMBERED, capturing, finish, may_fill, on, plain, wait
 from halfspace.cpu.partition import partition
 from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OVERFULL, SCORES
-from halfspace.cpu.records import tabulate
+from halfspace.cpu.runtime.device import EXPLAINED, REMEMBERED, capturing, finish, may_fill, on, plain, wait
+from halfspace.cpu.runtime.records import tabulate
+from halfspace.cpu.runtime.threads import available
 from halfspace.cpu.search import MOST_HITS, room, search
-from halfspace.cpu.threshold import certify, estimate
 from halfspace.explain import STAGES
 
 __all__ = [

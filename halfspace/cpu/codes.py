@@ -7,20 +7,21 @@ the lemma <q, x> <= <q, C> + |q| r becomes an integer dot product and three mult
 
     <q, m> + s a (A c) - s k - |q| r   <=   <q, x>   <=   <q, m> + s a (A c) + s k + |q| r
 
-with k from `halfspace.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau)
+with k from `halfspace.model.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau)
 or *look*.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu import _jit, _threads
-from halfspace.cpu._jit import entry, pointer, stage
-from halfspace.cpu._lanes import block_verdicts
-from halfspace.cpu._simd import BLOCK, TILE, tile_dot
-from halfspace.cpu.bounds import norm_bound, radius_factor, residual_bound, threshold_margin
 from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
-from halfspace.segment import Codes
+from halfspace.cpu.rounding import norm_bound, radius_factor, residual_bound, threshold_margin
+from halfspace.cpu.runtime import jit as _jit
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.jit import entry, pointer, stage
+from halfspace.cpu.runtime.lanes import block_verdicts
+from halfspace.cpu.runtime.simd import BLOCK, TILE, tile_dot
+from halfspace.model.segment import Codes
 
 __all__ = [
     "CHUNK",

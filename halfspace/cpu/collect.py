@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu import _threads
-from halfspace.cpu._jit import entry, stage
 from halfspace.cpu.emit import Found
 from halfspace.cpu.radix import RADIX, keep_rows, order, order_rows, sift, worst_of_rows
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.jit import entry, stage
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
 
 __all__ = ["best", "collect", "joined", "order_by_id", "sort_by_score"]

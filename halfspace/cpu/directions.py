@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import carray
 
-from halfspace.cpu import _threads
-from halfspace.cpu._jit import bits_of, entry, float64_of, multiply_add, pointer, stage
-from halfspace.cpu.bounds import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
 from halfspace.cpu.formats import SLICE, exact64, grain_of, leading_bit, lowest_exponent
-from halfspace.segment import address
+from halfspace.cpu.rounding import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.jit import bits_of, entry, float64_of, multiply_add, pointer, stage
+from halfspace.model.segment import address
 
 __all__ = ["PLAN", "Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
 

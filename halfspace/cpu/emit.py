@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from halfspace.cpu._jit import pointer, stage
+from halfspace.cpu.runtime.jit import pointer, stage
 
 __all__ = ["SINK_FIELDS", "Columns", "Found", "emit"]
 
@@ -15,7 +15,7 @@ SINK_FIELDS: list[Any] = [
     ("room", np.int64),
     ("found", np.int64),
 ]
-"""Where hits go: fields of `halfspace.cpu.chunks.SCRATCH`."""
+"""Where hits go: fields of `halfspace.cpu.by_chunk.SCRATCH`."""
 
 LARGE = 1 << 16
 """Hits from which on columns are cut in place instead of copied."""

@@ -9,8 +9,8 @@ accumulator), and is always right.
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu._jit import bits_of, entry, float32_of, multiply_add, stage
 from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
+from halfspace.cpu.runtime.jit import bits_of, entry, float32_of, multiply_add, stage
 
 __all__ = ["compare_exactly", "each_reachable", "split_dot"]
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import overload
 
-from halfspace.cpu import _threads
-from halfspace.cpu._jit import (
+from halfspace.cpu.rounding import norm_bound
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.jit import (
     bit_length,
     bits_of,
     entry,
@@ -23,11 +24,10 @@ from halfspace.cpu._jit import (
     stage,
     trailing_zeros,
 )
-from halfspace.cpu._simd import half_to_float
-from halfspace.cpu.bounds import norm_bound
-from halfspace.dtypes import FORMATS
-from halfspace.progress import Advance, ignore
-from halfspace.segment import address
+from halfspace.cpu.runtime.simd import half_to_float
+from halfspace.model.formats import FORMATS
+from halfspace.model.segment import address
+from halfspace.runtime.progress import Advance, ignore
 
 __all__ = [
     "exact64",

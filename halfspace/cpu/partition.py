@@ -8,11 +8,11 @@ so that both sides hold whole groups; and so on, until a set is one group. Split
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu import _threads
-from halfspace.cpu._jit import entry, stage
-from halfspace.cpu._simd import TILE
 from halfspace.cpu.formats import SLICE, widen
-from halfspace.progress import Advance, ignore
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.jit import entry, stage
+from halfspace.cpu.runtime.simd import TILE
+from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["partition"]
 

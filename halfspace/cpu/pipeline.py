@@ -11,13 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray
 
-from halfspace.cpu import chunks as stages
-from halfspace.cpu._clock import start_clock
-from halfspace.cpu._jit import borrowed, entry, hold, pointer, stage
-from halfspace.cpu._lanes import lowest_bit_of, pairs_reaching
-from halfspace.cpu._simd import GROUP, TILE, matrix_begin, matrix_dot, matrix_end
-from halfspace.cpu.cascade import by_cells
-from halfspace.cpu.chunks import (
+from halfspace.cpu import by_chunk as stages
+from halfspace.cpu.by_chunk import (
     SCRATCH,
     bits_between,
     by_balls,
@@ -35,11 +30,16 @@ from halfspace.cpu.collect import ORDERED, order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
 from halfspace.cpu.emit import emit
 from halfspace.cpu.exact import reachable
-from halfspace.cpu.matrix import pack_tile, reachable_by
-from halfspace.cpu.ready import READY, ready_directions, ready_seen
-from halfspace.cpu.records import BALLS, CELLS, SEGMENT
+from halfspace.cpu.filters.cascade import by_cells
+from halfspace.cpu.filters.matrix import pack_tile, reachable_by
+from halfspace.cpu.filters.views import blank_seen, look
+from halfspace.cpu.prepared import READY, ready_directions, ready_seen
+from halfspace.cpu.runtime.clock import start_clock
+from halfspace.cpu.runtime.jit import borrowed, entry, hold, pointer, stage
+from halfspace.cpu.runtime.lanes import lowest_bit_of, pairs_reaching
+from halfspace.cpu.runtime.records import BALLS, CELLS, SEGMENT
+from halfspace.cpu.runtime.simd import GROUP, TILE, matrix_begin, matrix_dot, matrix_end
 from halfspace.cpu.verify import decide, decide_hairline, precision
-from halfspace.cpu.views import blank_seen, look
 
 __all__ = ["COUNT", "IDS", "NOT_FINITE", "OVERFULL", "SCORES", "search_chunks"]
 
@@ -75,12 +75,12 @@ def search_chunks(
 
     place : address of SEGMENT (spaces, segments); like : an empty array in the stored format
     narrow : float32 (spaces * m, d), the directions; tau : float64 (spaces * m,)
-    prepared : address of one `halfspace.cpu.ready.READY` for the only segment; or 0, and all is prepared here
+    prepared : address of one `halfspace.cpu.prepared.READY` for the only segment; or 0, and all is prepared here
     pause, enough : stop at chunk `pause` if so many bytes have been read by then
     adapt : whether to leave cells where they do not pay; wanted : COUNT, IDS or SCORES
     budget : seconds after which the call returns
     goes_on : whether this call goes on from where one before it has stopped
-    scratch : uint8, room for one `halfspace.cpu.chunks.SCRATCH` at a multiple of 64 bytes, as that call left it
+    scratch : uint8, room for one `halfspace.cpu.by_chunk.SCRATCH` at a multiple of 64 bytes, as that call left it
     counts : int64 (spaces * m,), the hits are added to it
     owners, ids, scores : (room,), the columns of `halfspace.cpu.emit.SINK`, the first hits in them already
 

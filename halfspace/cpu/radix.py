@@ -9,7 +9,7 @@ are given, spare ones of the same sizes among them, and nothing is allocated her
 
 import numpy as np
 
-from halfspace.cpu._jit import bit_length, bits_of, entry, stage
+from halfspace.cpu.runtime.jit import bit_length, bits_of, entry, stage
 
 __all__ = [
     "RADIX",

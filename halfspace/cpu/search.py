@@ -5,22 +5,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu import _threads
-from halfspace.cpu._clock import TURN
-from halfspace.cpu.balls import bound, record
-from halfspace.cpu.chunks import BYTES, FULL, GATES, PAUSED, SCRATCH, SWEEP, WORK
+from halfspace.cpu.by_chunk import BYTES, FULL, GATES, PAUSED, SCRATCH, SWEEP, WORK
 from halfspace.cpu.codes import CHUNK
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.emit import Columns, Found
 from halfspace.cpu.exact import each_reachable
-from halfspace.cpu.matrix import LEAST
+from halfspace.cpu.filters.balls import bound, record
+from halfspace.cpu.filters.matrix import LEAST
+from halfspace.cpu.filters.sweep import sweep
 from halfspace.cpu.pipeline import COUNT, NOT_FINITE, OVERFULL, SCORES, search_chunks
-from halfspace.cpu.ready import Ready, ready_for
-from halfspace.cpu.records import BALLS
-from halfspace.cpu.sweep import sweep
+from halfspace.cpu.prepared import Ready, ready_for
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.clock import TURN
+from halfspace.cpu.runtime.records import BALLS
 from halfspace.explain import STAGES
-from halfspace.segment import address
-from halfspace.table import Table
+from halfspace.model.segment import address
+from halfspace.model.table import Table
 
 __all__ = ["MOST_HITS", "Answer", "room", "search"]
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu import _threads
 from halfspace.cpu.emit import Found
 from halfspace.cpu.radix import RADIX, RADIX_BITS, bounds, pick, scatter, tally
+from halfspace.cpu.runtime import threads as _threads
 
 __all__ = ["RUN", "LongRow", "Plan", "empty", "no_memory", "room", "runs"]
 

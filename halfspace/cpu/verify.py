@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from halfspace.cpu._jit import bits_of, multiply_add, stage
-from halfspace.cpu.bounds import exact_below
 from halfspace.cpu.exact import compare_exactly, split_dot
 from halfspace.cpu.formats import widen
+from halfspace.cpu.rounding import exact_below
+from halfspace.cpu.runtime.jit import bits_of, multiply_add, stage
 
 __all__ = ["Precision", "decide", "decide_hairline", "dot", "precision"]
 

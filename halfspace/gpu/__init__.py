@@ -8,17 +8,29 @@ except ImportError as error:
     ) from error
 
 from halfspace.explain import STAGES
-from halfspace.gpu.attend import attend
-from halfspace.gpu.balls import enclose
-from halfspace.gpu.cache import extend, new_cache, reframe
-from halfspace.gpu.cells import encode
+from halfspace.gpu.attention.attend import attend
+from halfspace.gpu.attention.cache import extend, new_cache, reframe
+from halfspace.gpu.attention.threshold import certify, estimate
 from halfspace.gpu.collect import best, collect, joined, sort_by_score
-from halfspace.gpu.device import REMEMBERED, as_tau, asarray, available, capturing, finish, on, plain, stream, wait
+from halfspace.gpu.filters.balls import enclose
+from halfspace.gpu.filters.cells import encode
+from halfspace.gpu.filters.groups import enclose_groups
 from halfspace.gpu.formats import measure, store
-from halfspace.gpu.groups import enclose_groups
+from halfspace.gpu.out import fill, may_fill
 from halfspace.gpu.partition import partition
-from halfspace.gpu.preallocated import fill, may_fill
-from halfspace.gpu.records import tabulate
+from halfspace.gpu.runtime.device import (
+    REMEMBERED,
+    as_tau,
+    asarray,
+    available,
+    capturing,
+    finish,
+    on,
+    plain,
+    stream,
+    wait,
+)
+from halfspace.gpu.runtime.records import tabulate
 from halfspace.gpu.search import (
     COUNT,
     EXPLAINED,
@@ -30,7 +42,6 @@ from halfspace.gpu.search import (
     room,
     search,
 )
-from halfspace.gpu.threshold import certify, estimate
 
 __all__ = [
     "COUNT",

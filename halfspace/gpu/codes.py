@@ -5,9 +5,9 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.gpu._launch import STORED, Kernel, format_of
 from halfspace.gpu.formats import BLOCK_ROWS
-from halfspace.segment import Codes
+from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
+from halfspace.model.segment import Codes
 
 __all__ = ["BLOCK", "CHUNK", "TILE", "blank", "mean", "put_balls", "put_rows", "widen_centre"]
 

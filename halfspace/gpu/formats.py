@@ -10,8 +10,8 @@ import cupy as cp
 import ml_dtypes
 import numpy as np
 
-from halfspace.gpu._launch import STORED, Kernel, format_of
-from halfspace.progress import Advance, ignore
+from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
+from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["BLOCK_ROWS", "measure", "store"]
 

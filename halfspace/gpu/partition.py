@@ -11,10 +11,10 @@ import cupy as cp
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.gpu._launch import STORED, Kernel, format_of
 from halfspace.gpu.codes import TILE, warps
 from halfspace.gpu.formats import BLOCK_ROWS
-from halfspace.progress import Advance, ignore
+from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
+from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["partition"]
 

@@ -13,13 +13,13 @@ import cupy as cp
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.gpu import bounds
-from halfspace.gpu._launch import Kernel, format_of
 from halfspace.gpu.collect import order_by_id
-from halfspace.gpu.explain import WORK_SHAPE, complete
-from halfspace.gpu.records import CALL, HEADER, PLAN, VIEW
-from halfspace.gpu.tables import Uploaded, upload
-from halfspace.table import Table
+from halfspace.gpu.counters import WORK_SHAPE, complete
+from halfspace.gpu.filters import bounds
+from halfspace.gpu.runtime.launch import Kernel, format_of
+from halfspace.gpu.runtime.records import CALL, HEADER, PLAN, VIEW
+from halfspace.gpu.runtime.tables import Uploaded, upload
+from halfspace.model.table import Table
 
 __all__ = [
     "COUNT",

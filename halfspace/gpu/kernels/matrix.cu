@@ -6,7 +6,7 @@
 //     A c  >=  level / s - ratio r - offset
 //
 // and a hit for certain if A c >= sure_level / s + ratio r + offset, where r is the radius in units of the scale s: the bounds of the
-// cells, solved for the integer product, in float32, with the slack of halfspace.rounding.pair_margin on either side.
+// cells, solved for the integer product, in float32, with the slack of halfspace.model.rounding.pair_margin on either side.
 #include "ptx.cuh"
 #include "formats.cuh"
 #include "emit.cuh"

@@ -13,7 +13,7 @@ enum Stage { NORMS_STAGE, AXES_STAGE, HIGH_STAGE, LOW_STAGE, CHUNKS_STAGE, GROUP
              GATES_STAGE, BALLS_STAGE, SCAN_STAGE, VERIFY_STAGE, EXACT_STAGE };
 enum Column { TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES, COLUMNS };
 
-// Balls with coded centres, see halfspace.segment.Codes.
+// Balls with coded centres, see halfspace.model.segment.Codes.
 struct Codes {
     const unsigned char* codes;
     const float* scales;
@@ -67,7 +67,7 @@ struct Plan {
     double bad;        // 0, or 1 where a component is not finite, or 2 where tau is NaN
 };
 
-// Thresholds of a direction in units of an integer product of whole codes, in float32: see halfspace.cpu.matrix.
+// Thresholds of a direction in units of an integer product of whole codes, in float32: see halfspace.cpu.filters.matrix.
 struct Level {
     float level;
     float sure_level;
@@ -75,7 +75,7 @@ struct Level {
     float offset;
 };
 
-// A direction as one segment with cells or groups sees it, see halfspace.cpu.views.VIEW; its digits lie beside.
+// A direction as one segment with cells or groups sees it, see halfspace.cpu.filters.views.VIEW; its digits lie beside.
 struct View {
     double below;
     double above;

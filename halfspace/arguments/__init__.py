@@ -1,0 +1,1 @@
+"""What users pass: arrays of any library, columns and tables, and the checks that refuse the rest."""

@@ -1,0 +1,125 @@
+"""What users give to a `KVIndex`, validated and brought into the arrays of the stages, in place where that can be."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.arguments import checks
+from halfspace.arguments.interop import is_tensor
+from halfspace.model.formats import FORMATS, as_bits
+
+__all__ = ["Given", "as_counts"]
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The shapes and the format that arrays must fit."""
+
+    backend: ModuleType
+    heads: int
+    query_heads: int
+    dim: int
+    format: str
+    threads: int
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.backend.xp is not np
+
+    def tokens(self, k: Any, v: Any, lengths: Any, batch: int) -> tuple[Any, Any, npt.NDArray[np.int64]]:
+        """Bring keys and values into bits (batch, heads, tokens, d); returns how many each sequence gets, too.
+
+        Of a sequence's tokens only those that it gets are read: what pads them may be anything.
+        """
+        keys, values = self._shaped(k, "k", batch), self._shaped(v, "v", batch)
+        if keys.shape != values.shape:
+            raise ValueError(f"k and v must have one shape, got {keys.shape} and {values.shape}")
+        tokens = keys.shape[2]
+        counts = as_counts(tokens if lengths is None else lengths, "lengths", batch)
+        if counts.max() > tokens:
+            raise ValueError(f"lengths must be at most the {tokens} tokens of k, got {int(counts.max())}")
+        return self._stored(keys, "k", counts), self._stored(values, "v", counts), counts
+
+    def _shaped(self, values: Any, name: str, batch: int) -> Any:
+        """Return keys or values as an array (batch, heads, tokens, d) of real numbers."""
+        array = self.backend.asarray(values, name)
+        shape = array.shape
+        if batch == 1 and shape == (self.heads, self.dim):
+            array = array[None, :, None]
+        elif batch == 1 and array.ndim == 3:
+            array = array[None]
+        if array.ndim != 4 or array.shape[:2] != (batch, self.heads) or array.shape[3] != self.dim:
+            raise ValueError(f"{name} must have shape ({batch}, {self.heads}, tokens, {self.dim}), got {shape}")
+        checks.real(array, name)
+        return array
+
+    def _stored(self, array: Any, name: str, counts: npt.NDArray[np.int64]) -> Any:
+        """Bring keys or values into bits; what lies behind a sequence's count becomes zero, or nobody reads it."""
+        numbers, bits = FORMATS[self.format]
+        if self._on_gpu and array.dtype == numbers:  # kernels find what is not finite
+            return as_bits(array)
+        array = array[:, :, : int(counts.max())]
+        if counts.min() < array.shape[2]:
+            kept = self.backend.xp.zeros(array.shape, array.dtype)
+            for sequence, count in enumerate(counts.tolist()):
+                kept[sequence, :, :count] = array[sequence, :, :count]
+            array = kept
+        return checks.rounded(array, bits, name, self.backend, self.threads)
+
+    def queries(self, array: Any, batch: int) -> Any:
+        """Bring queries into (batch, query heads, d): float32, or on a GPU the bits of the stored format."""
+        shape = batch, self.query_heads, self.dim
+        shapes = [shape, (*shape[:2], 1, self.dim), *([shape[1:]] if batch == 1 else [])]
+        if array.shape not in shapes:
+            raise ValueError(f"q must have shape {shape}, got {array.shape}")
+        if self._on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
+            bits = as_bits(array).reshape(shape)
+            return bits if self.backend.plain(bits) else bits.copy()
+        checks.real(array, "q")
+        return self.backend.xp.ascontiguousarray(self._float32(array).reshape(shape))
+
+    def directions(self, array: Any, batch: int) -> Any:
+        """Bring queries into float32 (batch * query heads, d)."""
+        queries = self.queries(array, batch)
+        if queries.dtype != _FLOAT32:
+            queries = self._float32(array)
+        return queries.reshape(-1, self.dim)
+
+    def thresholds(self, tau: Any, batch: int) -> Any:
+        """Bring thresholds into float64 (batch, query heads)."""
+        xp = self.backend.xp
+        shape = batch, self.query_heads
+        array = self.backend.asarray(tau, "tau") if getattr(tau, "ndim", 0) else tau
+        count = self.query_heads
+        if getattr(array, "ndim", 0) == 2:
+            if array.shape != shape:
+                raise ValueError(f"tau must be a scalar or have shape {shape}, got {array.shape}")
+            array, count = array.reshape(-1), batch * count
+        levels = self.backend.as_tau(array, count, False)
+        if isinstance(levels, float):
+            return xp.full(shape, levels, np.float64)
+        return levels.reshape(shape) if levels.size == batch * self.query_heads else xp.tile(levels, (batch, 1))
+
+    def _float32(self, array: Any) -> Any:
+        """Round queries (..., d) to float32; what is not finite there is an error that says where."""
+        return checks.rounded(array, _FLOAT32, "q", self.backend, self.threads)
+
+
+def as_counts(given: Any, name: str, batch: int | None) -> npt.NDArray[np.int64]:
+    """Return integers >= 0 of shape (batch,), on the host; or of any number where `batch` is None."""
+    anywhere = is_tensor(given) or hasattr(given, "__cuda_array_interface__")
+    array = checks.asarray(given.tolist() if anywhere else given, name)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.ndim == 0 and batch is not None:
+        array = np.full(batch, array)
+    if array.ndim != 1 or (batch is not None and array.size != batch):
+        raise ValueError(f"{name} must have shape {'(k,)' if batch is None else f'({batch},)'}, got {array.shape}")
+    if array.size and array.min() < 0:
+        raise ValueError(f"{name} must not be negative, got {int(array.min())}")
+    return checks.as_ids(array, name)

@@ -1,0 +1,3 @@
+"""The cache of `transformers`: its models generate with a `halfspace.attention.KVIndex` for each layer."""
+
+from halfspace.attention.hf.cache import *  # noqa: F403

@@ -1,0 +1,225 @@
+"""Attention over exactly the keys that reach a threshold: filter, decide, softmax, values.
+
+Rows go by in chunks of 1,024, a fixed number of chunks to a run. Of each run and query head the largest logit, the sum
+of the weights relative to it and the sum of the weighted values are found; then the runs of each head are merged in
+their order. So the bits of the output depend on what is kept, never on the number of threads.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import carray
+
+from halfspace.cpu.attention.heads import (
+    PACK,
+    blank_tile,
+    cells_of,
+    list_left,
+    load_tile,
+    multiply,
+    see,
+    seen,
+    workers,
+    writeable,
+)
+from halfspace.cpu.attention.softmax import MOST, add_values, exponential, merge, raise_to
+from halfspace.cpu.by_chunk import fetch
+from halfspace.cpu.codes import CHUNK
+from halfspace.cpu.filters.cascade import out_of_reach
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
+from halfspace.cpu.runtime.jit import borrowed, entry, fetch_add, hold, pointer, stage
+from halfspace.cpu.runtime.records import CELLS
+from halfspace.cpu.runtime.simd import TILE, matrix_begin, matrix_end
+from halfspace.cpu.verify import decide_hairline, dot, precision
+from halfspace.model.formats import FORMATS
+from halfspace.model.kv_cache import GRAINS, Cache
+
+__all__ = ["Attention", "attend"]
+
+RUN = 4
+"""Chunks in a run."""
+_GRAINS = {bits: GRAINS[name] for name, (_, bits) in FORMATS.items()}
+
+
+class Attention(NamedTuple):
+    """Softmax over the keys that were kept."""
+
+    output: npt.NDArray[np.float32]  # (batch, query_heads, d), 0 where none was
+    log_sum_exp: npt.NDArray[np.float32]  # (batch, query_heads), -inf where none was
+    kept: npt.NDArray[np.int64]  # (batch, query_heads)
+
+
+def attend(
+    cache: Cache,
+    queries: np.ndarray,
+    tau: npt.NDArray[np.float64],
+    scale: float,
+    recent: int,
+    sinks: int,
+    threads: int,
+) -> Attention:
+    """Attend over the keys k with <q, k> >= tau, the first `sinks` and the last `recent` of each sequence.
+
+    queries : float32 or bits (batch, query_heads, d), finite; tau : (batch, query_heads)
+
+    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float64, scale > 0.
+    """
+    queries, tau = writeable(queries), writeable(tau)
+    batch, query_heads, dim = queries.shape
+    longest = max(cache.lengths.tolist())
+    parts = (batch * query_heads, max(1, -(-longest // (RUN * CHUNK))))
+    tops, sums, kept = np.empty(parts), np.empty(parts), np.empty(parts, np.int64)
+    weighted = np.empty((*parts, dim))
+    place, grain = cells_of(cache), _GRAINS[cache.keys.dtype]
+    begun = np.zeros(1, np.int64)
+
+    def work(_: int) -> None:
+        while begun[0] < len(cache.keys) * parts[1]:
+            _threads.go_on()
+            _attend_runs(
+                place, cache.keys, cache.values, cache.norms, cache.lengths, queries, tau, float(scale), recent, sinks,
+                grain, begun, tops, sums, kept, weighted,
+            )  # fmt: skip
+
+    most = workers(cache, query_heads, threads)
+    _threads.run(work, range(most), most)
+    merged = np.empty((parts[0], dim), np.float32), np.empty(parts[0], np.float32), np.empty(parts[0], np.int64)
+    merge(tops, sums, kept, weighted, *merged)
+    shape = batch, query_heads
+    return Attention(merged[0].reshape(*shape, dim), *(part.reshape(shape) for part in merged[1:]))
+
+
+@entry
+def _attend_runs(
+    place, keys, values, norms, lengths, queries, tau, scale, recent, sinks, grain, begun, tops, sums, kept,
+    weighted,
+):  # fmt: skip
+    """Attend over runs of spaces, one after another: those that no thread has begun, while the clock allows.
+
+    place : address of CELLS (spaces,); begun : int64 (1,), how many runs are begun
+    tops, sums, kept, weighted : (heads, runs) and (heads, runs, d), get what `merge` takes
+    """
+    batch, query_heads, dim = queries.shape
+    spaces, runs = keys.shape[0], tops.shape[1]
+    heads = spaces // batch
+    size = query_heads // heads
+    words, row_bytes = (dim + 7) // 8, dim * keys.itemsize
+    all_cells = carray(pointer(place, CELLS), spaces)
+    keys, values, norms = borrowed(keys), borrowed(values), borrowed(norms)
+    tile, codes = blank_tile(dim)
+    own_rows, left = np.empty((size, CHUNK), np.int64), np.zeros(size, np.int64)
+    rows = borrowed(own_rows)
+    logits, parts, part = np.empty(CHUNK), np.empty((2, dim)), np.empty(dim, np.float32)
+    own, viewed = see(all_cells[0], queries[0, :size], tau[0, :size]), 0
+    group = seen(own)
+    clock = np.empty(1, CLOCK)
+    start_clock(clock[0], TURN)
+    matrix_begin()
+    while not overdue(clock[0]):
+        at = fetch_add(begun.ctypes.data, 1)
+        if at >= spaces * runs:
+            break
+        space, run = at // runs, at % runs
+        sequence, first = space // heads, space % heads * size
+        cells, length = all_cells[space], lengths[sequence]
+        if space != viewed:
+            own = see(cells, queries[sequence, first : first + size], tau[sequence, first : first + size])
+            group, viewed = seen(own), space
+        forced = (min(sinks, length), max(0, length - recent))
+        owner = sequence * query_heads + first
+        kept[owner : owner + size, run] = 0
+        start = run * RUN * CHUNK
+        for low in range(start, min(start + RUN * CHUNK, length), CHUNK):
+            high = min(low + CHUNK, length)
+            _filter(cells, group, low, high, words, forced, keys[space].ctypes.data, row_bytes, tile[0], rows, left)
+            for k in range(size):
+                count = _decide(
+                    keys[space], values[space].ctypes.data, norms[space], grain, group, k, forced, rows[k], left[k],
+                    scale, logits, parts,
+                )  # fmt: skip
+                if count:
+                    weight = kept[owner + k, run] > 0
+                    kept[owner + k, run] += count
+                    tops[owner + k, run], sums[owner + k, run] = _weigh(
+                        values[space], rows[k], count, logits, part, weight, tops[owner + k, run],
+                        sums[owner + k, run], weighted[owner + k, run],
+                    )  # fmt: skip
+    matrix_end()
+    hold(clock)
+    hold(codes)
+    hold(own_rows)
+    hold(own)
+
+
+@stage
+def _filter(cells, group, low, high, words, forced, keys, row_bytes, tile, rows, left):
+    """List for each query head the rows [low, high) of a chunk that its codes leave; left (group,) counts them."""
+    left[:] = 0
+    reached = low < forced[0] or high > forced[1]
+    for k in range(left.size):
+        reached = reached or not out_of_reach(cells, low // CHUNK, group.plans[k].norm, group.tau[k])
+    if not reached:
+        return
+    for first in range(low, high, TILE):
+        load_tile(cells, first, words, tile)
+        for pack in range(group.matrix.shape[0]):
+            multiply(group, pack, tile)
+            for k in range(pack * PACK, min((pack + 1) * PACK, left.size)):
+                left[k] = list_left(
+                    cells, group.levels[k], tile, k % PACK, first, high, forced, keys, row_bytes, rows[k], left[k]
+                )
+
+
+@stage
+def _decide(keys, values, norms, grain, group, k, forced, rows, left, scale, logits, parts):
+    """Keep of the listed rows those that reach the threshold of head k, or are forced, with their logits.
+
+    values : address of the values, which are fetched; returns how many rows are kept
+    """
+    wide, tau, plan = group.wide[k], group.tau[k], group.plans[k]
+    trust = precision(plan, grain)
+    row_bytes = keys.shape[1] * keys.itemsize
+    kept = 0
+    for at in range(left):
+        row = rows[at]
+        score, norm = dot(keys[row], wide), np.float64(norms[row])
+        error = 0.0 if trust.norm * norm <= trust.exact else trust.slope * norm + trust.intercept
+        gap = score - tau
+        if not gap >= error and forced[0] <= row < forced[1]:
+            if gap < -error:
+                continue
+            hit, _ = decide_hairline(keys[row], norm, grain, group.narrow[k], plan, tau, False, parts)
+            if not hit:
+                continue
+        fetch(values + row * row_bytes, row_bytes)
+        rows[kept] = row
+        logits[kept] = scale * score
+        kept += 1
+    return kept
+
+
+@stage
+def _weigh(values, rows, count, logits, part, more, top, total, weighted):
+    """Add the values of the listed rows to `weighted`, with weights exp(logit - top); `more` if there were rows before.
+
+    Returns the new top and the total of the weights.
+    """
+    highest = logits[0]
+    for at in range(1, count):
+        highest = max(highest, logits[at])
+    part[:] = 0.0
+    if not more:
+        total = raise_to(logits, count, highest)
+        add_values(values, rows, logits, count, part)
+        for j in range(part.size):
+            weighted[j] = np.float64(part[j])
+        return highest, total
+    highest = max(highest, top)
+    factor = exponential(max(top - highest, -MOST))
+    total = total * factor + raise_to(logits, count, highest)
+    add_values(values, rows, logits, count, part)
+    for j in range(part.size):
+        weighted[j] = weighted[j] * factor + np.float64(part[j])
+    return highest, total

@@ -1,0 +1,172 @@
+"""Keys and values of attention on the CPU: a cache is made, rows are appended and coded, and coded anew."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.cpu.codes import CHUNK
+from halfspace.cpu.filters.cells import choose_frame, encode_rows
+from halfspace.cpu.formats import SLICE, measure_rows
+from halfspace.cpu.runtime import jit as _jit
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.jit import entry, pointer, stage
+from halfspace.cpu.runtime.simd import BLOCK, TILE
+from halfspace.model.kv_cache import OVERFULL, SAMPLE, Cache, longest_codes
+from halfspace.model.segment import Cells
+
+__all__ = ["extend", "new_cache", "reframe"]
+
+
+def new_cache(batch: int, heads: int, dim: int, bits: np.dtype[Any], capacity: int, offload: bool) -> Cache:
+    """Make room for `capacity` rows, a multiple of 64, of each head of each sequence.
+
+    bits : dtype of the stored numbers, see `halfspace.model.formats.FORMATS`
+    offload : False, since all is in the host's memory
+
+    All is zero but the weights, which are 1.
+    """
+    spaces, blocks, words = batch * heads, capacity // BLOCK, -(-dim // 8)
+    cells = Cells(
+        np.zeros((spaces, dim), np.float32),
+        np.ones((spaces, dim), np.float32),
+        np.tile(longest_codes(dim), (spaces, 1)),
+        _jit.aligned_zeros((spaces, blocks, words, BLOCK, 4), np.uint8),
+        _jit.aligned_zeros((spaces, 4 * BLOCK * blocks * words + 64), np.uint8),
+        np.zeros((spaces, capacity), np.uint16),
+        np.zeros((spaces, 2, capacity), np.uint16),
+        np.zeros((spaces, -(-capacity // CHUNK)), np.float32),
+    )
+    return Cache(
+        np.zeros((spaces, capacity, dim), bits),
+        np.zeros((spaces, capacity, dim), bits),
+        np.zeros((spaces, capacity), np.float32),
+        cells,
+        np.zeros(batch, np.int64),
+        np.full((batch, SAMPLE), -1),
+        np.zeros(batch, np.uint64),
+        heads,
+    )
+
+
+def extend(
+    cache: Cache, keys: np.ndarray, values: np.ndarray, counts: npt.NDArray[np.int64] | None, threads: int = 1
+) -> None:
+    """Append rows to each sequence, and code them in the frame that is in force.
+
+    keys, values : bits (batch, heads, rows, d) of finite numbers
+    counts : (batch,), how many of the rows each sequence gets, the first ones; None: all
+
+    A sequence that has no room for them is left as it is, and its status gets OVERFULL.
+    """
+    rows = keys.shape[2]
+    keys, values = (np.ascontiguousarray(x) if x.strides[3] != x.itemsize else x for x in (keys, values))
+    if counts is None:
+        counts = np.full(cache.batch, rows)
+    cells = cache.cells
+    held = (
+        cache.keys, cache.values, cache.norms, cells.centre, cells.weights, cells.high, cells.low, cells.scales,
+        cells.radii, cells.peaks, cache.lengths,
+    )  # fmt: skip
+    given = (keys.ctypes.data, *keys.strides[:3], values.ctypes.data, *values.strides[:3])
+    pieces = rows // CHUNK + 2  # chunks that rows may fall into
+    parts = -(-keys.size // SLICE)
+    if parts == 1:
+        _append(*held, *given, counts, pieces, 0, pieces * cache.heads * cache.batch)
+    else:
+        spans = _threads.spans(pieces * cache.heads * cache.batch, parts)
+        _threads.run(lambda span: _append(*held, *given, counts, pieces, *span), spans, threads)
+    _lengthen(cache.keys.shape[1], counts, cache.lengths, cache.sample, cache.status)
+
+
+@entry
+def _append(
+    keys, values, norms, centre, weights, high, low, scales, radii, peaks, lengths, new_keys, key_batch, key_head,
+    key_row, new_values, value_batch, value_head, value_row, counts, pieces, first, last,
+):  # fmt: skip
+    """Do pieces [first, last) of the work: one is what falls into one chunk of a space.
+
+    new_keys, key_batch, key_head, key_row : address of the rows (batch, heads, rows, d), and their strides
+    """
+    capacity, dim = keys.shape[1:]
+    heads = keys.shape[0] // lengths.size
+    longest = np.zeros(2)
+    for piece in range(first, last):
+        space = piece // pieces
+        sequence, head = space // heads, space % heads
+        length, count = lengths[sequence], counts[sequence]
+        chunk = length // CHUNK + piece % pieces
+        low_row, high_row = max(length, chunk * CHUNK), min(length + count, (chunk + 1) * CHUNK)
+        if length + count > capacity or low_row >= high_row:
+            continue
+        from_keys = new_keys + sequence * key_batch + head * key_head - length * key_row
+        from_values = new_values + sequence * value_batch + head * value_head - length * value_row
+        for row in range(low_row, high_row):
+            key, value = pointer(from_keys + row * key_row, keys), pointer(from_values + row * value_row, values)
+            for j in range(dim):
+                keys[space, row, j] = key[j]
+                values[space, row, j] = value[j]
+        measure_rows(keys[space], norms[space], low_row, high_row)
+        encode_rows(
+            keys[space], centre[space], weights[space], high[space], low[space], scales[space], radii[space], longest,
+            low_row, high_row,
+        )  # fmt: skip
+        peak = peaks[space, chunk] if low_row > chunk * CHUNK else np.float32(0.0)
+        for row in range(low_row, high_row):
+            peak = max(peak, norms[space, row])
+        peaks[space, chunk] = peak
+
+
+@entry
+def _lengthen(capacity, counts, lengths, sample, status):
+    """Count the rows that were appended, and sample their positions, see `halfspace.model.kv_cache.reservoir`."""
+    for sequence in range(lengths.size):
+        length, count = lengths[sequence], counts[sequence]
+        if length + count > capacity:
+            status[sequence] |= np.uint64(OVERFULL)
+            continue
+        for at in range(length, length + count):
+            slot = at if at < SAMPLE else _drawn(np.uint64(at))
+            if slot < SAMPLE:
+                sample[sequence, slot] = at
+        lengths[sequence] = length + count
+
+
+@stage
+def _drawn(at):
+    """Draw a slot from 0 to `at`."""
+    one = np.uint64(1)
+    mixed = (at + one) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.int64((mixed ^ (mixed >> np.uint64(31))) % (at + one))
+
+
+def reframe(cache: Cache, threads: int = 1) -> None:
+    """Choose centre and weights anew from the rows of each sequence, and code them again.
+
+    The result does not depend on the number of threads. The cache is stale until all is done.
+    """
+    cache.stale = True
+    cells = cache.cells
+    for sequence, length in enumerate(cache.lengths.tolist()):
+        if length == 0:
+            continue
+        own = slice(sequence * cache.heads, (sequence + 1) * cache.heads)
+        cells.centre[own], cells.weights[own], _ = choose_frame(
+            cache.keys[own, :length], cache.norms[own, :length], threads
+        )
+    spans = [
+        (space, *span)
+        for space in range(cache.keys.shape[0])
+        for length in [int(cache.lengths[space // cache.heads])]
+        for span in _threads.spans(length, -(-length * cache.dim // SLICE), TILE)
+    ]
+
+    def encode(span: tuple[int, int, int]) -> None:
+        space, first, last = span
+        places = cells.centre, cells.weights, cells.high, cells.low, cells.scales, cells.radii
+        encode_rows(cache.keys[space], *(place[space] for place in places), np.zeros(2), first, last)
+
+    _threads.run(encode, spans, threads)
+    cache.stale = False

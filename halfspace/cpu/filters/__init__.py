@@ -1,0 +1,1 @@
+"""The filters, and the chunk-wise tests of each."""

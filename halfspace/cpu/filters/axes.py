@@ -1,0 +1,232 @@
+"""Principal axes: the part of each vector along them, coded in 4 bits, and the length of what lies beyond.
+
+Where most of the vectors' spread lies along a few axes P, and tau is high, these bytes alone rule most vectors out:
+
+    <q, x - m>  <=  <p, z> + |p| |z - its code| + |g| |what of x - m is beyond the axes|,    p = P q,  g = q - P' p
+
+with z the part of x - m along the axes. The bound is tested after half of them, and again after all. Cauchy-Schwarz
+needs no orthogonality; how far P is from it is measured, and added. See `halfspace.model.rounding.axes_error`.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.cpu.formats import exact64, round_up16, widen, widen16
+from halfspace.cpu.rounding import axes_error, axes_rest, norm_bound
+from halfspace.cpu.runtime import jit as _jit
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.jit import entry
+from halfspace.cpu.runtime.simd import BLOCK, TILE
+from halfspace.model.rounding import axes_spread
+from halfspace.model.segment import Axes
+from halfspace.runtime.interrupts import undisturbed
+from halfspace.runtime.progress import Advance, ignore
+
+__all__ = ["Basis", "blank", "choose", "encode", "measured"]
+
+SHARE = 4
+"""One axis for so many dimensions."""
+DIMS = (256, 1536)
+"""Dimensions between which axes are worth their bytes and their time."""
+ROWS = 16
+"""Rows for each dimension that make axes worth their time."""
+MOST_LEFT = 0.4
+"""Axes are kept if at most this share of the squared spread lies beyond them."""
+PRODUCTS = 1 << 27
+"""Multiplications that are done as one task."""
+SUMMED, AT_ONCE = 64, 1 << 11
+"""Rows of a sample whose products are summed in float32, and those that are multiplied before others are read."""
+
+
+class Basis(NamedTuple):
+    """Axes, and what is derived of them."""
+
+    axes: npt.NDArray[np.float32]  # (spaces, h, d), about orthonormal
+    weights: npt.NDArray[np.float32]  # (spaces, h), of 8 significant bits
+    spread: npt.NDArray[np.float64]  # (spaces,)
+
+
+def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | None:
+    """Find the axes of offsets (spaces, k, d) from the centre, if they are worth it for so many rows."""
+    spaces, _, dim = sample.shape
+    if not DIMS[0] <= dim <= DIMS[1] or rows < ROWS * dim:
+        return None
+    count = dim // SHARE // 16 * 16
+    found = np.empty((spaces, count, dim), np.float32)
+    weights = np.empty((spaces, count), np.float32)
+    for space, part in enumerate(sample):
+        largest = float(np.abs(part).max())
+        if not 0.0 < largest < np.inf:
+            return None
+        unit = part / np.float32(largest)  # so that no square overflows
+        products = _products(unit, threads) / len(unit)
+        spreads, vectors = undisturbed(_largest, products, count)
+        spreads = np.maximum(spreads, 0.0)
+        if not float(np.trace(products)) - spreads.sum() <= MOST_LEFT * np.trace(products) or not spreads[-1] > 0.0:
+            return None
+        found[space] = vectors[:, ::-1].T
+        weights[space] = np.sqrt(spreads[::-1] / spreads[-1])
+    return measured(found, (np.maximum(weights, 2.0**-16).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
+
+
+def _largest(products: npt.NDArray[np.float64], count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Find the largest eigenvalues (count,), ascending, of a symmetric matrix (d, d), and their vectors (d, count).
+
+    On one thread of SciPy's BLAS: its others spin after each call, for ten times what they save. That setting is the
+    process's, so this is called `undisturbed`: no interrupt and no other call comes before it is changed back.
+    """
+    from scipy.linalg import eigh  # takes long to import
+    from threadpoolctl import ThreadpoolController
+
+    dim = len(products)
+    libraries = ThreadpoolController()
+    own = [library.filepath for library in libraries.lib_controllers if "scipy" in library.filepath]
+    with libraries.select(filepath=own).limit(limits=1, user_api="blas"):
+        spreads, vectors = eigh(products, subset_by_index=(dim - count, dim - 1), driver="evr")
+    return spreads, vectors
+
+
+def _products(rows: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float64]:
+    """Sum the products of each two columns of rows (k, d), into the lower triangle of (d, d).
+
+    In an order of its own, whatever the number of threads. A BLAS would be told apart by them, and its own would spin.
+    """
+    count, dim = rows.shape
+    sums = np.zeros((dim, dim))
+    whole = np.zeros((-(-count // SUMMED) * SUMMED, dim), np.float32)
+    whole[:count] = rows
+    for low in range(0, len(whole), AT_ONCE):
+        own = whole[low : low + AT_ONCE]
+        spans = _threads.spans(dim, -(-own.size * dim // PRODUCTS))
+        _threads.run(lambda span: _multiply(own, sums, *span), spans, threads)  # noqa: B023
+    return sums
+
+
+@entry
+def _multiply(rows: Any, sums: Any, first: Any, last: Any):
+    """Sum the products of columns [first, last) of rows (k, d) with themselves and all before them.
+
+    k is a multiple of `SUMMED`.
+    """
+    dim = rows.shape[1]
+    part = np.empty(dim, np.float32)
+    for start in range(0, rows.shape[0], SUMMED):
+        for i in range(first, last):
+            part[:] = np.float32(0.0)
+            for at in range(start, start + SUMMED, 8):
+                a, b, c, e = rows[at, i], rows[at + 1, i], rows[at + 2, i], rows[at + 3, i]
+                f, g, h, k = rows[at + 4, i], rows[at + 5, i], rows[at + 6, i], rows[at + 7, i]
+                for j in range(i + 1):  # from 0: an index that might be negative is not vectorised
+                    part[j] += (
+                        (a * rows[at, j] + b * rows[at + 1, j]) + (c * rows[at + 2, j] + e * rows[at + 3, j])
+                    ) + ((f * rows[at + 4, j] + g * rows[at + 5, j]) + (h * rows[at + 6, j] + k * rows[at + 7, j]))
+            for j in range(i + 1):
+                sums[i, j] += np.float64(part[j])
+
+
+def measured(axes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> Basis:
+    """Bound how far axes (spaces, h, d) are from orthonormal."""
+    _, count, dim = axes.shape
+    spread = []
+    for part in axes.astype(np.float64):
+        products = np.stack([np.einsum("kj,j->k", part, axis) for axis in part])  # not by BLAS, whose threads spin
+        defect = float(np.sqrt(np.square(products - np.eye(count)).sum())) + count * dim * 2.0**-50
+        spread.append(axes_spread(1.01 * defect, count, dim))
+    return Basis(axes, weights, np.ceil(np.array(spread) * 2.0**24) * 2.0**-24)  # the same whoever sums
+
+
+def blank(basis: Basis, rows: int) -> Axes:
+    """Make room for so many rows."""
+    spaces, count, _ = basis.axes.shape
+    tiles = -(-rows // TILE)
+    return Axes(
+        *basis,
+        _jit.aligned_zeros((spaces, 2, 4 * tiles, count // 16, BLOCK, 4), np.uint8),
+        np.zeros((spaces, TILE * tiles), np.uint16),
+        np.zeros((spaces, 2, TILE * tiles), np.uint16),
+        np.zeros((spaces, 2, TILE * tiles), np.uint16),
+    )
+
+
+def encode(
+    vectors: np.ndarray,
+    centre: npt.NDArray[np.float32],
+    axes: Axes,
+    space: int,
+    threads: int,
+    advance: Advance = ignore,
+) -> None:
+    """Fill in the axes' codes of one space's stored vectors (n, d)."""
+    rows, dim = vectors.shape
+    count = axes.axes.shape[1]
+    columns = np.ascontiguousarray(axes.axes[space].T)
+    places = [part[space] for part in (axes.weights, axes.codes, axes.scales, axes.radii, axes.rests)]
+    spread = float(axes.spread[space])
+
+    def fill(span: tuple[int, int]) -> None:
+        _encode(vectors, centre, columns, *places, spread, *span)
+        advance((span[1] - span[0]) * dim)
+
+    _threads.run(fill, _threads.spans(rows, -(-rows * count * dim // PRODUCTS), TILE), threads)
+
+
+@entry
+def _encode(
+    vectors: Any, centre: Any, columns: Any, weights: Any, codes: Any, scales: Any, radii: Any, rests: Any, spread: Any,
+    first: Any, last: Any,
+):  # fmt: skip
+    """Encode rows [first, last) of (n, d) vectors; columns (d, h) are the axes, one after another."""
+    dim, count = columns.shape
+    half = count // 2
+    four = 4  # rows whose parts are computed at once
+    offsets = np.zeros((four, dim), np.float32)
+    lengths = np.empty(four)
+    parts = np.empty((four, count), np.float32)
+    code = np.empty(count, np.int64)
+    for start in range(first, last, four):
+        stop = min(start + four, last)
+        for i in range(start, stop):
+            total = 0.0
+            for j in range(dim):
+                offset = exact64(widen(vectors[i, j])) - exact64(centre[j])
+                offsets[i - start, j] = np.float32(offset)
+                total += offset * offset
+            lengths[i - start] = norm_bound(total, dim)
+        parts[:] = np.float32(0.0)
+        for j in range(dim):  # every sum in order of dimensions, whatever the processor: files are verified by it
+            a, b, c, e = offsets[0, j], offsets[1, j], offsets[2, j], offsets[3, j]
+            for k in range(count):
+                axis = columns[j, k]
+                parts[0, k] += axis * a
+                parts[1, k] += axis * b
+                parts[2, k] += axis * c
+                parts[3, k] += axis * e
+        for i in range(start, stop):
+            own = parts[i - start]
+            largest = 0.0
+            for k in range(count):
+                largest = max(largest, abs(np.float64(own[k])) / np.float64(weights[k]))
+            scales[i] = round_up16(largest / 7.5)
+            scale = widen16(scales[i])
+            step = 1.0 / scale if scale > 0.0 else 0.0
+            slack = axes_error(lengths[i - start], spread)
+            along, error = 0.0, 0.0
+            for k in range(count):
+                value, unit = np.float64(own[k]), np.float64(weights[k]) * scale
+                code[k] = min(max(np.int64(np.floor(value / np.float64(weights[k]) * step)) + 8, 0), 15)
+                rest = value - unit * (np.float64(code[k]) - 7.5)
+                along += value * value
+                error += rest * rest
+                if k == half - 1 or k == count - 1:
+                    part = k // half
+                    radii[part, i] = round_up16(norm_bound(error, count) + slack)
+                    left = axes_rest(lengths[i - start], np.sqrt(along), spread)
+                    rests[part, i] = round_up16(left * (1.0 + 2.0**-40) + slack)
+            block, lane = i // BLOCK, i % BLOCK
+            for part in range(2):
+                for word in range(half // 8):
+                    for b in range(4):
+                        at = part * half + 8 * word + b
+                        codes[part, block, word, lane, b] = code[at] | (code[at + 4] << 4)

@@ -1,0 +1,220 @@
+"""The cascade of a chunk with cells: norms, principal axes, high codes, low codes; each tests what the one before left.
+
+After the first blocks of a chunk the rest of it goes on with the steps that paid there, by counted bytes.
+"""
+
+import numpy as np
+
+from halfspace.cpu.by_chunk import (
+    AXES,
+    BYTES,
+    DROPPED,
+    HIGH,
+    LEFT,
+    LOW,
+    NORMS,
+    TAKEN,
+    TESTED,
+    bits_between,
+    fetch,
+    keep,
+    list_blocks,
+)
+from halfspace.cpu.codes import CHUNK, LOOK, TAKE
+from halfspace.cpu.filters.cells import HIGH_MIDDLE, LOW_MIDDLE
+from halfspace.cpu.formats import widen16
+from halfspace.cpu.rounding import longest_product
+from halfspace.cpu.runtime.jit import pointer, stage
+from halfspace.cpu.runtime.lanes import cell_verdicts, lowest_bit_of
+from halfspace.cpu.runtime.simd import BLOCK, nibble_dot, row_dot
+
+__all__ = ["by_cells", "out_of_reach"]
+
+SAMPLE = 8
+"""Blocks of a chunk after which it is judged which steps pay."""
+
+
+@stage
+def out_of_reach(cells, chunk, norm, tau):
+    """Whether no vector of a chunk is long enough: |q| |x| < tau for all."""
+    return longest_product(norm, np.float64(pointer(cells.peaks, np.float32)[chunk])) < tau
+
+
+@stage
+def by_cells(segment, cells, view, plan, tau, words, low, high, row_bytes, adapt, counting, scored, scratch):
+    """Test the cells of rows [low, high) of a chunk.
+
+    Returns how many rows are left, how many hits were counted instead where `counting`, and the row from which on the
+    vectors had better be scanned, where `adapt`.
+    """
+    work = scratch.work
+    work[NORMS, TESTED] += high - low
+    work[NORMS, BYTES] += 4
+    if out_of_reach(cells, low // CHUNK, plan.norm, tau):
+        work[NORMS, DROPPED] += high - low
+        return 0, 0, high
+    work[NORMS, LEFT] += high - low
+    high_bytes, low_bytes, vector_bytes = 4 * words + 4, 4 * words + 2, row_bytes + 4
+    use_axes, use_low = cells.axes != 0, True
+    left, counted, first = 0, 0, low
+    while first < high:
+        last = min(first + SAMPLE * BLOCK, high) if first == low else high
+        listed = list_blocks(first, last, scratch)
+        before_axes, before_high = work[AXES, BYTES], work[HIGH, BYTES]
+        before_low, dropped_low, kept = work[LOW, TESTED], work[LOW, DROPPED], left
+        if use_axes:
+            listed = _test_axes(segment, cells, view, low, last, listed, scratch)
+        found, hits = _test_high(segment, cells, view, words, low, listed, counting, scratch)
+        left, more = _test_low(
+            segment, cells, view, words, low, found, use_low, row_bytes, counting, scored, scratch, left
+        )
+        counted += hits + more
+        rows = last - first
+        first = last
+        if first < high:
+            spent = work[AXES, BYTES] - before_axes + work[HIGH, BYTES] - before_high
+            use_axes = use_axes and spent < rows * high_bytes
+            candidates = work[LOW, TESTED] - before_low
+            use_low = (work[LOW, DROPPED] - dropped_low) * vector_bytes >= candidates * low_bytes
+            if adapt and spent + candidates * low_bytes + (left - kept) * vector_bytes >= rows * vector_bytes:
+                return left, counted, first
+    return left, counted, high
+
+
+@stage
+def _place(codes, words, at, count, scratch):
+    """Say where the blocks scratch.blocks[at:at + count] lie, the first one again for those that lack of four."""
+    for b in range(4):
+        scratch.places[b] = codes + scratch.blocks[at + (b if b < count else 0)] * (4 * BLOCK * words)
+
+
+@stage
+def _clear(scratch, low, listed):
+    for b in range(listed):
+        at = BLOCK * scratch.blocks[b] - low
+        for i in range(at, at + BLOCK):
+            scratch.values[i] = 0.0
+
+
+@stage
+def _rows(segment, block):
+    """How many rows a block has."""
+    return min(BLOCK, segment.rows - BLOCK * block)
+
+
+@stage
+def _test_axes(segment, cells, view, low, last, listed, scratch):
+    """Test the listed blocks along the first half of the axes, then along all; returns how many are still listed."""
+    half = cells.axes // 2
+    words = half // 8
+    products, values = scratch.products.ctypes.data, scratch.values.ctypes.data - 8 * low
+    work = scratch.work
+    _clear(scratch, low, listed)
+    for part in range(2):
+        codes, bias = cells.axes_codes[part], LOW_MIDDLE * view.axes_sums[part]
+        radii, rests = cells.axes_radii[part], cells.axes_rests[part]
+        factor, remainder = view.axes_factors[part], view.axes_remainders[part]
+        rows, kept, alive = 0, 0, 0
+        for at in range(0, listed, 4):
+            count = min(4, listed - at)
+            _place(codes, words, at, count, scratch)
+            digits = view.axes_digits + part * half
+            nibble_dot(scratch.places.ctypes.data, digits, view.axes_stride, words, products)
+            for b in range(count):
+                block = scratch.blocks[at + b]
+                row = BLOCK * block
+                bits = cell_verdicts(
+                    products + 4 * BLOCK * b, values + 8 * row, cells.axes_scales + 2 * row, radii + 2 * row,
+                    rests + 2 * row, view.axes_unit, bias, view.axes_slack, factor, remainder, view.below, np.inf,
+                )  # fmt: skip
+                own = _rows(segment, block)
+                rows += own
+                if bits & 0xFFFF:
+                    scratch.blocks[kept] = block
+                    kept += 1
+                    alive += own
+        if part == 0:
+            work[AXES, TESTED] += rows
+        work[AXES, DROPPED] += rows - alive
+        work[AXES, BYTES] += rows * (4 * words + (6 if part == 0 else 4))
+        listed = kept
+    work[AXES, LEFT] += alive
+    return listed
+
+
+@stage
+def _test_high(segment, cells, view, words, low, listed, counting, scratch):
+    """Test the high codes of the listed blocks.
+
+    Lists the candidates; returns how many there are and, where `counting`, how many hits were counted.
+    """
+    products, values = scratch.products.ctypes.data, scratch.values.ctypes.data - 8 * low
+    unit, bias = 16.0 * view.unit, HIGH_MIDDLE / 16.0 * view.digit_sum
+    found, rows, looks, taken = 0, 0, 0, 0
+    _clear(scratch, low, listed)
+    for at in range(0, listed, 4):
+        count = min(4, listed - at)
+        _place(cells.high, words, at, count, scratch)
+        nibble_dot(scratch.places.ctypes.data, view.digits, view.stride, words, products)
+        for b in range(count):
+            block = scratch.blocks[at + b]
+            row = BLOCK * block
+            bits = cell_verdicts(
+                products + 4 * BLOCK * b, values + 8 * row, cells.scales + 2 * row, cells.high_radii + 2 * row,
+                cells.high_radii + 2 * row, unit, bias, view.high_slack, view.factor, 0.0, view.below, view.above,
+            )  # fmt: skip
+            own = _rows(segment, block)
+            rows += own
+            remaining = bits & 0xFFFF & bits_between(0, own)
+            while remaining:
+                i = lowest_bit_of(remaining)
+                remaining &= remaining - 1
+                hit = (bits >> (BLOCK + i)) & 1
+                taken += hit
+                looks += 1 - hit
+                if not (hit and counting):
+                    scratch.candidates[found] = 2 * (row + i) + hit
+                    found += 1
+                    if not hit:
+                        fetch(cells.low + 4 * words * (row + i), 4 * words)
+    work = scratch.work
+    work[HIGH, TESTED] += rows
+    work[HIGH, DROPPED] += rows - looks - taken
+    work[HIGH, TAKEN] += taken
+    work[HIGH, LEFT] += looks
+    work[HIGH, BYTES] += rows * (4 * words + 4)
+    return found, taken if counting else 0
+
+
+@stage
+def _test_low(segment, cells, view, words, low, found, use, row_bytes, counting, scored, scratch, left):
+    """Test the low codes of the candidates, where they are of use; returns how many rows are left, and hits counted."""
+    bias = LOW_MIDDLE * view.digit_sum
+    scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
+    tested, dropped, taken, counted = 0, 0, 0, 0
+    for at in range(found):
+        row, hit = scratch.candidates[at] >> 1, scratch.candidates[at] & 1
+        verdict = TAKE if hit else LOOK
+        if use and not hit:
+            tested += 1
+            product = row_dot(cells.low + 4 * words * row, view.row_digits, view.stride, words)
+            scale = widen16(scales[row])
+            value = scratch.values[row - low] + scale * (view.unit * (np.float64(product) - bias))
+            width = scale * view.low_slack + view.factor * widen16(radii[row])
+            if value + width < view.below:
+                dropped += 1
+                continue
+            if value - width >= view.above:
+                taken += 1
+                verdict = TAKE
+                if counting:
+                    counted += 1
+                    continue
+        left = keep(segment, row, verdict, row_bytes, scored, scratch, left)
+    work = scratch.work
+    work[LOW, TESTED] += tested
+    work[LOW, DROPPED] += dropped
+    work[LOW, TAKEN] += taken
+    work[LOW, LEFT] += tested - dropped - taken
+    work[LOW, BYTES] += tested * (4 * words + 2)
+    return left, counted

@@ -1,0 +1,200 @@
+"""Cells: every vector is a ball of its own, whose centre lies on a lattice.
+
+    x = m + s W c + rest,   |rest| <= r,   c in {-127..127}^d
+
+with a centre m and weights W for a segment, and a scale s and a radius r for each vector. Weights follow the spread of
+each dimension, so that no dimension takes the range of the others. The code of a component is cut into two halves of 4
+bits: the high ones make a coarser cell of half the bytes, with a radius of its own, and are tested first.
+
+For a direction q, W q = a A + (what its own coding costs), so
+
+    <q, x>  <=  <q, m> + s a (A c) + s k + |q| r
+
+with k from `halfspace.model.rounding.reach`; A c = 16 (A high) + (A low) is an integer.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.cpu.codes import CHUNK, mean
+from halfspace.cpu.filters import axes
+from halfspace.cpu.formats import SLICE, exact64, round_up16, widen, widen16
+from halfspace.cpu.rounding import norm_bound, residual_bound
+from halfspace.cpu.runtime import jit as _jit
+from halfspace.cpu.runtime import threads as _threads
+from halfspace.cpu.runtime.jit import entry
+from halfspace.cpu.runtime.simd import BLOCK, TILE
+from halfspace.model.formats import as_numbers
+from halfspace.model.segment import Cells
+from halfspace.runtime.progress import Advance, ignore
+
+__all__ = ["HIGH_MIDDLE", "LOW_MIDDLE", "choose_frame", "encode", "encode_rows"]
+
+HIGH_MIDDLE, LOW_MIDDLE = 120.5, 7.5
+"""A code is c = (16 high - HIGH_MIDDLE) + (low - LOW_MIDDLE)."""
+FLATTEN = 0.75
+"""Weights are spreads to this power: the codes of a dimension get coarser with its spread, but less than that."""
+LEAST_WEIGHT = 2.0**-16
+SAMPLE = 1 << 14
+"""Rows from which spreads and axes are estimated."""
+MODERATE = (2.0**-40, 2.0**60)
+"""The largest norm of a segment must lie between these, or all weights are 1 and there are no axes."""
+
+
+class _Frame(NamedTuple):
+    """What the cells of a segment are coded in."""
+
+    centre: npt.NDArray[np.float32]  # (spaces, d)
+    weights: npt.NDArray[np.float32]  # (spaces, d)
+    axes: axes.Basis | None
+
+
+def _frame_of(cells: Cells) -> _Frame:
+    basis = None if cells.axes is None else axes.measured(cells.axes.axes, cells.axes.weights)
+    return _Frame(cells.centre, cells.weights, basis)
+
+
+def _choose(vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int) -> _Frame:
+    """Choose centre, weights and axes for stored vectors (spaces, n, d)."""
+    centre, weights, sample = choose_frame(vectors, norms, threads)
+    return _Frame(centre, weights, None if sample is None else axes.choose(sample, vectors.shape[1], threads))
+
+
+def choose_frame(
+    vectors: np.ndarray, norms: npt.NDArray[np.float32], threads: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """Choose centre and weights (spaces, d) for stored vectors (spaces, n, d).
+
+    Returns them, and the offsets (spaces, k, d) of a sample from the centre, or None where norms are not moderate.
+    """
+    spaces, rows, dim = vectors.shape
+    centre = mean(vectors, threads)
+    moderate = MODERATE[0] <= float(norms.max()) <= MODERATE[1]
+    if not moderate:
+        return centre, np.ones((spaces, dim), np.float32), None
+    chosen = np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64)
+    sample = np.empty((spaces, chosen.size, dim), np.float32)
+    for space in range(spaces):
+        for low, high in _threads.spans(chosen.size, -(-chosen.size * dim // SLICE)):
+            part = as_numbers(vectors[space, chosen[low:high]]).astype(np.float32)
+            np.subtract(part, centre[space], out=sample[space, low:high])
+    weights = np.stack([_weigh(_spreads(part)) for part in sample])
+    return centre, weights, sample
+
+
+def _spreads(sample: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Measure the standard deviation of each column of a sample (k, d), some columns at a time: no call takes long."""
+    rows, dim = sample.shape
+    spans = _threads.spans(dim, -(-rows * dim // SLICE), 16)
+    return np.concatenate([np.std(sample[:, low:high], axis=0, dtype=np.float64) for low, high in spans])
+
+
+def _weigh(spreads: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Weights, at most 1 and of 8 significant bits, for dimensions of these spreads."""
+    most = float(spreads.max())
+    if most == 0.0:
+        return np.ones(spreads.size, np.float32)
+    weights = np.maximum((spreads / most) ** FLATTEN, LEAST_WEIGHT).astype(np.float32)
+    cut: npt.NDArray[np.float32] = (weights.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    return cut
+
+
+def encode(
+    vectors: np.ndarray,
+    norms: npt.NDArray[np.float32],
+    threads: int,
+    like: Cells | None = None,
+    advance: Advance = ignore,
+) -> Cells:
+    """Give every stored vector (spaces, n, d) its cell.
+
+    norms : (spaces, n), upper bounds of the vectors' norms
+    like : cells whose centre, weights and axes are taken over
+    advance : told of each component twice: of its codes, and of axes, even if there are none
+
+    Time O(n d); the result does not depend on the number of threads.
+    """
+    spaces, rows, dim = vectors.shape
+    own = _choose(vectors, norms, threads) if like is None else _frame_of(like)
+    tiles, words = -(-rows // TILE), -(-dim // 8)
+    cells = Cells(
+        own.centre,
+        own.weights,
+        np.zeros((spaces, 2)),
+        _jit.aligned_zeros((spaces, 4 * tiles, words, BLOCK, 4), np.uint8),
+        _jit.aligned_zeros((spaces, 4 * TILE * tiles * words + 64), np.uint8),
+        np.zeros((spaces, TILE * tiles), np.uint16),
+        np.zeros((spaces, 2, TILE * tiles), np.uint16),
+        np.maximum.reduceat(norms, np.arange(0, rows, CHUNK), axis=1),
+        None if own.axes is None else axes.blank(own.axes, rows),
+    )
+    spans = _threads.spans(rows, -(-rows * dim // SLICE), TILE)
+    longest = np.zeros((spaces, len(spans), 2))
+
+    def fill(task: tuple[int, int]) -> None:
+        space, at = task
+        frame = own.centre[space], own.weights[space]
+        places = cells.high[space], cells.low[space], cells.scales[space], cells.radii[space]
+        encode_rows(vectors[space], *frame, *places, longest[task], *spans[at])
+        advance((spans[at][1] - spans[at][0]) * dim)
+
+    _threads.run(fill, [(space, at) for space in range(spaces) for at in range(len(spans))], threads)
+    for space, most in enumerate(longest.max(axis=1)):
+        cells.spans[space] = [norm_bound.py_func(float(one), dim) for one in most]
+        if cells.axes is None:
+            advance(rows * dim)
+        else:
+            axes.encode(vectors[space], own.centre[space], cells.axes, space, threads, advance)
+    return cells
+
+
+@entry
+def encode_rows(
+    vectors: Any, centre: Any, weights: Any, high: Any, low: Any, scales: Any, radii: Any, lengths: Any, first: Any,
+    last: Any,
+):  # fmt: skip
+    """Encode rows [first, last) of (n, d) vectors; lengths (2,) get the longest squared norms of high and whole codes.
+
+    They are at least what was there before.
+    """
+    dim = centre.size
+    words = high.shape[1]
+    base, weight, inverse = np.empty(dim), np.empty(dim), np.empty(dim)
+    for j in range(dim):
+        base[j] = exact64(centre[j])
+        weight[j] = np.float64(weights[j])
+        inverse[j] = 1.0 / weight[j]
+    offset = np.empty(dim)
+    code = np.zeros(8 * words, np.int64)
+    longest_high, longest = lengths[0], lengths[1]
+    for i in range(first, last):
+        largest = 0.0
+        for j in range(dim):
+            offset[j] = exact64(widen(vectors[i, j])) - base[j]
+            largest = max(largest, abs(offset[j]) * inverse[j])
+        scales[i] = round_up16(largest / 127.0)
+        scale = widen16(scales[i])
+        step = 1.0 / scale if 0.0 < scale < np.inf else 0.0
+        rest, coarse, length, length_high = 0.0, 0.0, 0.0, 0.0
+        for j in range(dim):
+            nearest = min(max(np.rint(offset[j] * inverse[j] * step), -127.0), 127.0)
+            code[j] = np.int64(nearest) + 128
+            middle = np.float64(16 * (code[j] >> 4)) - 120.5
+            error = offset[j] - weight[j] * scale * nearest
+            rest += error * error
+            error = offset[j] - weight[j] * scale * middle
+            coarse += error * error
+            length += nearest * nearest
+            length_high += middle * middle
+        radii[0, i] = round_up16(residual_bound(norm_bound(coarse, dim), scale, 0.0, dim))
+        radii[1, i] = round_up16(residual_bound(norm_bound(rest, dim), scale, 0.0, dim))
+        longest, longest_high = max(longest, length), max(longest_high, length_high)
+        block, lane = i // BLOCK, i % BLOCK
+        for word in range(words):
+            for b in range(4):
+                one, other = code[8 * word + b], code[8 * word + 4 + b]
+                high[block, word, lane, b] = (one >> 4) | (other & 0xF0)
+                low[4 * (i * words + word) + b] = (one & 15) | ((other & 15) << 4)
+    lengths[0], lengths[1] = longest_high, longest

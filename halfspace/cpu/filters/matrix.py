@@ -1,0 +1,129 @@
+"""Many directions at once: cells times directions as an integer matrix product, thresholds applied to it as it comes.
+
+For a batch, both halves of a tile's codes are joined into one byte, and multiplied with the high digits of 16
+directions at a time. A pair is left if
+
+    A c  >=  level / s - factor r / s + offset
+
+which is the upper bound of `halfspace.cpu.filters.cells`, solved for the integer product; it is evaluated in float32, with the
+slack of `halfspace.model.rounding.pair_margin`. Pairs that are left are verified while the vectors are in cache.
+
+Directions are sorted by tau / |q|, the norm that a vector must have to be a hit, so that those which a chunk can reach
+at all come first.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray
+
+from halfspace.cpu.codes import CHUNK
+from halfspace.cpu.formats import widen16
+from halfspace.cpu.rounding import least_norm, norm_bound, pair_margin, radius_factor, reach
+from halfspace.cpu.runtime.jit import pointer, stage
+from halfspace.cpu.runtime.simd import BLOCK, GROUP, TILE
+
+__all__ = ["LEAST", "Matrix", "blank_matrix", "can_multiply", "fill_matrix", "pack_tile", "reachable_by"]
+
+LEAST = 24
+"""Directions from which on a matrix product is faster than one after another."""
+MODERATE = 2.0**60
+"""The largest norm for which float32 will do."""
+
+
+class Matrix(NamedTuple):
+    """Directions, sorted space by space, as one segment's cells see them in a matrix product."""
+
+    order: np.ndarray  # int64 (spaces, m): the direction at each place
+    reach: np.ndarray  # float64 (spaces, m): the least norm of a hit, ascending
+    digits: np.ndarray  # int8 (spaces, m', 64 columns): m' is m rounded up to whole groups
+    levels: np.ndarray  # float32 (spaces, m')
+    factors: np.ndarray  # float32 (spaces, m')
+    offsets: np.ndarray  # float32 (spaces, m')
+
+
+@stage
+def blank_matrix(spaces, count, dim):
+    """Make room for `count` directions of `dim` dimensions in each space."""
+    padded = (count + GROUP - 1) // GROUP * GROUP
+    return Matrix(
+        np.empty((spaces, count), np.int64),
+        np.empty((spaces, count)),
+        np.zeros((spaces, padded, (dim + TILE - 1) // TILE * TILE), np.int8),
+        np.full((spaces, padded), np.float32(np.inf)),
+        np.zeros((spaces, padded), np.float32),
+        np.zeros((spaces, padded), np.float32),
+    )
+
+
+@stage
+def can_multiply(cells, rows):
+    """Whether all norms of a segment are moderate."""
+    return carray(pointer(cells.peaks, np.float32), (rows + CHUNK - 1) // CHUNK).max() <= MODERATE
+
+
+@stage
+def fill_matrix(cells, plans, views, tau, wide, space, out):
+    """Sort the directions (m,) of one space and code them in one digit; wide : float64 (m, d)."""
+    count, dim = wide.shape
+    weights = carray(pointer(cells.weights, np.float32), dim)
+    least = np.empty(count)
+    for k in range(count):
+        least[k] = least_norm(tau[k], plans[k].norm)
+    order = np.argsort(least, kind="mergesort")
+    for place in range(count):
+        k = order[place]
+        view, norm = views[k], plans[k].norm
+        digits = pointer(view.digits, np.int8)
+        unit = 256.0 * view.unit
+        rest, total, magnitude = 0.0, np.int64(0), np.int64(0)
+        for j in range(dim):
+            digit = np.int64(digits[j])
+            out.digits[space, place, j] = digits[j]
+            error = wide[k, j] * np.float64(weights[j]) - unit * digit
+            rest += error * error
+            total += digit
+            magnitude += abs(digit)
+        slack = reach(unit, norm_bound(rest, dim), norm, cells.low_span, dim) / unit
+        factor = radius_factor(norm) / unit
+        margin = pair_margin(np.float64(magnitude), factor, dim)
+        out.order[space, place], out.reach[space, place] = k, least[k]
+        out.levels[space, place] = np.float32(view.below / unit)
+        out.factors[space, place] = np.float32(factor)
+        out.offsets[space, place] = np.float32(128.0 * np.float64(total) - slack - margin)
+
+
+@stage
+def reachable_by(reach, peak):
+    """How many of the sorted directions a vector of norm `peak` might reach."""
+    return np.searchsorted(reach, np.float64(peak), side="right")
+
+
+@stage
+def pack_tile(cells, first, words, columns, tile, inverses, ratios):
+    """Join the codes of rows [first, first + 64) into bytes, and divide by their scales.
+
+    tile : uint8 (4 blocks, 16 columns, 16 vectors, 4), of which steps beyond 2 * words stay zero
+    inverses, ratios : float32 (64,), get 1 / s and r / s
+    """
+    scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
+    low_half, high_half = np.uint32(0x0F0F0F0F), np.uint32(0xF0F0F0F0)
+    four = np.uint32(4)
+    for b in range(TILE // BLOCK):
+        block = first // BLOCK + b
+        high = pointer(cells.high + block * (4 * BLOCK * words), np.uint32)
+        low = pointer(cells.low + block * (4 * BLOCK * words), np.uint32)
+        out = pointer(tile.ctypes.data + b * (1024 * columns), np.uint32)
+        for word in range(words):
+            for lane in range(BLOCK):
+                upper, lower = high[BLOCK * word + lane], low[lane * words + word]
+                out[2 * BLOCK * word + lane] = ((upper & low_half) << four) | (lower & low_half)
+                out[2 * BLOCK * word + BLOCK + lane] = (upper & high_half) | ((lower >> four) & low_half)
+    for i in range(TILE):
+        scale, radius = widen16(scales[first + i]), widen16(radii[first + i])
+        if scale > 0.0:
+            inverses[i] = np.float32(1.0 / scale)
+            ratios[i] = np.float32(radius / scale)
+        else:  # a vector at the centre: always left
+            inverses[i] = np.float32(0.0)
+            ratios[i] = np.float32(np.inf)

@@ -1,0 +1,1 @@
+"""How kernels are compiled, kept, and run by threads."""

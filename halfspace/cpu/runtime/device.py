@@ -1,0 +1,41 @@
+"""The host as a device: what other devices have to do around the stages, next to nothing here."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from halfspace.cpu.pipeline import SCORES as EXPLAINED
+
+__all__ = ["EXPLAINED", "REMEMBERED", "capturing", "finish", "may_fill", "on", "plain", "wait"]
+
+REMEMBERED = 1
+"""Of the questions that are answered, one in so many is remembered; elsewhere a copy may cost as much as a question."""
+
+
+def on(device: str) -> AbstractContextManager[Any]:
+    """Return what makes a device the current one while it is entered: any number of times, by any thread."""
+    return nullcontext()
+
+
+def finish(snapshot: Any) -> None:
+    """Wait until all that a `halfspace.state.snapshot.Snapshot` holds is there, and make it ready to be asked."""
+
+
+def capturing() -> bool:
+    """Whether what is launched goes into a graph instead of being run."""
+    return False
+
+
+def plain(array: np.ndarray) -> bool:
+    """Whether kernels take an array as it is."""
+    return array.flags.carray
+
+
+def wait() -> None:
+    """Wait for what was begun."""
+
+
+def may_fill(out: Any, directions: Any, tau: Any, within: Any) -> None:
+    """Refuse a question whose answer goes into a `halfspace.Hits` that was made before."""
+    raise ValueError("out is for an index on a GPU: on the CPU, query returns its answer")

@@ -1,0 +1,171 @@
+"""How the kernels are compiled: two decorators and the few operations that Numba has no spelling for.
+
+Floating-point policy: no kernel uses ``fastmath``. The one licence to reassociate is `multiply_add`, used only where a
+bound in `halfspace.model.rounding` holds for every order of summation.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+from halfspace.cpu.runtime.kernel_cache import KernelCache
+from halfspace.cpu.runtime.threads import go_on
+from halfspace.runtime.interrupts import undisturbed
+
+__all__ = [
+    "aligned_zeros",
+    "bit_length",
+    "bits_of",
+    "borrowed",
+    "entry",
+    "fetch_add",
+    "float32_of",
+    "float64_of",
+    "hold",
+    "multiply_add",
+    "pointer",
+    "stage",
+    "trailing_zeros",
+]
+
+
+stage = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls: kept on disk, and the GIL released while it runs.
+
+    An entry takes arrays and numbers, fills arrays that Python owns, and returns numbers or nothing. Where compiled
+    code makes Python objects of arrays, the exception of a signal handler comes out as another one, or not at all.
+
+    It runs for some 50 ms at most, since an interrupt takes effect when it returns; longer work is cut into spans.
+
+    It is loaded or compiled as `halfspace.runtime.interrupts` says. Where no folder can be written (a read-only installation,
+    no home), kernels are compiled anew in each process.
+    """
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    cache = KernelCache.of(function)
+    if cache is not None:
+        dispatcher._cache = cache
+    dispatcher._compile_for_args = partial(undisturbed, dispatcher._compile_for_args, meanwhile=go_on)
+    return dispatcher
+
+
+@intrinsic
+def bits_of(typingctx: Any, value: Any) -> Any:
+    """Reinterpret a float32 as int32, a float64 as int64."""
+    target = {types.float32: types.int32, types.float64: types.int64}[value]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(target))
+
+    return target(value), codegen
+
+
+def _reinterpret(source: Any, target: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = context.cast(builder, args[0], signature.args[0], source)
+        return builder.bitcast(bits, context.get_value_type(target))
+
+    return codegen
+
+
+@intrinsic
+def fetch_add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Add to the int64 at an address, whichever threads do so at once; returns what was there before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], args[1].type.as_pointer())
+        return builder.atomic_rmw("add", place, args[1], "seq_cst")
+
+    return types.int64(types.intp, types.int64), codegen
+
+
+@intrinsic
+def float32_of(typingctx: Any, bits: Any) -> Any:
+    """Reinterpret the low 32 bits of an integer as float32."""
+    return types.float32(bits), _reinterpret(types.int32, types.float32)
+
+
+@intrinsic
+def float64_of(typingctx: Any, bits: Any) -> Any:
+    """Reinterpret an int64 as float64."""
+    return types.float64(types.int64), _reinterpret(types.int64, types.float64)
+
+
+@intrinsic
+def bit_length(typingctx: Any, value: Any) -> Any:
+    """Count the bits of a non-negative int64, 0 for 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        width = context.get_constant(types.int64, 64)
+        return builder.sub(width, builder.ctlz(args[0], context.get_constant(types.boolean, False)))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def hold(typingctx: Any, value: Any) -> Any:
+    """Use a value, and do nothing: what is read by address must live until here.
+
+    Numba drops an array after the last use of its variable, though its address, or a record in it, be in use still.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.void(value), codegen
+
+
+@intrinsic
+def trailing_zeros(typingctx: Any, value: Any) -> Any:
+    """Count the zero bits below the lowest set bit of an int32, 32 for 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = context.cast(builder, args[0], signature.args[0], types.int32)
+        return builder.cttz(bits, context.get_constant(types.boolean, False))
+
+    return types.int32(value), codegen
+
+
+@intrinsic
+def multiply_add(typingctx: Any, total: Any, a: Any, b: Any) -> Any:
+    """``total + a * b`` where the compiler may contract and sum in any order (so that reductions vectorise)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        product = builder.fmul(args[1], args[2], flags=("contract",))
+        return builder.fadd(args[0], product, flags=("reassoc", "contract", "nsz"))
+
+    return total(total, total, total), codegen
+
+
+@intrinsic
+def pointer(typingctx: Any, address: Any, like: Any) -> Any:
+    """Point to elements of the dtype of `like` (an array or a NumPy scalar type) at a machine address."""
+    target = types.CPointer(like.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(target))
+
+    return target(address, like), codegen
+
+
+@stage
+def borrowed(array):
+    """View an array that outlives the view, so that a slice of it costs no counting of references."""
+    return carray(pointer(array.ctypes.data, array), array.shape)
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Like `numpy.zeros`, on a 64-byte boundary: a cache line, and the widest register."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    zeros: np.ndarray = raw[start : start + size].view(dtype).reshape(shape)
+    return zeros

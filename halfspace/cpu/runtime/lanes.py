@@ -1,0 +1,277 @@
+"""Tests on the 16 vectors of a block, or the 64 of a tile, at once: plain vector arithmetic; and the bits it leaves."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from halfspace.cpu.runtime.simd import BLOCK, TILE, splat
+
+__all__ = [
+    "block_verdicts",
+    "cell_verdicts",
+    "count_bits",
+    "digits_reaching",
+    "join_block",
+    "lowest_bit_of",
+    "pairs_reaching",
+]
+
+_I16, _I32, _I64 = (ir.IntType(bits) for bits in (16, 32, 64))
+_FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
+
+
+def _load(builder: Any, address: Any, element: Any, count: int = BLOCK) -> Any:
+    return builder.load(builder.inttoptr(address, ir.VectorType(element, count).as_pointer()), align=1)
+
+
+def _product(builder: Any, products: Any) -> Any:
+    """256 * high + low, in float64, of what a dot product of both digits wrote for a block."""
+    wide = ir.VectorType(_DOUBLE, BLOCK)
+    low = builder.sitofp(_load(builder, builder.add(products, ir.Constant(_I64, 4 * TILE)), _I32), wide)
+    high = builder.sitofp(_load(builder, products, _I32), wide)
+    return builder.fadd(builder.fmul(high, ir.Constant(wide, [256.0] * BLOCK)), low)
+
+
+def _short(builder: Any, address: Any) -> Any:
+    """16 bfloat16, in float64."""
+    bits = builder.zext(_load(builder, address, _I16), ir.VectorType(_I32, BLOCK))
+    numbers = builder.bitcast(builder.shl(bits, ir.Constant(bits.type, [16] * BLOCK)), ir.VectorType(_FLOAT, BLOCK))
+    return builder.fpext(numbers, ir.VectorType(_DOUBLE, BLOCK))
+
+
+def _bits(builder: Any, value: Any, width: Any, below: Any, above: Any) -> Any:
+    """Bits 0 to 15 where value + width < below is not so, bits 16 to 31 where value - width >= above."""
+    kept = builder.not_(builder.fcmp_ordered("<", builder.fadd(value, width), below))
+    taken = builder.fcmp_ordered(">=", builder.fsub(value, width), above)
+    kept, taken = (builder.zext(builder.bitcast(bits, _I16), _I64) for bits in (kept, taken))
+    return builder.or_(kept, builder.shl(taken, ir.Constant(_I64, BLOCK)))
+
+
+@intrinsic
+def block_verdicts(
+    typingctx: Any,
+    products: Any,
+    scales: Any,
+    radii: Any,
+    unit: Any,
+    bias: Any,
+    slack: Any,
+    factor: Any,
+    below: Any,
+    above: Any,
+) -> Any:
+    """Test the 16 balls of a block; returns bits 0 to 15 where a ball is not dropped, bits 16 to 31 where it is taken.
+
+    products : address of what `tile_dot` wrote for the block; scales, radii : addresses of float32 (16,)
+
+    With value = scale * (unit * (256 * high + low - bias)) and width = scale * slack + factor * radius, all in float64,
+    a ball is dropped where value + width < below, and taken where value - width >= above; neither where one is NaN.
+    """
+    signature = types.int64(*[types.intp] * 3, *[types.float64] * 6)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.VectorType(_DOUBLE, BLOCK)
+        products, scales, radii, *numbers = args
+        unit, bias, slack, factor, below, above = (splat(builder, number, BLOCK) for number in numbers)
+        scale, radius = (builder.fpext(_load(builder, part, _FLOAT), wide) for part in (scales, radii))
+        offset = builder.fsub(_product(builder, products), bias)
+        value = builder.fmul(scale, builder.fmul(unit, offset))
+        width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
+        return _bits(builder, value, width, below, above)
+
+    return signature, codegen
+
+
+@intrinsic
+def cell_verdicts(
+    typingctx: Any,
+    products: Any,
+    values: Any,
+    scales: Any,
+    radii: Any,
+    rests: Any,
+    unit: Any,
+    bias: Any,
+    slack: Any,
+    factor: Any,
+    remainder: Any,
+    below: Any,
+    above: Any,
+) -> Any:
+    """Test 16 vectors by part of their codes; returns bits as `block_verdicts` does.
+
+    products : address of what `nibble_dot` wrote for the block; scales, radii, rests : addresses of bfloat16 (16,)
+    values : address of float64 (16,), what the parts before came to; this one is added
+
+    To each value comes scale * (unit * (256 * high + low - bias)); the width is scale * slack + factor * radius +
+    remainder * rest.
+    """
+    signature = types.int64(*[types.intp] * 5, *[types.float64] * 7)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        products, values, scales, radii, rests, *numbers = args
+        unit, bias, slack, factor, remainder, below, above = (splat(builder, number, BLOCK) for number in numbers)
+        scale, radius, rest = (_short(builder, part) for part in (scales, radii, rests))
+        offset = builder.fsub(_product(builder, products), bias)
+        value = builder.fadd(_load(builder, values, _DOUBLE), builder.fmul(scale, builder.fmul(unit, offset)))
+        builder.store(value, builder.inttoptr(values, value.type.as_pointer()), align=8)
+        width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
+        width = builder.fadd(width, builder.fmul(remainder, rest))
+        return _bits(builder, value, width, below, above)
+
+    return signature, codegen
+
+
+def _reaching(builder: Any, args: Any, digits: int) -> Any:
+    """Bits of a tile's vectors whose product, of so many digits, reaches what `pairs_reaching` says."""
+    products, inverses, ratios, *numbers = args
+    level, factor, offset = (splat(builder, number, BLOCK) for number in numbers)
+    wide = ir.VectorType(_FLOAT, BLOCK)
+    mask = ir.Constant(_I64, 0)
+    for block in range(TILE // BLOCK):
+        here = [builder.add(place, ir.Constant(_I64, 4 * BLOCK * block)) for place in (products, inverses, ratios)]
+        product = builder.sitofp(_load(builder, here[0], _I32), wide)
+        if digits == 2:
+            low = _load(builder, builder.add(here[0], ir.Constant(_I64, 4 * TILE)), _I32)
+            high = builder.fmul(product, ir.Constant(wide, [256.0] * BLOCK))
+            product = builder.fadd(high, builder.sitofp(low, wide))
+        inverse, ratio = (_load(builder, place, _FLOAT) for place in here[1:])
+        needed = builder.fsub(builder.fmul(level, inverse), builder.fmul(factor, ratio))
+        reaches = builder.fcmp_unordered(">=", product, builder.fadd(needed, offset))
+        bits = builder.zext(builder.bitcast(reaches, _I16), _I64)
+        mask = builder.or_(mask, builder.shl(bits, ir.Constant(_I64, BLOCK * block)))
+    return mask
+
+
+@intrinsic
+def pairs_reaching(
+    typingctx: Any, products: Any, inverses: Any, ratios: Any, level: Any, factor: Any, offset: Any
+) -> Any:
+    """Bits of a tile's vectors whose int32 product is not below level * inverse - factor * ratio + offset, in float32.
+
+    products : address of int32 (64,); inverses, ratios : addresses of float32 (64,)
+    """
+    signature = types.int64(*[types.intp] * 3, *[types.float32] * 3)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _reaching(builder, args, 1)
+
+    return signature, codegen
+
+
+@intrinsic
+def digits_reaching(
+    typingctx: Any, products: Any, inverses: Any, ratios: Any, level: Any, factor: Any, offset: Any
+) -> Any:
+    """Like `pairs_reaching`, of 256 * high + low; products : address of int32 (2 digits, 64)."""
+    signature = types.int64(*[types.intp] * 3, *[types.float32] * 3)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _reaching(builder, args, 2)
+
+    return signature, codegen
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Swap rows and lanes of 16 registers of 16 lanes: pairs of lanes, pairs of pairs, then quarters."""
+    interleave = [
+        [4 * q + k + at + BLOCK * other for q in range(4) for k in (0, 1) for other in (0, 1)] for at in (0, 2)
+    ]
+    pairs = [
+        [4 * q + 2 * at + k + BLOCK * other for q in range(4) for other in (0, 1) for k in (0, 1)] for at in (0, 1)
+    ]
+    quarters = [
+        [4 * q + k + BLOCK * other for other in (0, 1) for q in (at, at + 2) for k in range(4)] for at in (0, 1)
+    ]
+
+    def pick(one: Any, other: Any, lanes: list[int]) -> Any:
+        return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_I32, BLOCK), lanes))
+
+    # after two steps, quarter q of fours[g][k] holds lane 4 q + k of rows 4 g to 4 g + 3
+    fours = []
+    for g in range(4):
+        a, b, c, d = rows[4 * g : 4 * g + 4]
+        low, high = ([pick(x, y, lanes) for x, y in ((a, b), (c, d))] for lanes in interleave)
+        fours.append([pick(half[0], half[1], lanes) for half in (low, high) for lanes in pairs])
+    columns = [None] * BLOCK
+    for k in range(4):
+        one, two, three, four = (group[k] for group in fours)
+        for at in (0, 1):
+            first, second = pick(one, two, quarters[at]), pick(three, four, quarters[at])
+            columns[4 * at + k], columns[4 * (at + 2) + k] = (
+                pick(first, second, [4 * q + j + BLOCK * o for o in (0, 1) for q in (p, p + 2) for j in range(4)])
+                for p in (0, 1)
+            )
+    return columns
+
+
+@intrinsic
+def join_block(typingctx: Any, high: Any, low: Any, words: Any, out: Any) -> Any:
+    """Join both halves of the codes of a block's 16 vectors.
+
+    high : address of uint8 (words, 16, 4), see `halfspace.model.segment.Cells`
+    low : address of uint8 (16, words, 4), the first of the block's vectors; up to 64 bytes beyond the end are read
+    out : address of uint8 (2 words, 16, 4), on a boundary of 64 bytes: steps of 4 dimensions
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        high, low, words, out = args
+        lanes, number = ir.VectorType(_I32, BLOCK), ir.Constant
+        turned = cgutils.alloca_once(builder, lanes, size=BLOCK)
+        small, large, four = (number(lanes, [value] * BLOCK) for value in (0x0F0F0F0F, -0x0F0F0F10, 4))
+        stride = builder.mul(words, number(_I64, 4))
+        groups = builder.udiv(builder.add(words, number(_I64, BLOCK - 1)), number(_I64, BLOCK))
+
+        def join(word: Any, lower: Any) -> None:
+            upper = _load(builder, builder.add(high, builder.mul(word, number(_I64, 4 * BLOCK))), _I32)
+            even = builder.or_(builder.shl(builder.and_(upper, small), four), builder.and_(lower, small))
+            odd = builder.or_(builder.and_(upper, large), builder.and_(builder.lshr(lower, four), small))
+            place = builder.add(out, builder.mul(word, number(_I64, 8 * BLOCK)))
+            for codes, offset in ((even, 0), (odd, 4 * BLOCK)):
+                address = builder.add(place, number(_I64, offset))
+                builder.store(codes, builder.inttoptr(address, lanes.as_pointer()), align=4 * BLOCK)
+
+        with cgutils.for_range(builder, groups) as group:
+            first = builder.mul(group.index, number(_I64, BLOCK))
+            start = builder.add(low, builder.mul(first, number(_I64, 4)))
+            rows = [
+                _load(builder, builder.add(start, builder.mul(stride, number(_I64, row))), _I32) for row in range(BLOCK)
+            ]
+            columns = _transposed(builder, rows)
+            count = builder.sub(words, first)
+            whole = builder.icmp_signed(">=", count, number(_I64, BLOCK))
+            with builder.if_else(whole) as (all_words, some):
+                with all_words:
+                    for word, column in enumerate(columns):
+                        join(builder.add(first, number(_I64, word)), column)
+                with some:
+                    for word, column in enumerate(columns):
+                        builder.store(column, builder.gep(turned, [number(_I32, word)]))
+                    with cgutils.for_range(builder, count) as loop:
+                        join(builder.add(first, loop.index), builder.load(builder.gep(turned, [loop.index])))
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen
+
+
+@intrinsic
+def lowest_bit_of(typingctx: Any, mask: Any) -> Any:
+    """Place of the lowest set bit of a nonzero int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], context.get_constant(types.boolean, True))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def count_bits(typingctx: Any, mask: Any) -> Any:
+    """Count the set bits of an int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), codegen

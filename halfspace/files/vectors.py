@@ -1,0 +1,231 @@
+"""Vectors from files: ``.npy``, ``.npz``, ``.fvecs``, ``.bvecs`` and HDF5.
+
+Files are mapped rather than read where their format allows it, so a file may be larger than memory. Nothing is ever
+unpickled. What is wrong with a file is a ``ValueError`` that names the file and the place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfspace.files.atomic import regular_mode
+from halfspace.runtime.interrupts import undisturbed
+
+__all__ = ["SUFFIXES", "file_of", "read_column", "read_tau", "read_vectors"]
+
+SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs", ".hdf5", ".h5")
+"""The kinds of file that `read_vectors` knows."""
+
+_NAMED = re.compile(r"(.*\.(?:npz|hdf5|h5)):(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def read_vectors(path: str | Path) -> NDArray[Any]:
+    """Read the vectors of a file as one two-dimensional array.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file of one of these kinds, told apart by the suffix:
+
+        - ``.npy``: one array (n, d), or (d,) for one vector, mapped into memory.
+        - ``.npz``: the only two-dimensional array of numbers in it, or the one chosen by ``"path.npz:name"``.
+        - ``.fvecs``, ``.bvecs``: rows of a little-endian int32 dimension d and then d float32 (``.fvecs``) or d uint8
+          (``.bvecs``), mapped into memory; every row must have the same d.
+        - ``.hdf5``, ``.h5``: the dataset ``train``, or the one chosen by ``"path.hdf5:name"``, read into memory; files
+          of ann-benchmarks have ``train`` and ``test``. It needs h5py.
+
+    Returns
+    -------
+    ndarray, shape (n, d)
+        Real numbers, in the dtype of the file. A mapped array is read-only and need not be contiguous.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown, the file is damaged or cut short, it holds no single array of real numbers, its
+        numbers lie in other files, as those of HDF5 may, or h5py is missing.
+    OSError
+        If the file cannot be opened, or is a folder, a pipe or a device.
+    """
+    file, member = _split(path)
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{file}: unknown suffix {suffix!r}; known are {', '.join(SUFFIXES)}")
+    regular_mode(file)
+    if suffix == ".npz":
+        return undisturbed(_npz, file, member)
+    if suffix in (".hdf5", ".h5"):
+        return undisturbed(_hdf5, file, "train" if member is None else member)
+    if suffix == ".npy":
+        return _matrix(undisturbed(_npy, file), str(file))
+    return _vecs(file, np.dtype("<f4") if suffix == ".fvecs" else np.dtype("u1"))
+
+
+def file_of(path: str | Path) -> Path:
+    """Return the file that a path as `read_vectors` takes it is in."""
+    return _split(path)[0]
+
+
+def read_column(path: str | Path, n: int, what: str, kinds: str) -> NDArray[Any]:
+    """Read a ``.npy`` file of one number per row, (n,), whose dtype is of one of the `kinds`, such as ``"iu"``."""
+    file = Path(path)
+    regular_mode(file)
+    column = undisturbed(_npy, file)
+    if column.dtype.kind not in kinds or column.dtype.itemsize > 8 or column.shape != (n,):
+        raise ValueError(f"{path}: expected one {what} per row, shape ({n},), found {column.dtype} {column.shape}")
+    return column
+
+
+def read_tau(text: str, m: int) -> NDArray[np.float64]:
+    """Read thresholds (m,): a number for all directions, or a ``.npy`` file of one per direction."""
+    try:
+        number = float(text)
+    except ValueError:
+        if not text.endswith(".npy"):
+            raise ValueError(f"--tau {text!r} is neither a number nor a .npy file") from None
+    else:
+        if math.isnan(number):
+            raise ValueError(f"--tau {text!r} is not a number")
+        return np.full(m, number)
+    taus = read_column(text, m, "tau", "fiu").astype(np.float64)
+    if np.isnan(taus).any():
+        raise ValueError(f"{text}: tau of direction {int(np.flatnonzero(np.isnan(taus))[0])} is nan")
+    return taus
+
+
+def _split(path: str | Path) -> tuple[Path, str | None]:
+    """Split ``"file.npz:name"``; a file that has this name as a whole is one."""
+    named = None if undisturbed(os.path.exists, path) else _NAMED.match(str(path))
+    return (Path(named[1]), named[2]) if named else (Path(path), None)
+
+
+@contextlib.contextmanager
+def _reading(file: Path, what: str = "") -> Iterator[None]:
+    """Make a ValueError that names the file of whatever a library says of its content.
+
+    Parsers of formats meet odd files with errors of all kinds: of keys, of memory, of structures, of what is missing.
+    """
+    try:
+        yield
+    except Exception as error:  # no signal is heard here: see `undisturbed`
+        text = str(error) or type(error).__name__
+        raise ValueError(f"{file}: {what}{text:.500}") from error
+
+
+def _matrix(array: NDArray[Any], place: str) -> NDArray[Any]:
+    """Return the array if it is (n, d) and real, or (d,) as one row, else say what it is instead."""
+    _check_dtype(array.dtype, place)
+    if array.ndim not in (1, 2) or array.shape == (0,):
+        raise ValueError(f"{place}: expected an array of shape (n, d), or (d,) for one, found shape {array.shape}")
+    return array[None] if array.ndim == 1 else array
+
+
+def _check_dtype(dtype: np.dtype[Any], place: str) -> None:
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:
+        raise ValueError(f"{place}: expected real numbers of at most 64 bits, found dtype {dtype}")
+
+
+def _npy(file: Path) -> NDArray[Any]:
+    """Map a ``.npy`` file; an array of no elements cannot be mapped and is read."""
+    with file.open("rb") as stream, _reading(file, "not a readable .npy file: "):
+        shape, dtype = _header(stream, os.fstat(stream.fileno()).st_size)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which are never unpickled")
+        mode = None if 0 in shape else "r"
+        return np.asanyarray(np.load(file, mmap_mode=mode, allow_pickle=False))  # type: ignore[arg-type]
+
+
+def _header(stream: IO[bytes], nbytes: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and dtype from the header of a ``.npy`` stream of so many bytes, which must hold its data."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its header states the shape {shape}")
+    needed, found = math.prod(shape) * dtype.itemsize, nbytes - stream.tell()
+    if needed > found and not dtype.hasobject:
+        raise ValueError(f"its header states {dtype} {shape}, which takes {needed} bytes; {found} follow")
+    return tuple(shape), dtype
+
+
+def _npz(file: Path, member: str | None) -> NDArray[Any]:
+    """Read the chosen array of a ``.npz`` file, or the only matrix in it, looking at headers before data."""
+    with file.open("rb") as opened, _reading(file):
+        heads = {}
+        with zipfile.ZipFile(opened) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith(".npy"):
+                    with archive.open(entry) as stream:
+                        heads[entry.filename.removesuffix(".npy")] = _header(stream, entry.file_size)
+        found = ", ".join(f"{name} {dtype} {shape}" for name, (shape, dtype) in heads.items()) or "no array"
+        if member is None:
+            matrices = [name for name, (shape, dtype) in heads.items() if len(shape) == 2 and dtype.kind in "fiu"]
+            if len(matrices) != 1:
+                count = "more than one" if matrices else "no"
+                raise ValueError(f"{count} two-dimensional array of numbers; choose with {file}:NAME from {found}")
+            member = matrices[0]
+        elif member not in heads:
+            raise ValueError(f"no array named {member!r}; it holds {found}")
+        opened.seek(0)
+        with np.load(opened, allow_pickle=False) as data:
+            array: NDArray[Any] = data[member]
+    return _matrix(array, f"{file}:{member}")
+
+
+def _hdf5(file: Path, member: str) -> NDArray[Any]:
+    """Read a dataset of an HDF5 file, all of which must lie in this file."""
+    with file.open("rb"):  # so that what cannot be opened fails as it does for the other formats
+        pass
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError(f"{file}: reading HDF5 needs h5py: pip install h5py") from None
+    with _reading(file, "not a readable HDF5 file: "):
+        archive = h5py.File(file, "r")
+    with archive, _reading(file):
+        heads: dict[str, Any] = {}
+        # It visits what lies in this file, and follows neither soft links nor those to other files.
+        archive.visititems(lambda name, item: heads.update({name: item} if isinstance(item, h5py.Dataset) else {}))
+        if member not in heads:
+            found = ", ".join(f"{name} {item.dtype} {item.shape}" for name, item in heads.items()) or "no dataset"
+            raise ValueError(f"no dataset named {member!r}; choose with {file}:NAME from {found}; links do not count")
+        dataset = heads[member]
+        if dataset.external or dataset.is_virtual:
+            raise ValueError(f"dataset {member!r} takes its numbers from other files, which are not read")
+        if dataset.size and not dataset.id.get_storage_size():
+            raise ValueError(f"dataset {member!r} has the shape {dataset.shape}, but no numbers were stored")
+        _check_dtype(dataset.dtype, f"dataset {member!r}")
+        array: NDArray[Any] = np.asarray(dataset[()])
+    return _matrix(array, f"{file}:{member}")
+
+
+def _vecs(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Map a ``.fvecs`` or ``.bvecs`` file and check the dimension that each row states."""
+    size = file.stat().st_size
+    if size < 4:
+        raise ValueError(f"{file}: {size} bytes, too short for the dimension of row 0")
+    raw: NDArray[np.uint8] = np.memmap(file, dtype=np.uint8, mode="r")
+    dim = int(raw[:4].view("<i4")[0])
+    if dim < 1:
+        raise ValueError(f"{file}: row 0 states dimension {dim}")
+    row = 4 + dim * dtype.itemsize
+    whole, rest = divmod(size, row)
+    rows = raw[: whole * row].reshape(whole, row)
+    stated = rows[:, :4].view("<i4")[:, 0]
+    wrong = np.flatnonzero(stated != dim)
+    if wrong.size:
+        first = int(wrong[0])
+        raise ValueError(f"{file}: row {first} states dimension {int(stated[first])}, row 0 states {dim}")
+    if rest:
+        raise ValueError(f"{file}: cut short: row {whole} has {rest} of its {row} bytes (dimension {dim})")
+    return rows[:, 4:].view(dtype)

@@ -1,0 +1,1 @@
+"""The KV cache: keys coded as they come, attention over those that reach a threshold."""

@@ -1,0 +1,115 @@
+"""Attention over exactly the keys that reach a threshold; see `halfspace.cpu.attention.attend`.
+
+One launch for all sequences and heads. How much of a space was of use in the last step says how it is read in the next
+one, so that nothing waits for the GPU: whole, in both planes of codes first, or in one plane and then the other.
+"""
+
+from typing import Any, NamedTuple
+
+import cupy as cp
+import numpy as np
+
+from halfspace.gpu.attention.cache import CACHE, describe
+from halfspace.gpu.runtime.launch import Kernel, format_of
+from halfspace.model.kv_cache import Cache
+from halfspace.model.segment import address
+
+__all__ = ["Attention", "attend"]
+
+SET = 4
+"""Query heads that one block of threads answers."""
+WARPS = 8
+"""Of a block."""
+REST = 15 << 10
+"""Bytes of shared memory that a block takes beside its rings, at most."""
+LOG2_E = 1.4426950408889634
+MOST_DIM = 256
+"""Dimensions of a head."""
+
+FEW = 6144
+"""A space of fewer keys is read whole."""
+MANY = 2400
+"""Where a split has so many keys, the high plane is read before the low one."""
+DENSE_SHARE = 0.38
+"""A space is read whole where more of its keys were of use in the last step."""
+CASCADE_SHARE = 0.05
+"""Both planes are read at once where more were of use."""
+
+_FIELDS = "queries tau output log_sum_exp kept weighted parts arrived shares query_heads wide recent sinks"
+ATTEND = np.dtype(
+    [
+        *((name, np.int64) for name in _FIELDS.split()),
+        ("scale", np.float64),
+        ("few", np.int64),
+        ("many", np.int64),
+        ("dense_share", np.float64),
+        ("cascade_share", np.float64),
+    ]
+)
+"""The twin of the struct Attend in ``kernels/attend.cuh``."""
+
+_attend = Kernel("attend.cu", "attend", ("cache", CACHE), ("call", ATTEND))
+
+
+class Attention(NamedTuple):
+    """Softmax over the keys that were kept; arrays on the GPU."""
+
+    output: Any  # (batch, query_heads, d) of the queries' dtype, 0 where none was kept
+    log_sum_exp: Any  # float32 (batch, query_heads), -inf where none was
+    kept: Any  # int64 (batch, query_heads)
+
+
+def _ring(dim: int, itemsize: int) -> int:
+    """Bytes of a warp's ring: two tiles of codes, two batches of eight rows if these are not long; the twin of RING."""
+    lanes = 32 if dim > 128 else 16 if dim > 64 else 8
+    return max(64 * dim + 256, min(256 * lanes * itemsize, 8 << 10), 128 * lanes * itemsize)
+
+
+class _Workspace:
+    """What splits leave for each other, for one number of query heads."""
+
+    def __init__(self, cache: Cache, query_heads: int) -> None:
+        self.shared = WARPS * _ring(cache.dim, cache.keys.itemsize)
+        sets = -(-query_heads // cache.heads // SET)
+        self.rows = cache.batch * cache.heads * sets
+        attributes = cp.cuda.Device().attributes
+        room = attributes["MaxSharedMemoryPerMultiprocessor"] // (self.shared + REST)
+        resident = max(1, min(1 if cache.dim > 128 else 2, room))
+        self.splits = max(1, resident * attributes["MultiProcessorCount"] // self.rows)
+        self.weighted = cp.empty((self.rows, self.splits, SET, cache.dim), np.float32)
+        self.parts = cp.empty((self.rows, self.splits, SET, 4), np.float32)
+        self.arrived = cp.zeros(self.rows, np.uint32)
+        self.shares = cp.zeros(self.rows, np.float32)
+
+
+def attend(cache: Cache, queries: Any, tau: Any, scale: float, recent: int, sinks: int, threads: int) -> Attention:
+    """Attend over the keys k with <q, k> >= tau, the first `sinks` and the last `recent` of each sequence.
+
+    queries : float32 or bits (batch, query_heads, d); tau : float64 (batch, query_heads)
+
+    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float32. Where the status of a
+    sequence is not 0, its output is NaN. Nothing waits for the GPU, and a graph may capture it.
+    """
+    batch, query_heads, dim = queries.shape
+    if dim % 8 or dim > MOST_DIM:
+        raise ValueError(f"attention on a GPU takes a multiple of 8 dimensions, at most {MOST_DIM}, got {dim}")
+    key = f"attend {query_heads}"
+    space: _Workspace = cache.kept.get(key) or cache.kept.setdefault(key, _Workspace(cache, query_heads))
+    answer = Attention(
+        cp.empty(queries.shape, queries.dtype),
+        cp.empty((batch, query_heads), np.float32),
+        cp.empty((batch, query_heads), np.int64),
+    )
+    call = np.zeros(1, ATTEND)
+    own = call[0]
+    arrays = (queries, tau, *answer, space.weighted, space.parts, space.arrived, space.shares)
+    for name, array in zip(_FIELDS.split(), arrays, strict=False):
+        own[name] = address(array)
+    own["query_heads"], own["wide"] = query_heads, queries.dtype == np.float32
+    own["recent"], own["sinks"], own["scale"] = recent, sinks, scale * LOG2_E
+    own["few"], own["many"], own["dense_share"], own["cascade_share"] = FEW, MANY, DENSE_SHARE, CASCADE_SHARE
+    _attend(
+        (space.splits, space.rows), 32 * WARPS, describe(cache), call,
+        shared=space.shared, format=format_of(cache.keys.dtype), head_dim=dim, overlap=True,
+    )  # fmt: skip
+    return answer

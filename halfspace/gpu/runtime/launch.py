@@ -1,0 +1,161 @@
+"""Launching kernels. CuPy checks nothing that it hands to one; this checks dtype, layout, device and grid."""
+
+import re
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.resources import files
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from halfspace.gpu.runtime.overlap import can_overlap
+from halfspace.gpu.runtime.overlap import launch as launch_overlapping
+
+__all__ = ["FORMAT_NUMBERS", "STORED", "Kernel", "format_of"]
+
+STORED = "stored"
+"""Stands for the dtype of stored bits in the declaration of a parameter."""
+
+FORMAT_NUMBERS = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.int16): 2}
+"""Of the bits of each stored format, its number in the kernels."""
+
+_INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
+_MAX_GRID = (2**31 - 1, 65535, 65535)
+_DEFAULT_SHARED = 48 << 10
+
+
+def format_of(bits: np.dtype[Any]) -> int:
+    """Return the number of a stored format, from the dtype of its bits."""
+    return FORMAT_NUMBERS[np.dtype(bits)]
+
+
+@cache
+def _source(name: str) -> str:
+    """Return a kernel's source with its headers in place, each once: what is compiled, and what a cache may go by."""
+    seen = {name}
+
+    def expand(file: str) -> str:
+        def included(match: re.Match[str]) -> str:
+            header = match[1]
+            if header in seen:
+                return ""
+            seen.add(header)
+            return f"// begin {header}\n{expand(header)}// end {header}\n"
+
+        text = files("halfspace.gpu").joinpath("kernels", file).read_text().replace("#pragma once\n", "")
+        return _INCLUDE.sub(included, text)
+
+    return expand(name)
+
+
+@cache
+def _module(name: str, format: int, head_dim: int | None, device: int) -> cp.RawModule:
+    """Compile a file for a stored format and the current device; CuPy keeps the binary on disk."""
+    options = ["-std=c++17", "--fmad=false", f"-DFORMAT={format}"]
+    if head_dim is not None:
+        options.append(f"-DHEAD_DIM={head_dim}")
+    return cp.RawModule(code=_source(name), options=tuple(options))
+
+
+def _nothing() -> None:
+    """Launch a grid without blocks."""
+
+
+class Kernel:
+    """One kernel, and what it takes.
+
+    Parameters
+    ----------
+    file : str
+        Its source, in ``halfspace/gpu/kernels``.
+    name : str
+    *parameters : tuple
+        ``(name, dtype)`` for a contiguous device array, ``(name, dtype, None)`` for one that may be None,
+        ``(name, int)`` and ``(name, float)`` for numbers of 64 bits, ``(name, record)`` with a structured dtype for a
+        NumPy array of one record, which is passed by value. The dtype `STORED` is that of the format.
+    """
+
+    def __init__(self, file: str, name: str, *parameters: tuple[Any, ...]) -> None:
+        self._file, self._name = file, name
+        self._parameters = [
+            (own, kind if kind in (int, float, STORED) else np.dtype(kind), len(optional) == 1)
+            for own, kind, *optional in parameters
+        ]
+        self._functions: dict[tuple[int, int | None, int], Any] = {}
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: int,
+        *arguments: Any,
+        shared: int = 0,
+        format: int = 0,
+        head_dim: int | None = None,
+        overlap: bool = False,
+    ) -> None:
+        """Launch on the current stream: grid of blocks of `block` threads, with `shared` bytes for each block.
+
+        With `overlap`, a kernel that takes records alone begins while the one before it ends, where that is possible.
+        """
+        self.bind(grid, block, *arguments, shared=shared, format=format, head_dim=head_dim, overlap=overlap)()
+
+    def bind(
+        self,
+        grid: tuple[int, ...],
+        block: int,
+        *arguments: Any,
+        shared: int = 0,
+        format: int = 0,
+        head_dim: int | None = None,
+        overlap: bool = False,
+    ) -> Callable[[], None]:
+        """Check everything now, and return what launches on the stream that is current then.
+
+        A record that is passed by value is read then as well. Some files are compiled for one `head_dim` each.
+        """
+        device = cp.cuda.runtime.getDevice()
+        if len(arguments) != len(self._parameters):
+            raise TypeError(f"{self._name} takes {len(self._parameters)} arguments, got {len(arguments)}")
+        if overlap and any(kind in (int, float, STORED) or kind.names is None for _, kind, _ in self._parameters):
+            raise TypeError(f"{self._name} takes more than records, and so overlaps nothing")
+        if 0 in grid:
+            return _nothing
+        for blocks, most in zip(grid, _MAX_GRID, strict=False):
+            if not 0 < blocks <= most:
+                raise ValueError(f"{self._name}: a grid of {grid} blocks is beyond {_MAX_GRID}")
+        packed = tuple(
+            self._packed(argument, *parameter, format, device)
+            for argument, parameter in zip(arguments, self._parameters, strict=True)
+        )
+        function = self._functions.get((format, head_dim, device)) or self._function(format, head_dim, device)
+        if shared > _DEFAULT_SHARED and function.max_dynamic_shared_size_bytes < shared:
+            function.max_dynamic_shared_size_bytes = shared
+        if overlap and can_overlap(device):
+            return partial(launch_overlapping, function.kernel, grid, block, packed, shared)
+        return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
+
+    def _function(self, format: int, head_dim: int | None, device: int) -> Any:
+        function = _module(self._file, format, head_dim, device).get_function(self._name)
+        self._functions[format, head_dim, device] = function
+        return function
+
+    def _packed(self, argument: Any, name: str, kind: Any, optional: bool, format: int, device: int) -> Any:
+        """Check an argument, and bring it into the form that CuPy passes on as it is declared."""
+        if kind is int or kind is float:
+            return kind(argument)
+        if kind == STORED:
+            kind = list(FORMAT_NUMBERS)[format]
+        elif kind.names is not None:
+            if argument.dtype is not kind or argument.size != 1:
+                raise TypeError(f"{self._name}: {name} must be one record {kind}, got {argument!r:.80}")
+            return argument.view(f"V{kind.itemsize}")  # CuPy would spell the fields of a record out at every launch
+        if argument is None and optional:
+            return 0  # a null pointer: integers are passed in 64 bits
+        if not isinstance(argument, cp.ndarray) or argument.dtype != kind:
+            raise TypeError(f"{self._name}: {name} must be a device array of {kind}, got {argument!r:.80}")
+        if not argument.flags.c_contiguous:
+            raise ValueError(f"{self._name}: {name} must be contiguous, got strides {argument.strides}")
+        if argument.device.id != device:
+            raise ValueError(f"{self._name}: {name} is on GPU {argument.device.id}, the current one is {device}")
+        return argument

@@ -1,0 +1,1 @@
+"""What every device agrees on: layouts, formats, counters, segments, questions."""

@@ -1,0 +1,65 @@
+"""Segments as the kernels see them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from halfspace.model.segment import Segment, address
+from halfspace.runtime.derived import derived
+
+__all__ = ["Table"]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Records of addresses, on the host, and what keeps the memory at those addresses, on the device, alive."""
+
+    records: np.ndarray  # SEGMENT (spaces, segments)
+    segments: tuple[Segment, ...]
+    others: tuple[object, ...] = ()
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], backend: ModuleType) -> "Table":
+        """Tabulate at least one segment."""
+        tabulated = [backend.tabulate(segment) for segment in segments]
+        return cls(np.stack([part[0] for part in tabulated], axis=1), tuple(segments), tuple(tabulated))
+
+    def changed(self, records: np.ndarray, others: Sequence[object]) -> "Table":
+        """Return a table of the same segments with other records, which need `others` as well."""
+        return replace(self, records=records, others=(*self.others, *others))
+
+    def part(self, which: int) -> "Table":
+        """Return the table of one segment alone."""
+        return replace(self, records=np.ascontiguousarray(self.records[:, which : which + 1]))
+
+    @derived
+    def place(self) -> tuple[int, int, int]:
+        """Where the records lie, and their numbers of spaces and segments."""
+        return address(self.records), *self.records.shape
+
+    @derived
+    def kept(self) -> dict[str, Any]:
+        """What a backend derives from a table for its kernels."""
+        return {}
+
+    @derived
+    def ordered(self) -> bool:
+        """Whether all ids are in ascending order, segment after segment, in each by ids."""
+        held = [segment for segment in self.segments if segment.rows]
+        return all(segment.ordered or segment.by_id is not None for segment in held) and all(
+            before.ends[1] < after.ends[0] for before, after in pairwise(held)
+        )
+
+    @derived
+    def rows(self) -> int:
+        """Rows of all segments."""
+        return sum(segment.rows for segment in self.segments)
+
+    @derived
+    def has_balls(self) -> bool:
+        """Whether any segment has balls."""
+        return any(segment.balls is not None for segment in self.segments)

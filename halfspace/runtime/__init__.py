@@ -1,0 +1,1 @@
+"""What holds below all else, of the standard library alone: interrupts, locks, progress."""

@@ -1,0 +1,132 @@
+"""``halfspace bench`` end to end, its verdict, and its picture."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.command import fail, succeed
+
+from halfspace.bench import Row, gaussian
+from halfspace.bench.report import duration, verdict
+
+FAST = ["--engines", "halfspace,numpy,faiss-flat,faiss-hnsw,sklearn-balltree", "--rounds", 1, "--threads", 1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    np.save(folder / "x.npy", gaussian(500, 24, 1))
+    np.save(folder / "q.npy", gaussian(6, 24, 2))
+    np.save(folder / "tau.npy", np.linspace(4, 9, 6))
+    return folder
+
+
+def test_json(folder):
+    found = json.loads(succeed("bench", folder / "x.npy", folder / "q.npy", "--share", 0.02, "--json", *FAST))
+    (comparison,) = found["comparisons"]
+    assert (comparison["vectors"], comparison["dim"], comparison["directions"], comparison["hits"]) == (500, 24, 6, 60)
+    assert [row["label"] for row in comparison["rows"]][:4] == [
+        "halfspace",
+        "numpy",
+        "faiss-flat",
+        "faiss-hnsw efSearch=16",
+    ]
+    assert comparison["rows"][0]["wrong"] == 0
+    assert "reads everything" in comparison["left_out"]["sklearn-balltree"]
+    assert "500 vectors are few" in comparison["verdict"]
+
+
+def test_table_picture_and_files(folder):
+    files = [folder / name for name in ("p.svg", "p.png", "o.md", "o.json")]
+    for plot, output in zip(files[:2], files[2:], strict=True):
+        question = ["--tau", folder / "tau.npy", "--batch", 4, "--queries", 3, "--plot", plot, "-o", output]
+        shown = succeed("bench", folder / "x.npy", folder / "q.npy", *question, *FAST)
+        assert "x.npy: 500 vectors of 24 dimensions, 3 directions 3 at once" in shown
+        assert "left out: sklearn-balltree" in shown
+        assert "halfspace" in shown.splitlines()[-1]
+    assert files[0].read_text().startswith("<?xml")
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    assert "| halfspace |" in files[2].read_text()
+    assert json.loads(files[3].read_text())["comparisons"][0]["batch"] == 4
+
+
+def test_bad_input(folder):
+    x, q = folder / "x.npy", folder / "q.npy"
+    assert "give one of --tau and --share" in fail(2, "bench", x, q)
+    assert "give one of --tau and --share" in fail(2, "bench", x, q, "--tau", 1, "--share", 0.1)
+    assert "go with files" in fail(2, "bench", "--tau", 1)
+    assert "one of directions" in fail(2, "bench", x)
+    assert "engine must be one of" in fail(2, "bench", x, q, "--tau", 1, "--engines", "annoy")
+    assert "sklearn-balltree: reads everything" in fail(2, "bench", x, q, "--tau", 1, "--engines", "sklearn-balltree")
+    assert "--share must be" in fail(2, "bench", x, q, "--share", 2)
+    assert "not a number" in fail(2, "bench", x, q, "--tau", "nan")
+    assert "known are .svg" in fail(2, "bench", x, q, "--tau", 1, "--plot", folder / "p.gif")
+    assert "no such folder" in fail(2, "bench", x, q, "--tau", 1, "-o", folder / "none" / "o.md")
+    assert "none.npy" in fail(2, "bench", folder / "none.npy", q, "--tau", 1)
+    np.save(folder / "bad.npy", np.array([[1.0, np.nan]]))
+    np.save(folder / "two.npy", np.ones((3, 2)))
+    np.save(folder / "no.npy", np.ones((0, 2)))
+    assert "row 0 is not finite" in fail(2, "bench", folder / "bad.npy", folder / "two.npy", "--tau", 1)
+    assert "holds no vectors" in fail(2, "bench", folder / "two.npy", folder / "no.npy", "--tau", 1)
+    assert "directions have 24 dimensions, the vectors 2" in fail(2, "bench", folder / "two.npy", q, "--tau", 1)
+
+
+def test_the_library_does_not_import_it():
+    code = (
+        "import sys, halfspace, halfspace.cli; sys.exit('halfspace.bench' in sys.modules or 'numpy' not in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# verdict
+
+
+def row(name, median, wrong=0, recall=1.0, false=0):
+    return Row(name, name, {}, True, 1.0, 1, median, median, median, 1.0, recall, false, wrong, 32, 100)
+
+
+def test_verdict_says_that_brute_force_is_better():
+    rows = [row("halfspace", 2e-3), row("numpy", 1e-3, wrong=3), row("faiss-flat", 4e-3)]
+    said = verdict(rows, 5000).splitlines()
+    assert said[0] == (
+        "NumPy is the better choice for speed, 2.00 times as fast as halfspace; "
+        "3 of its 32 answers were not the exact set."
+    )
+    assert said[1] == "halfspace is 2.00 times as fast as FAISS Flat; its answers were exact."
+    assert "5,000 vectors are few" in said[2]
+    assert "that missed nothing is numpy: 2.00 times the speed of halfspace" in said[3]
+
+
+def test_verdict_names_the_fastest():
+    rows = [row("halfspace", 1e-3), row("numpy", 8e-3), row("faiss-ivf", 5e-4, wrong=30, recall=0.99999, false=2)]
+    said = verdict(rows, 10**6).splitlines()
+    assert said[1].startswith("The fastest other engine that missed nothing is numpy: halfspace is 8.00 times as fast;")
+    assert said[2] == (
+        "The fastest other engine overall is faiss-ivf: 2.00 times the speed of halfspace; "
+        "recall 99.99 %, 2 false positives, 30 of 32 answers wrong."
+    )
+    assert "few" not in "".join(said)
+    assert "please report it" in verdict([replace(rows[0], wrong=1)], 10**6)
+    assert verdict(rows[1:], 10**6) == ""
+
+
+def test_durations():
+    assert [duration(s) for s in (2.0, 0.0123, 1.5e-5, 4e-8, 1234.0)] == [
+        "2 s",
+        "12.3 ms",
+        "15 us",
+        "0.04 us",
+        "1,234 s",
+    ]
+
+
+def test_each_device_has_its_verdict():
+    rows = [row("halfspace", 2e-3), row("numpy", 4e-3), row("halfspace-gpu", 2e-4), row("torch", 1e-4, wrong=1)]
+    said = verdict(rows, 50_000)
+    assert "halfspace is 2.00 times as fast as NumPy" in said
+    assert "PyTorch is the better choice for speed, 2.00 times as fast as halfspace-gpu; 1 of its 32" in said
+    assert verdict(rows[2:], 50_000).splitlines()[0].startswith("PyTorch")
+    assert verdict(rows[1:2], 50_000) == ""
