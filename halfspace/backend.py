@@ -1,34 +1,153 @@
-"""Which devices there are, and which stages each has.
+"""Which devices there are, and what each of them does: the contract that the CPU and the GPU both keep.
 
 A backend is a module of plain functions. They take and return arrays of its device, of the module `xp` (NumPy or
-CuPy), but tables of addresses, which are NumPy's:
-
-- ``available`` counts threads; ``on`` makes the device the current one; ``finish`` waits until a state of an index is
-  there, ``wait`` until all is that was begun; ``asarray``, ``as_tau`` and ``plain`` say what may be given to it.
-- ``store`` and ``measure`` bring vectors into the stored format, ``encode``, ``enclose_groups`` and ``enclose`` derive
-  cells and balls, ``partition`` finds rows that lie close together.
-- ``tabulate`` makes a segment known to the kernels; ``room`` says how many directions are
-  prepared at once, and `MOST_HITS` how many hits are held at once; ``search`` runs the query stages, named by `STAGES`.
-  What it finds has a ``state`` (0, or `NOT_FINITE` or `OVERFULL`), the number of ``hits``, their
-  ``counts`` (m,) and the counters of its ``work``; `COUNT`, `IDS` and `SCORES` say what is wanted.
-- ``collect``, ``best``, ``sort_by_score`` and ``joined`` shape the answer; ``fill`` does it all without waiting. Of the
-  questions that were answered, one in `REMEMBERED` is remembered.
+CuPy); tables of addresses are NumPy's on every device.
 """
 
 import re
 import sys
+from contextlib import AbstractContextManager
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
+from halfspace.model.question import Question
+from halfspace.model.segment import Segment
+from halfspace.model.table import Table
 from halfspace.runtime.interrupts import undisturbed
+from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["load"]
+__all__ = ["Backend", "load"]
+
+
+class Backend(Protocol):
+    """What the rest of the library uses of a device; ``tests/test_twins.py`` holds both devices against it."""
+
+    DEVICE: str
+    """``"cpu"`` or ``"gpu"``: the key of `FilterSpec.code`."""
+    xp: ModuleType
+    """The module of its arrays."""
+    MOST_HITS: int
+    """How many hits are held at once."""
+    REMEMBERED: int
+    """Of the questions that were answered, one in so many is remembered."""
+
+    # -- the device
+
+    def available(self) -> int:
+        """Count the threads that a call may use."""
+
+    def on(self, device: str) -> AbstractContextManager[Any]:
+        """Return what makes the device the current one while it is entered."""
+
+    def wait(self) -> None:
+        """Wait for what was begun."""
+
+    def finish(self, snapshot: Any) -> None:
+        """Wait until a state of an index is there, and make it ready to be asked."""
+
+    def capturing(self) -> bool:
+        """Whether what is launched goes into a graph instead of being run."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Make an array of zeros, aligned as kernels want it."""
+
+    # -- what may be given to it
+
+    def asarray(self, values: Any, name: str) -> Any:
+        """Return an array on the device."""
+
+    def as_tau(self, tau: Any, count: int, single: bool) -> Any:
+        """Return thresholds, as `halfspace.model.question.Question` takes them."""
+
+    def is_kernel_ready(self, array: Any) -> bool:
+        """Whether kernels take an array as it is."""
+
+    # -- building
+
+    def store(self, values: Any, bits: Any, threads: int, advance: Advance = ignore) -> tuple[Any, int]:
+        """Round numbers to a stored format."""
+
+    def measure(self, vectors: Any, threads: int, advance: Advance = ignore) -> tuple[Any, float]:
+        """Bound norms, and find the common grain."""
+
+    def encode(self, vectors: Any, norms: Any, threads: int, like: Any = None, advance: Advance = ignore) -> Any:
+        """Derive `halfspace.model.filters.cells.Cells`."""
+
+    def enclose_groups(self, vectors: Any, threads: int, centre: Any = None, advance: Advance = ignore) -> Any:
+        """Derive `halfspace.model.filters.groups.Groups`."""
+
+    def enclose(
+        self, vectors: Any, columns: Any, size: int, threads: int, advance: Advance = ignore, like: Any = None
+    ) -> Any:
+        """Derive `halfspace.model.filters.balls.Balls`."""
+
+    def partition(self, vectors: Any, columns: Any, size: int, threads: int, advance: Advance = ignore) -> Any:
+        """Find rows that lie close together."""
+
+    # -- asking
+
+    def tabulate(self, segment: Segment) -> tuple[Any, Any]:
+        """Return the records of a segment, (spaces,), and what they refer to beside the segment's own arrays."""
+
+    def room(self, table: Table, dim: int) -> int:
+        """Count the directions that are prepared at once."""
+
+    def search(self, question: Question) -> Any:
+        """Run the query stages.
+
+        What is found has a ``state`` (`halfspace.model.counters.State`), the number of ``hits``, their ``counts`` (m,)
+        and the counters of its ``work``.
+        """
+
+    def collect(self, found: Any, threads: int) -> Any:
+        """Return offsets (m + 1,), ids and scores of what was found, in order of ids."""
+
+    def best(self, found: Any, limit: int, threads: int) -> Any:
+        """Return only the best of each direction, in order of ids."""
+
+    def sort_by_score(self, offsets: Any, ids: Any, scores: Any, threads: int) -> Any:
+        """Order each row by descending score, then by id."""
+
+    def joined(self, whole: Any, block: Any) -> Any:
+        """Add a block of rows to those before."""
+
+    def preallocate(self, capacity: int, directions: int | None, scores: bool) -> Any:
+        """Make room for an answer that is filled without waiting."""
+
+    def may_fill(self, out: Any, directions: Any, tau: Any, within: Any) -> None:
+        """Refuse a question whose answer cannot go into `out` without waiting."""
+
+    def fill(
+        self, out: Any, question: Question, *, scores: bool, sort: bool, limit: int | None, single: bool, columns: int
+    ) -> Any:
+        """Answer into `out`, without waiting."""
+
+    # -- attention
+
+    def new_cache(self, batch: int, heads: int, dim: int, bits: Any, capacity: int, offload: bool) -> Any:
+        """Make an empty `halfspace.model.kv_cache.Cache`."""
+
+    def extend(self, cache: Any, keys: Any, values: Any, counts: Any, threads: int = 1) -> None:
+        """Append rows to sequences, and code them."""
+
+    def reframe(self, cache: Any, threads: int = 1) -> None:
+        """Choose centre and weights anew, and code all rows again."""
+
+    def attend(self, cache: Any, queries: Any, tau: Any, scale: float, recent: int, sinks: int, threads: int) -> Any:
+        """Attend over the keys that reach a threshold."""
+
+    def certify(self, cache: Any, queries: Any, eps: float, scale: float, threads: int) -> Any:
+        """Find thresholds below which a share of at most `eps` lies."""
+
+    def estimate(self, cache: Any, queries: Any, keep: float, estimator: str, threads: int) -> Any:
+        """Estimate thresholds that a share of the keys reaches."""
+
 
 _loaded: dict[str, ModuleType] = {}
 
 
-def load(device: Any) -> ModuleType:
+def load(device: Any) -> Backend:
     """Import the backend of a device: ``"cpu"``, ``"gpu"`` or ``"gpu:<number>"``."""
     expected = f"device must be 'cpu', 'gpu' or 'gpu:<number>', got {device!r}"
     if not isinstance(device, str):
@@ -39,4 +158,4 @@ def load(device: Any) -> ModuleType:
     module = _loaded.get(name)
     if module is None or sys.modules.get(name) is not module:
         module = _loaded[name] = undisturbed(import_module, name)
-    return module
+    return cast(Backend, module)

@@ -1,14 +1,18 @@
-"""What can be read off an index without asking it a question."""
+"""What can be read off an index without asking it a question, kept in a file, and checked."""
 
+import os
 from contextlib import AbstractContextManager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.arguments import checks
+from halfspace.backend import Backend
+from halfspace.files import index_file
+from halfspace.files.container import StoredFile
 from halfspace.model.formats import FORMATS, as_numbers
+from halfspace.runtime.progress import Meter, Progress
 from halfspace.state.snapshot import MAX_ID, Snapshot
 
 __all__ = ["Contents"]
@@ -22,9 +26,10 @@ class Contents:
     _filter: str
     _format: str
     _threads: int
-    _backend: ModuleType
+    _backend: Backend
     _on: AbstractContextManager[Any]  # makes the device the current one
     _snapshot: Snapshot
+    _stored: StoredFile | None  # where a file is mapped, and not all checked yet
 
     @property
     def dim(self) -> int:
@@ -120,9 +125,80 @@ class Contents:
         dict
             ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail``
             (rows not sealed yet); ``filters`` (rows by the filter that they have); ``dim``, ``dtype``, ``filter``,
-            ``device``, ``threads``; ``bytes_vectors``, ``bytes_cells`` (codes of balls of any kind, and who is in
-            them), ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
+            ``device``, ``threads``; ``bytes_vectors``, ``bytes_codes`` (what filters derived: codes, and who is in
+            which ball; also under its name of before, ``bytes_cells``), ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
         """
         snapshot = self._snapshot
         given = {"dim": self._dim, "dtype": self._format, "filter": self._filter, "device": self._device}
-        return {**snapshot.counted(), **given, "threads": self._threads, **snapshot.sizes()}
+        sizes = snapshot.sizes()
+        return {**snapshot.counted(), **given, "threads": self._threads, **sizes, "bytes_cells": sizes["bytes_codes"]}
+
+    def preallocate(self, capacity: int, directions: int | None = None, *, scores: bool = True) -> Any:
+        """Make room on the index's GPU for an answer, for ``query(..., out=...)``.
+
+        A query into it does not wait for the GPU, and may be captured in a CUDA graph once it has run outside of one;
+        replays ask what is then in the memory of the directions and thresholds, of the index as it was captured.
+
+        Parameters
+        ----------
+        capacity : int
+            Hits that there is room for, of all directions together.
+        directions : int, optional
+            Number of directions of a batch; by default the query has one, of shape (d,).
+        scores : bool
+            Whether there is room for scores.
+
+        Returns
+        -------
+        Hits
+            Its ``check()`` waits for the answer, raises ValueError if it did not fit or the question was bad, and
+            makes it readable; until then nothing in it is. Its ``buffers`` are the whole arrays, for kernels that
+            follow on the same stream.
+
+        Raises
+        ------
+        ValueError
+            If the index is on the CPU, where `query` returns its answer.
+        """
+        with self._on:
+            return self._backend.preallocate(capacity, directions, scores)
+
+    # -- keeping it ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to one file, in one step: a crash leaves the old file or the new one, whole.
+
+        The state written is that of one moment; other threads may go on querying and inserting. Files are the same for
+        all devices, and an index of any may read them.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; what was there before is untouched.
+        """
+        with self._on:
+            index_file.save(path, self._snapshot, self._dim, self._format)
+
+    def verify(self, *, progress: Progress | None = None) -> None:
+        """Check all data: the checksums of the file that it maps, and all that is derived from the vectors.
+
+        Time O(n d), on the host for all devices.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            As for `insert`; ``total`` is the number of vectors.
+
+        Raises
+        ------
+        ValueError
+            If anything is damaged; the error says what.
+        """
+        snapshot = self._snapshot
+        meter = Meter(progress, snapshot.live)
+        reading, deriving = meter.split(0.0 if self._stored is None else 1.0, 4.0)
+        if self._stored is not None:
+            self._stored.verify(reading.over(self._stored.nbytes))
+        with self._on:
+            index_file.check(snapshot, self._threads, deriving)
+        meter.finish()

@@ -6,24 +6,7 @@ from typing import Any
 
 from halfspace.model.segment import Segment
 
-__all__ = ["STAGES", "Choice", "Explanation", "Stage"]
-
-STAGES = (
-    "norms",
-    "axes",
-    "high",
-    "low",
-    "chunks",
-    "groups",
-    "cells",
-    "sweep",
-    "gates",
-    "balls",
-    "scan",
-    "verify",
-    "exact",
-)
-"""Stages of a query, on any device, in order; not all have something to do."""
+__all__ = ["Choice", "Explanation", "Stage"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +17,7 @@ class Stage:
     ----------
     name : str
         ``"norms"``, ``"axes"`` (principal axes), ``"high"`` and ``"low"`` (the halves of codes); ``"chunks"``,
-        ``"groups"`` and ``"cells"`` (balls around 1,024, around 16 vectors and around each); ``"sweep"`` (the sorted
+        ``"groups"`` and ``"rows"`` (balls around 1,024, around 16 vectors and around each); ``"sweep"`` (the sorted
         lists), ``"gates"`` and ``"balls"`` (the bounds of one subspace, and their sums);
         ``"scan"`` (float32 dot products), ``"verify"`` (float64) or ``"exact"`` (no error at all).
     tested : int
@@ -127,6 +110,17 @@ class Explanation:
             for row in rows
         ]
         return "\n".join([head, *lines, *self.decisions])
+
+    def stage(self, name: str) -> Stage:
+        """Return a stage by its name; KeyError if it had nothing to do.
+
+        ``"cells"`` is the name of before for ``"rows"``.
+        """
+        wanted = "rows" if name == "cells" else name
+        for stage in self.stages:
+            if stage.name == wanted:
+                return stage
+        raise KeyError(f"stage {name!r} had nothing to do")
 
     @property
     def decisions(self) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from halfspace import backend
 from halfspace.model.arrays import beside, host, namespace
 from halfspace.model.formats import widen32
 
@@ -59,36 +60,9 @@ class Hits:
         self._columns = columns
 
     @staticmethod
-    def preallocate(capacity: int, directions: int | None = None, *, scores: bool = True) -> "Any":
-        """Make room on the current GPU for an answer, for ``HalfspaceIndex.query(..., out=...)``.
-
-        A query into it does not wait for the GPU, and may be captured in a CUDA graph once it has run outside of one;
-        replays ask what is then in the memory of the directions and thresholds, of the index as it was captured.
-
-        Parameters
-        ----------
-        capacity : int
-            Hits that there is room for, of all directions together.
-        directions : int, optional
-            Number of directions of a batch; by default the query has one, of shape (d,).
-        scores : bool
-            Whether there is room for scores.
-
-        Returns
-        -------
-        Hits
-            Its ``check()`` waits for the answer, raises ValueError if it did not fit or the question was bad, and
-            makes it readable; until then nothing in it is. Its ``buffers`` are the whole arrays, for kernels that
-            follow on the same stream.
-
-        Raises
-        ------
-        ImportError
-            If CuPy is missing.
-        """
-        from halfspace.gpu.out import Preallocated
-
-        return Preallocated(capacity, directions, scores)
+    def preallocate(capacity: int, directions: int | None = None, *, scores: bool = True) -> Any:
+        """Make room on the current GPU: the name of before for `HalfspaceIndex.preallocate`."""
+        return backend.load("gpu").preallocate(capacity, directions, scores)
 
     def __len__(self) -> int:
         return self.ids.size if self._single else self.totals.size

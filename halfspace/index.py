@@ -7,20 +7,22 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import backend as backends
+from halfspace import query as asking
 from halfspace.arguments import checks
 from halfspace.contents import Contents
 from halfspace.explain import Explanation
-from halfspace.files import index_file as persist
+from halfspace.files import index_file
 from halfspace.hits import Hits
+from halfspace.model.filters import AUTO, FILTERS, names
 from halfspace.model.formats import FORMATS, parse
-from halfspace.model.rounding import MAX_CELL_DIM, MAX_DIM
-from halfspace.model.segment import Segment
-from halfspace.query import Query
+from halfspace.model.question import Question
+from halfspace.model.rounding import MAX_DIM
+from halfspace.model.segment import Segment, empty
 from halfspace.runtime.lock import Lock
 from halfspace.runtime.progress import Meter, Progress
-from halfspace.state.build import FILTERS, Sealer
+from halfspace.state.build import Builder
 from halfspace.state.restrict import restrict
-from halfspace.state.snapshot import MAX_ID, Snapshot, empty
+from halfspace.state.snapshot import MAX_ID, Snapshot
 from halfspace.state.tail import TailWriter
 
 __all__ = ["HalfspaceIndex"]
@@ -100,19 +102,19 @@ class HalfspaceIndex(Contents):
         self._backend = backends.load(device)
         self._on = self._backend.on(device)
         self._device = device
-        self._filter = checks.one_of(filter, "filter", FILTERS)
-        if filter not in ("auto", "scan") and dim > MAX_CELL_DIM:
-            raise ValueError(f"filter {filter!r} takes at most {MAX_CELL_DIM} dimensions, got {dim}")
+        self._filter = checks.one_of(filter, "filter", names())
+        if filter != AUTO:
+            checks.suits(FILTERS[filter], self._dim, self._backend.DEVICE)
         cut, size = checks.grouping(subspaces, group_size, self._dim, filter)
         self._format = parse(dtype)
         self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
         self._bits = FORMATS[self._format][1]
         self._writing = Lock()
-        self._stored: Any = None
-        sealer = Sealer(self._backend, self._filter, cut, size, self._threads)
+        self._stored = None
+        builder = Builder(self._backend, self._filter, cut, size, self._threads)
         with self._on:
             self._like = self._backend.xp.empty(0, self._bits)
-            self._snapshot = Snapshot((), empty(self._backend.xp, self._bits, self._dim), 0, sealer)
+            self._snapshot = Snapshot((), empty(self._backend.xp, self._bits, self._dim), 0, builder)
         self._tail = TailWriter()
 
     # -- changing it --------------------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ class HalfspaceIndex(Contents):
         threads : int, optional
             Threads for this call; the index's by default. The answer does not depend on it.
         out : Hits, optional
-            A `Hits` made by `Hits.preallocate`, on a GPU: filled without synchronisation.
+            A `Hits` made by `preallocate`, on a GPU: filled without synchronisation.
 
         Returns
         -------
@@ -280,13 +282,13 @@ class HalfspaceIndex(Contents):
         with self._on:
             if out is not None:
                 self._backend.may_fill(out, directions, tau, within)
-            query, single = self._asked(snapshot, directions, tau, within, threads)
+            question, single = self._asked(snapshot, directions, tau, within, threads)
             if out is not None:
                 shape = {"scores": scores, "sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
-                filled: Hits = self._backend.fill(out, query, **shape)
+                filled: Hits = self._backend.fill(out, question, **shape)
                 return filled
-            offsets, ids, values, totals = query.rows(scores, sort, best)
-            snapshot.sealer.remember(query.directions, query.tau)
+            offsets, ids, values, totals = asking.rows(self._backend, question, scores, sort, best)
+            snapshot.builder.remember(question.directions, question.tau)
             return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
@@ -305,9 +307,9 @@ class HalfspaceIndex(Contents):
         """
         snapshot = self._snapshot
         with self._on:
-            query, single = self._asked(snapshot, directions, tau, within, threads)
-            counts = query.total() if single else query.counts()
-            snapshot.sealer.remember(query.directions, query.tau)
+            question, single = self._asked(snapshot, directions, tau, within, threads)
+            counts = (asking.total if single else asking.counts)(self._backend, question)
+            snapshot.builder.remember(question.directions, question.tau)
             return counts
 
     def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
@@ -325,41 +327,29 @@ class HalfspaceIndex(Contents):
         """
         snapshot = self._snapshot
         with self._on:
-            query, single = self._asked(snapshot, direction, tau, None, 1)
+            question, single = self._asked(snapshot, direction, tau, None, 1)
             if not single:
-                raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(query.directions)}")
-            explanation = Explanation.of(self._filter, *query.work(), snapshot.segments)
-            snapshot.sealer.remember(query.directions, query.tau)
+                raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(question.directions)}")
+            explanation = Explanation.of(self._filter, *asking.work(self._backend, question), snapshot.segments)
+            snapshot.builder.remember(question.directions, question.tau)
             return explanation
 
     def _asked(
         self, snapshot: Snapshot, directions: Any, tau: Any, within: Any, threads: int | None
-    ) -> tuple[Query, bool]:
+    ) -> tuple[Question, bool]:
         """Validate a question; returns it, and whether it has a single direction."""
         backend = self._backend
         numbers, single = checks.as_matrix(backend.asarray(directions, "directions"), self._dim, "directions")
         thresholds = backend.as_tau(tau, len(numbers), single)
         workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
         table = restrict(snapshot, within)
-        if numbers.dtype != _FLOAT32 or not backend.plain(numbers):  # of others, kernels find what is not finite
+        if numbers.dtype != _FLOAT32 or not backend.is_kernel_ready(
+            numbers
+        ):  # of others, kernels find what is not finite
             numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
-        return Query(backend, table, self._like, self._filter == "auto", numbers, thresholds, workers), single
+        return Question(table, self._like, numbers, thresholds, self._filter == AUTO, workers), single
 
     # -- keeping it ---------------------------------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one file, in one step: a crash leaves the old file or the new one, whole.
-
-        The state written is that of one moment; other threads may go on querying and inserting. Files are the same for
-        all devices, and an index of any may read them.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be written; what was there before is untouched.
-        """
-        with self._on:
-            persist.save(path, self._snapshot, self._dim, self._format)
 
     @classmethod
     def load(
@@ -389,7 +379,7 @@ class HalfspaceIndex(Contents):
         OSError
             If it cannot be read, or is no regular file.
         """
-        loaded = persist.load(path, mmap)
+        loaded = index_file.load(path, mmap)
         index = cls(
             loaded.dim,
             device=device,
@@ -401,33 +391,9 @@ class HalfspaceIndex(Contents):
         )
         with index._on:
             *sealed, tail = (part.moved(index._backend.xp.asarray) for part in (*loaded.sealed, loaded.tail))
-            index._publish(Snapshot(tuple(sealed), tail, loaded.next_id, index._snapshot.sealer))
+            index._publish(Snapshot(tuple(sealed), tail, loaded.next_id, index._snapshot.builder))
         index._stored = loaded.stored
         return index
-
-    def verify(self, *, progress: Progress | None = None) -> None:
-        """Check all data: the checksums of the file that it maps, and all that is derived from the vectors.
-
-        Time O(n d), on the host for all devices.
-
-        Parameters
-        ----------
-        progress : callable, optional
-            As for `insert`; ``total`` is the number of vectors.
-
-        Raises
-        ------
-        ValueError
-            If anything is damaged; the error says what.
-        """
-        snapshot = self._snapshot
-        meter = Meter(progress, snapshot.live)
-        reading, deriving = meter.split(0.0 if self._stored is None else 1.0, 4.0)
-        if self._stored is not None:
-            self._stored.verify(reading.over(self._stored.nbytes))
-        with self._on:
-            persist.check(snapshot, self._threads, deriving)
-        meter.finish()
 
     # -- details ------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ import numpy as np
 from halfspace import backend
 from halfspace.arguments import checks
 from halfspace.attention.kv import KVIndex
-from halfspace.attention.policy import ESTIMATORS
 from halfspace.index import HalfspaceIndex
-from halfspace.state.build import FILTERS
+from halfspace.model.filters import FILTERS
+from halfspace.model.kv_cache import ESTIMATORS
 
 __all__ = ["warmup"]
 
@@ -53,7 +53,8 @@ def warmup(
     """
     rng = np.random.default_rng(0)
     stages = backend.load(device)
-    kinds = [(filter, SHAPES[0]) for filter in FILTERS[1:]] + [("cells", SHAPES[1])]
+    kinds = [(filter, SHAPES[0]) for filter, spec in FILTERS.items() if stages.DEVICE in spec.code]
+    kinds.append(("cells", SHAPES[1]))
     if head_dim is not None:
         checks.as_count(head_dim, "head_dim", 1)
     steps = len(kinds) + (head_dim is not None)

@@ -16,8 +16,8 @@ from helpers.checking import FILTERS, build, equal
 from halfspace import HalfspaceIndex
 from halfspace.attention import KVIndex
 from halfspace.cpu import by_chunk as chunks
-from halfspace.cpu.codes import CHUNK
 from halfspace.files.vectors import read_vectors
+from halfspace.model.layout import CHUNK
 from halfspace.runtime.interrupts import undisturbed
 
 search = importlib.import_module("halfspace.cpu.search")

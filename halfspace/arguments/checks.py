@@ -2,7 +2,6 @@
 
 import operator
 from math import isfinite
-from types import ModuleType
 from typing import Any
 
 import ml_dtypes
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from halfspace.arguments.interop import on_host
 from halfspace.model.arrays import host, namespace
+from halfspace.model.filters import AUTO, FILTERS, FilterSpec
 from halfspace.model.formats import FORMATS, widen32
 from halfspace.runtime.progress import Advance, ignore
 
@@ -27,6 +27,7 @@ __all__ = [
     "one_of",
     "real",
     "rounded",
+    "suits",
 ]
 
 _FLOATS = frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
@@ -55,15 +56,24 @@ def one_of(value: Any, name: str, choices: tuple[str, ...]) -> str:
 
 
 def grouping(subspaces: Any, group_size: Any, dim: int, filter: str) -> tuple[int | None, int | None]:
-    """Return the arguments that only filters with balls take."""
+    """Return the arguments that only some filters take."""
     for name, given, most in (("subspaces", subspaces, dim), ("group_size", group_size, np.iinfo(np.int64).max)):
         if given is None:
             continue
-        if filter not in ("balls", "sweep"):
-            raise ValueError(f"{name} belongs to the filters 'balls' and 'sweep', not to {filter!r}")
+        if filter == AUTO or name not in FILTERS[filter].options:
+            owners = " and ".join(repr(spec.name) for spec in FILTERS.values() if name in spec.options)
+            raise ValueError(f"{name} belongs to the filters {owners}, not to {filter!r}")
         if as_count(given, name, 1) > most:
             raise ValueError(f"{name} must be at most {most}, got {given}")
     return None if subspaces is None else int(subspaces), None if group_size is None else int(group_size)
+
+
+def suits(spec: FilterSpec, dim: int, device: str | None = None) -> None:
+    """Refuse a filter that does not take so many dimensions, or does not run on a device."""
+    if (why_not := spec.why_not(dim)) is not None:
+        raise ValueError(why_not)
+    if device is not None and device not in spec.code:
+        raise ValueError(f"filter {spec.name!r} does not run on the device {device!r}, but on {', '.join(spec.code)}")
 
 
 def asarray(values: Any, name: str) -> np.ndarray:
@@ -110,7 +120,7 @@ def rounded(
     numbers: np.ndarray,
     bits: np.dtype[Any],
     name: str,
-    backend: ModuleType,
+    backend: Any,
     threads: int,
     advance: Advance = ignore,
 ) -> np.ndarray:

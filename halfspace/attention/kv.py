@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import backend as backends
+from halfspace import query as asking
 from halfspace.arguments import checks
 from halfspace.attention import interop as tensors
 from halfspace.attention.arguments import Given, as_counts
@@ -19,8 +20,8 @@ from halfspace.hits import Hits
 from halfspace.model.arrays import equal, host
 from halfspace.model.formats import FORMATS, as_numbers, parse
 from halfspace.model.kv_cache import NOT_FINITE, ROW_STEP, Cache, grown, reservoir, select, view
+from halfspace.model.question import Question
 from halfspace.model.table import Table
-from halfspace.query import Query
 from halfspace.runtime.lock import Lock
 
 __all__ = ["KVIndex"]
@@ -296,8 +297,8 @@ class KVIndex:
             for sequence, length in enumerate(self.lengths.tolist()):
                 own = slice(sequence * self._query_heads, (sequence + 1) * self._query_heads)
                 table = Table.of([view(self._cache, sequence, length, self._format)], backend)
-                asked = Query(backend, table, self._like, False, queries[own], levels[own], self._threads)
-                block = asked.rows(scores, False, None)
+                asked = Question(table, self._like, queries[own], levels[own], threads=self._threads)
+                block = asking.rows(backend, asked, scores, False, None)
                 whole = block if whole is None else backend.joined(whole, block)
             assert whole is not None
             offsets, ids, values, totals = whole

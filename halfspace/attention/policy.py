@@ -37,11 +37,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from halfspace.arguments import checks
+from halfspace.model.kv_cache import ESTIMATORS
 
-__all__ = ["ESTIMATORS", "Threshold", "thresholds"]
-
-ESTIMATORS = ("budget", "max", "gap")
-"""Ways to read a threshold off a sample."""
+__all__ = ["Threshold", "thresholds"]
 
 
 class Threshold(NamedTuple):

@@ -7,29 +7,32 @@ from halfspace.cpu.attention.attend import attend
 from halfspace.cpu.attention.cache import extend, new_cache, reframe
 from halfspace.cpu.attention.threshold import certify, estimate
 from halfspace.cpu.collect import best, collect, joined, sort_by_score
-from halfspace.cpu.directions import prepare
 from halfspace.cpu.filters.balls import enclose
 from halfspace.cpu.filters.cells import encode
 from halfspace.cpu.filters.groups import enclose_groups
 from halfspace.cpu.formats import measure, store
 from halfspace.cpu.partition import partition
-from halfspace.cpu.pipeline import COUNT, IDS, NOT_FINITE, OVERFULL, SCORES
-from halfspace.cpu.runtime.device import EXPLAINED, REMEMBERED, capturing, finish, may_fill, on, plain, wait
+from halfspace.cpu.runtime.device import (
+    DEVICE,
+    REMEMBERED,
+    capturing,
+    fill,
+    finish,
+    is_kernel_ready,
+    may_fill,
+    on,
+    preallocate,
+    wait,
+)
+from halfspace.cpu.runtime.jit import zeros
 from halfspace.cpu.runtime.records import tabulate
 from halfspace.cpu.runtime.threads import available
 from halfspace.cpu.search import MOST_HITS, room, search
-from halfspace.explain import STAGES
 
 __all__ = [
-    "COUNT",
-    "EXPLAINED",
-    "IDS",
+    "DEVICE",
     "MOST_HITS",
-    "NOT_FINITE",
-    "OVERFULL",
     "REMEMBERED",
-    "SCORES",
-    "STAGES",
     "as_tau",
     "asarray",
     "attend",
@@ -43,15 +46,16 @@ __all__ = [
     "encode",
     "estimate",
     "extend",
+    "fill",
     "finish",
+    "is_kernel_ready",
     "joined",
     "may_fill",
     "measure",
     "new_cache",
     "on",
     "partition",
-    "plain",
-    "prepare",
+    "preallocate",
     "reframe",
     "room",
     "search",
@@ -60,4 +64,5 @@ __all__ = [
     "tabulate",
     "wait",
     "xp",
+    "zeros",
 ]

@@ -6,21 +6,21 @@ are excluded, because they are dead or not asked for, are never listed.
 
 import numpy as np
 
-from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, test_tile, value_in_tile
+from halfspace.cpu.codes import DROP, LOOK, TAKE, test_tile, value_in_tile
 from halfspace.cpu.emit import SINK_FIELDS
 from halfspace.cpu.filters.balls import test_balls
 from halfspace.cpu.filters.scan import test_rows
 from halfspace.cpu.runtime.clock import CLOCK_FIELDS, overdue
-from halfspace.cpu.runtime.jit import pointer, stage
+from halfspace.cpu.runtime.jit import inlined, pointer
 from halfspace.cpu.runtime.lanes import count_bits, lowest_bit_of
-from halfspace.cpu.runtime.simd import BLOCK, TILE, prefetch
-from halfspace.explain import STAGES
+from halfspace.cpu.runtime.simd import prefetch
+from halfspace.model.counters import WORK_SHAPE, Column, Stage
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 
 __all__ = [
     "FULL",
     "PAUSED",
     "SCRATCH",
-    "WORK",
     "bits_between",
     "by_balls",
     "by_groups",
@@ -35,11 +35,9 @@ __all__ = [
     "test_chunks",
 ]
 
-WORK = ("tested", "dropped", "taken", "left", "dot_products", "bytes_read")
-"""Columns of the counters; their rows are `STAGES`."""
-
-NORMS, AXES, HIGH, LOW, CHUNKS, GROUPS, CELLS, SWEEP, GATES, BALLS, SCAN, VERIFY, EXACT = range(13)
-TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES = range(6)
+NORMS, AXES, HIGH, LOW, CHUNKS, GROUPS, ROWS, SWEEP, GATES, BALLS, SCAN, VERIFY, EXACT = map(int, Stage)
+TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES = map(int, Column)
+"""Of `halfspace.model.counters`, as kernels take them."""
 
 BLOCKS = CHUNK // BLOCK
 """Blocks in a chunk: as many as balls in a tile."""
@@ -58,7 +56,7 @@ SCRATCH = np.dtype(
         ("verdicts", np.int32, (CHUNK,)),
         ("sums", np.float64, (CHUNK,)),
         ("alive", np.int32, (CHUNK,)),
-        ("work", np.int64, (len(STAGES), len(WORK))),
+        ("work", np.int64, WORK_SHAPE),
         *SINK_FIELDS,
         *CLOCK_FIELDS,
         ("weight", np.int64),  # of what was done since the clock was read
@@ -80,7 +78,7 @@ WEIGHT = 64
 """Chunks, or rows to be verified, after which the clock is read."""
 
 
-@stage
+@inlined
 def must_stop(scratch, more, hits, place, row):
     """Whether the search must return to Python before it goes on at a place in a chunk, which is noted then.
 
@@ -100,27 +98,27 @@ def must_stop(scratch, more, hits, place, row):
     return False
 
 
-@stage
+@inlined
 def excluded(segment, row):
     if segment.excluded == 0:
         return False
     return (pointer(segment.excluded, np.uint8)[row >> 3] >> (row & 7)) & 1 == 1
 
 
-@stage
+@inlined
 def _ball_bytes(digits):
     """Bytes of a ball: its code, scale and radius."""
     return 4 * digits.shape[0] + 8
 
 
-@stage
+@inlined
 def fetch(address, size):
     """Have memory fetched that will be read soon."""
     for line in range(address, address + size, 64):
         prefetch(line)
 
 
-@stage
+@inlined
 def _fetch_balls(codes, scales, radii, first, count, digits):
     """Have the balls of whole blocks fetched that will be tested soon; long codes fetch themselves once begun."""
     fetch(codes + first * 4 * digits.shape[0], min(count * 4 * digits.shape[0], 512))
@@ -128,7 +126,7 @@ def _fetch_balls(codes, scales, radii, first, count, digits):
     fetch(radii + 4 * first, 4 * count)
 
 
-@stage
+@inlined
 def keep(segment, row, verdict, row_bytes, scored, scratch, left):
     """List a row, and have its vector fetched if it will be read; returns how many are listed."""
     if excluded(segment, row):
@@ -140,7 +138,7 @@ def keep(segment, row, verdict, row_bytes, scored, scratch, left):
     return left + 1
 
 
-@stage
+@inlined
 def take(segment, low, high, row_bytes, scored, scratch, left):
     """List rows [low, high), all of them hits."""
     for row in range(low, high):
@@ -148,14 +146,14 @@ def take(segment, low, high, row_bytes, scored, scratch, left):
     return left
 
 
-@stage
+@inlined
 def bits_between(first, last):
     """Set bits `first` to `last` - 1 of an int64."""
     ones = np.int64(-1)
     return (ones << first) & (ones if last >= TILE else ~(ones << last))
 
 
-@stage
+@inlined
 def list_blocks(low, high, scratch):
     """List all blocks of rows [low, high); returns how many there are."""
     count = (high - low + BLOCK - 1) // BLOCK
@@ -164,7 +162,7 @@ def list_blocks(low, high, scratch):
     return count
 
 
-@stage
+@inlined
 def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows, highs, dropped, scratch):
     """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64.
 
@@ -208,7 +206,7 @@ def test_chunks(segment, chunk, stop, digits, plan, below, above, verdicts, lows
     work[CHUNKS, BYTES] += (last - first) * _ball_bytes(digits)
 
 
-@stage
+@inlined
 def by_groups(segment, low, high, below, above, row_bytes, digits, plan, counting, scored, scratch):
     """Test the groups of a chunk, whose thresholds from the chunk's centre are `below` and `above`.
 
@@ -252,7 +250,7 @@ def by_groups(segment, low, high, below, above, row_bytes, digits, plan, countin
     return listed, left, taken if counting else 0
 
 
-@stage
+@inlined
 def by_rows(segment, listed, row_bytes, digits, plan, counting, scored, scratch, left):
     """Test the balls of the rows in the listed blocks, a tile at a time.
 
@@ -280,15 +278,15 @@ def by_rows(segment, listed, row_bytes, digits, plan, counting, scored, scratch,
             verdict = TAKE if (hits >> i) & 1 else LOOK
             left = keep(segment, row, verdict, row_bytes, scored, scratch, left)
     work = scratch.work
-    work[CELLS, TESTED] += tested
-    work[CELLS, DROPPED] += tested - taken - looks
-    work[CELLS, TAKEN] += taken
-    work[CELLS, LEFT] += looks
-    work[CELLS, BYTES] += tested * _ball_bytes(digits)
+    work[ROWS, TESTED] += tested
+    work[ROWS, DROPPED] += tested - taken - looks
+    work[ROWS, TAKEN] += taken
+    work[ROWS, LEFT] += looks
+    work[ROWS, BYTES] += tested * _ball_bytes(digits)
     return left, taken if counting else 0
 
 
-@stage
+@inlined
 def by_scan(segment, vectors, norms, listed, row_bytes, direction, plan, tau, scored, scratch, left):
     """Scan the listed blocks of stored vectors (n, d); returns how many rows are left."""
     tested, taken, looks = 0, 0, 0
@@ -313,7 +311,7 @@ def by_scan(segment, vectors, norms, listed, row_bytes, direction, plan, tau, sc
     return left
 
 
-@stage
+@inlined
 def by_balls(segment, balls, low, high, row_bytes, scored, scratch):
     """Test the rows of a chunk by the balls that hold them; returns how many are left."""
     came, gated, dropped, looked = test_balls(
@@ -337,7 +335,7 @@ def by_balls(segment, balls, low, high, row_bytes, scored, scratch):
     return left
 
 
-@stage
+@inlined
 def complete(work, row_bytes):
     """Fill in the counters of verification that follow from its verdicts."""
     exact = work[EXACT, DROPPED] + work[EXACT, TAKEN]

@@ -18,13 +18,12 @@ from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
 from halfspace.cpu.rounding import norm_bound, radius_factor, residual_bound, threshold_margin
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry, pointer, stage
+from halfspace.cpu.runtime.jit import compiled, inlined, pointer
 from halfspace.cpu.runtime.lanes import block_verdicts
-from halfspace.cpu.runtime.simd import BLOCK, TILE, tile_dot
-from halfspace.model.segment import Codes
+from halfspace.cpu.runtime.simd import tile_dot
+from halfspace.model.layout import BLOCK, TILE, Codes
 
 __all__ = [
-    "CHUNK",
     "DROP",
     "LOOK",
     "TAKE",
@@ -42,9 +41,6 @@ __all__ = [
 DROP, LOOK, TAKE = 0, 1, 2
 """Verdicts on a ball."""
 
-CHUNK = TILE * BLOCK
-"""Rows in a chunk: a tile of groups, a block of rows each."""
-
 
 def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
     """Mean of each space of stored vectors (spaces, n, d), in a fixed order of summation."""
@@ -61,20 +57,20 @@ def blank(spaces: int, balls: int, dim: int) -> Codes:
     """Make room for the codes of some balls: whole tiles, all zero."""
     tiles = -(-balls // TILE)
     return Codes(
-        codes=_jit.aligned_zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
+        codes=_jit.zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
         scales=np.zeros((spaces, tiles * TILE), np.float32),
         radii=np.zeros((spaces, tiles * TILE), np.float32),
     )
 
 
-@entry
+@compiled
 def _sum(vectors, total, first, last):
     for i in range(first, last):
         for j in range(total.size):
             total[j] += np.float64(widen(vectors[i, j]))
 
 
-@stage
+@inlined
 def put(point, base, codes, scales, ball):
     """Code a point (d,) around `base` (d,), as ball number `ball`, and replace it by what the code stands for.
 
@@ -101,7 +97,7 @@ def put(point, base, codes, scales, ball):
     return norm_bound(total, dim)
 
 
-@stage
+@inlined
 def put_rows(vectors, base, extent, codes, scales, radii, first, last, row):
     """Code rows [first, last) around `base` (d,), a centre of that `extent`; `row` is scratch (d,)."""
     dim = base.size
@@ -112,7 +108,7 @@ def put_rows(vectors, base, extent, codes, scales, radii, first, last, row):
         radii[i] = round_up32(residual_bound(norm, np.float64(scales[i]), extent, dim))
 
 
-@stage
+@inlined
 def put_ball(vectors, members, low, base, extent, codes, scales, radii, ball, first, last, middle):
     """Code the mean of rows [first, last) around `base` (d,), and bound how far they lie from it.
 
@@ -146,7 +142,7 @@ def put_ball(vectors, members, low, base, extent, codes, scales, radii, ball, fi
     return extent
 
 
-@stage
+@inlined
 def widen_centre(centre):
     """Widen a centre (d,) to float64."""
     base = np.empty(centre.size)
@@ -155,7 +151,7 @@ def widen_centre(centre):
     return base
 
 
-@stage
+@inlined
 def dot_centre(direction, plan, centre):
     """Dot product of a direction (d,) in float64 with a float32 centre (d,), and a bound on its error."""
     base = 0.0
@@ -167,7 +163,7 @@ def dot_centre(direction, plan, centre):
     return base, plan.slope * norm_bound(total, centre.size) + plan.intercept
 
 
-@stage
+@inlined
 def thresholds(direction, plan, tau, centre):
     """Move tau to a segment's centre; returns (below, above).
 
@@ -180,7 +176,7 @@ def thresholds(direction, plan, tau, centre):
     return (tau - base) - margin, (tau - base) + margin
 
 
-@stage
+@inlined
 def test_tile(codes, scales, radii, at, count, digits, plan, scratch):
     """Test the balls of one to four blocks, scratch.blocks[at:at + count].
 
@@ -208,7 +204,7 @@ def test_tile(codes, scales, radii, at, count, digits, plan, scratch):
     return left, taken
 
 
-@stage
+@inlined
 def value_in_tile(scales, i, plan, scratch):
     """Value s a (A c) of ball `i` of the tile just tested, and its slack s k; `scales` : address of its first scale."""
     scale = np.float64(pointer(scales, np.float32)[i])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from halfspace.cpu.emit import Found
 from halfspace.cpu.radix import RADIX, keep_rows, order, order_rows, sift, worst_of_rows
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry, stage
+from halfspace.cpu.runtime.jit import compiled, inlined
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
 
 __all__ = ["best", "collect", "joined", "order_by_id", "sort_by_score"]
@@ -62,7 +62,7 @@ def best(found: Any, limit: int, threads: int) -> Rows:
     return rows
 
 
-@stage
+@inlined
 def order_by_id(ids, scores):
     """Order the hits of one direction by id, in place."""
     for at in range(1, ids.size):
@@ -135,13 +135,13 @@ def _count(parts: list[Found], counts: npt.NDArray[np.int64]) -> None:
         _count_owners(part.owners, counts)
 
 
-@entry
+@compiled
 def _count_owners(owners, counts):
     for k in range(owners.size):
         counts[owners[k]] += 1
 
 
-@entry
+@compiled
 def _place(owners, part_ids, part_scores, cursor, ids, scores):
     for k in range(owners.size):
         at = cursor[owners[k]]

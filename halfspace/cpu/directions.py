@@ -9,7 +9,7 @@ from numba import carray
 from halfspace.cpu.formats import SLICE, exact64, grain_of, leading_bit, lowest_exponent
 from halfspace.cpu.rounding import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import bits_of, entry, float64_of, multiply_add, pointer, stage
+from halfspace.cpu.runtime.jit import bits_of, compiled, float64_of, inlined, multiply_add, pointer
 from halfspace.model.segment import address
 
 __all__ = ["PLAN", "Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
@@ -42,7 +42,7 @@ class Directions(NamedTuple):
     plans: np.ndarray  # PLAN (m,)
 
 
-@stage
+@inlined
 def digit_unit(largest):
     """Power of two a, such that components up to `largest` are two digits: at most `DIGIT_LIMIT` a."""
     if largest == 0.0:
@@ -51,7 +51,7 @@ def digit_unit(largest):
     return 2.0 * unit if unit * DIGIT_LIMIT < largest else unit
 
 
-@stage
+@inlined
 def code_in_digits(values, count, digits):
     """Code float64 (count,) as a * A + rest; digits : int8 (2, stride), gets the digits of A, the high one first.
 
@@ -74,7 +74,7 @@ def code_in_digits(values, count, digits):
     return unit, norm_bound(squares, count), total
 
 
-@stage
+@inlined
 def _measure(narrow, wide, plan):
     """Widen a direction (d,) of float32 and fill in its plan, all but the digits."""
     dim = narrow.size
@@ -94,7 +94,7 @@ def _measure(narrow, wide, plan):
     plan.intercept32 = dot32_intercept(dim, norm)
 
 
-@stage
+@inlined
 def blank_directions(narrow):
     """Make room for directions (m, d)."""
     count, dim = narrow.shape
@@ -116,13 +116,13 @@ def prepare(narrow: npt.NDArray[np.float32]) -> Directions:
     return prepared
 
 
-@entry
+@compiled
 def _prepare(narrow, wide, digits, plans):
     """Fill in the other parts of `Directions`; plans : their address."""
     fill_directions(Directions(narrow, wide, digits, carray(pointer(plans, PLAN), narrow.shape[0])), True)
 
 
-@stage
+@inlined
 def fill_directions(directions, digits_too):
     """Fill in all that is derived from the components; the digits and what goes with them only where they are used."""
     narrow, wide, digits, plans = directions

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from halfspace.cpu.runtime.jit import pointer, stage
+from halfspace.cpu.runtime.jit import inlined, pointer
 
 __all__ = ["SINK_FIELDS", "Columns", "Found", "emit"]
 
@@ -54,7 +54,7 @@ class Columns:
         return Found(owners, ids, scores)
 
 
-@stage
+@inlined
 def emit(sink, owner, id, score):
     """Add a hit, for which there is room."""
     at = sink.found

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
-from halfspace.cpu.runtime.jit import bits_of, entry, float32_of, multiply_add, stage
+from halfspace.cpu.runtime.jit import bits_of, compiled, float32_of, inlined, multiply_add
 
 __all__ = ["compare_exactly", "each_reachable", "split_dot"]
 
@@ -20,7 +20,7 @@ LIMBS = 22
 """Limbs of 32 bits: 704 bits hold the sum of any dot product, and any tau below 2^320."""
 
 
-@stage
+@inlined
 def reachable(tau):
     """Raise a tau that is closer to 0 than any dot product but 0 to the least dot product that is not below it.
 
@@ -39,13 +39,13 @@ def each_reachable(tau: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return raised
 
 
-@entry
+@compiled
 def _raise(tau):
     for k in range(tau.size):
         tau[k] = reachable(tau[k])
 
 
-@stage
+@inlined
 def split_dot(row, direction, size, grain, scratch):
     """Compute the dot product as high + low + error with |error| <= bound; returns (high, low, bound).
 
@@ -74,7 +74,7 @@ def split_dot(row, direction, size, grain, scratch):
     return high, low, bound
 
 
-@stage
+@inlined
 def _add(register, negative, mantissa, shift):
     """Add a mantissa (int64, below 2^53) times 2^shift."""
     limb = shift >> 5
@@ -88,7 +88,7 @@ def _add(register, negative, mantissa, shift):
     register[limb + 2] += sign * (upper >> np.int64(32))
 
 
-@stage
+@inlined
 def _carry(register):
     """Normalise the limbs to [0, 2^32), the sign left to the last one; returns whether the whole is negative."""
     carry = np.int64(0)
@@ -100,7 +100,7 @@ def _carry(register):
     return register[LIMBS - 1] < 0
 
 
-@stage
+@inlined
 def _split32(value):
     bits = np.int64(bits_of(value))
     field = (bits >> np.int64(23)) & np.int64(0xFF)
@@ -110,7 +110,7 @@ def _split32(value):
     return fraction | np.int64(0x800000), field - np.int64(1)
 
 
-@stage
+@inlined
 def _round_register(register):
     """Round the register to the nearest float32, ties to even; destroys it."""
     negative = _carry(register)
@@ -144,7 +144,7 @@ def _round_register(register):
     return float32_of(pattern)
 
 
-@stage
+@inlined
 def compare_exactly(row, direction, tau):
     """Whether <q, x> >= tau in real arithmetic, and <q, x> rounded once to float32; returns (hit, score).
 

@@ -17,11 +17,11 @@ from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import (
     bit_length,
     bits_of,
-    entry,
+    compiled,
     float32_of,
     float64_of,
+    inlined,
     pointer,
-    stage,
     trailing_zeros,
 )
 from halfspace.cpu.runtime.simd import half_to_float
@@ -48,7 +48,7 @@ SLICE = 1 << 20
 """Components that are converted or measured as one task."""
 
 
-@stage
+@inlined
 def half_by_bits(value):
     """Widen the bits of a float16 (uint16) to float32 without an instruction for it."""
     magnitude = np.int32(value) & 0x7FFF
@@ -79,7 +79,7 @@ def _widen_overload(value):
     return {types.float32: float32, types.uint16: float16, types.int16: bfloat16}.get(value)
 
 
-@stage
+@inlined
 def exact64(value):
     """Convert a float32 to float64; subnormals are decoded from their bits, so that no mode flushes them."""
     bits = bits_of(value)
@@ -89,7 +89,7 @@ def exact64(value):
     return -tiny if bits < 0 else tiny
 
 
-@stage
+@inlined
 def lowest_exponent(value):
     """Exponent of the lowest set bit of a float32, 1000 for 0: as integers alone, so that a loop of it vectorises."""
     bits = bits_of(value) & np.int32(0x7FFFFFFF)
@@ -99,19 +99,19 @@ def lowest_exponent(value):
     return np.int32(exponent) if mantissa != 0 else np.int32(1000)
 
 
-@stage
+@inlined
 def grain_of(exponent):
     """Power of two with this `lowest_exponent`, infinite where there is none."""
     return float64_of((np.int64(exponent) + np.int64(1023)) << np.int64(52)) if exponent < 1000 else np.inf
 
 
-@stage
+@inlined
 def leading_bit(value):
     """Largest power of two that is at most the positive normal float64 `value`."""
     return float64_of((bits_of(value) >> np.int64(52)) << np.int64(52))
 
 
-@stage
+@inlined
 def round_up32(value):
     """Smallest normal float32 (or zero, or an infinity) that is at least the float64 `value`."""
     if abs(value) <= 2.0**-126:
@@ -122,19 +122,19 @@ def round_up32(value):
     return rounded
 
 
-@stage
+@inlined
 def round_up16(value):
     """Bits (uint16) of the smallest normal bfloat16 (or zero, or infinity) that is at least a float64 that is >= 0."""
     return np.uint16((np.int64(bits_of(round_up32(value))) + 0xFFFF) >> 16)
 
 
-@stage
+@inlined
 def widen16(bits):
     """Widen the bits (uint16) of a bfloat16 that is not subnormal to float64."""
     return np.float64(float32_of(np.int32(bits) << 16))
 
 
-@stage
+@inlined
 def round_to_format(mantissa, exponent, sticky, precision, lowest, highest):
     """Round mantissa * 2^exponent to the nearest number of a binary format, ties to even.
 
@@ -169,7 +169,7 @@ def round_to_format(mantissa, exponent, sticky, precision, lowest, highest):
     return ((unit - lowest) << (precision - one)) + kept
 
 
-@stage
+@inlined
 def _split64(value):
     """Mantissa and exponent of a finite float64: |value| = mantissa * 2^exponent."""
     bits = bits_of(value)
@@ -227,7 +227,7 @@ def _wide64_overload(value):
     return lambda value: value
 
 
-@stage
+@inlined
 def finite(value):
     """Whether a stored value is a finite number."""
     return bits_of(widen(value)) & np.int32(0x7F800000) != np.int32(0x7F800000)
@@ -290,7 +290,7 @@ def _integers_as_float64(values: np.ndarray) -> npt.NDArray[np.float64]:
     return wide
 
 
-@entry
+@compiled
 def _round_into(address, like, out, first, last):
     """Round elements [first, last) of what lies at `address`, float32 or float64 as `like`.
 
@@ -309,7 +309,7 @@ def _round_into(address, like, out, first, last):
     return bad
 
 
-@entry
+@compiled
 def _copy_into(address, like, out, first, last):
     """Like `_round_into`, from the format of `out` itself."""
     values = pointer(address, like)
@@ -341,7 +341,7 @@ def measure(vectors: np.ndarray, threads: int, advance: Advance = ignore) -> tup
     return norms, min(grains, default=np.inf)
 
 
-@entry
+@compiled
 def measure_rows(vectors, norms, first, last):
     """Bound the norms of rows [first, last) of (n, d) vectors; returns their grain."""
     dim = vectors.shape[1]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from halfspace.cpu.formats import SLICE, widen
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry, stage
-from halfspace.cpu.runtime.simd import TILE
+from halfspace.cpu.runtime.jit import compiled, inlined
+from halfspace.model.layout import TILE
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["partition"]
@@ -141,7 +141,7 @@ def _split_large(splits: list[_Split], threads: int) -> None:
         left = [split for split in left if not split.ends]
 
 
-@stage
+@inlined
 def _middle(first, last, size):
     """Where the second part of rows [first, last), more than `size`, begins."""
     unit = size
@@ -151,22 +151,22 @@ def _middle(first, last, size):
     return first + units // 2 * unit
 
 
-@entry
+@compiled
 def _find_axis(vectors, low, order, first, last, sample, axes):
     return _principal_axis(vectors, low, order, first, last, sample, axes)
 
 
-@entry
+@compiled
 def _project(vectors, low, order, first, axes, keys, start, stop):
     _put_keys(vectors, low, order, first, axes, keys, start, stop)
 
 
-@entry
+@compiled
 def _pass(keys, order, first, middle, state, pivot, most):
     return _select(keys, order, first, middle, state, pivot, most)
 
 
-@entry
+@compiled
 def _split_down(vectors, low, high, order, first, last, size):
     """Split rows order[first:last] until each part is a group."""
     keys = np.empty(last - first)
@@ -191,7 +191,7 @@ def _split_down(vectors, low, high, order, first, last, size):
         count += 2
 
 
-@stage
+@inlined
 def _put_keys(vectors, low, order, first, axes, keys, start, stop):
     """Project rows order[first:][start:stop] on axes[0]."""
     axis = axes[0]
@@ -203,7 +203,7 @@ def _put_keys(vectors, low, order, first, axes, keys, start, stop):
         keys[at] = total
 
 
-@stage
+@inlined
 def _principal_axis(vectors, low, order, first, last, sample, axes):
     """Put the principal axis of rows order[first:last] into axes[0]; returns whether there is one.
 
@@ -246,7 +246,7 @@ def _principal_axis(vectors, low, order, first, last, sample, axes):
     return True
 
 
-@stage
+@inlined
 def _select(keys, order, first, middle, state, pivot, most):
     """Reorder keys, and rows order[first:] with them: the smallest `middle` come first (quickselect).
 

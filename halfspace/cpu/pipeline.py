@@ -25,7 +25,7 @@ from halfspace.cpu.by_chunk import (
     take,
     test_chunks,
 )
-from halfspace.cpu.codes import CHUNK, DROP, LOOK, TAKE, thresholds
+from halfspace.cpu.codes import DROP, LOOK, TAKE, thresholds
 from halfspace.cpu.collect import ORDERED, order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
 from halfspace.cpu.emit import emit
@@ -35,20 +35,19 @@ from halfspace.cpu.filters.matrix import pack_tile, reachable_by
 from halfspace.cpu.filters.views import blank_seen, look
 from halfspace.cpu.prepared import READY, ready_directions, ready_seen
 from halfspace.cpu.runtime.clock import start_clock
-from halfspace.cpu.runtime.jit import borrowed, entry, hold, pointer, stage
+from halfspace.cpu.runtime.jit import borrowed, compiled, hold, inlined, pointer
 from halfspace.cpu.runtime.lanes import lowest_bit_of, pairs_reaching
 from halfspace.cpu.runtime.records import BALLS, CELLS, SEGMENT
-from halfspace.cpu.runtime.simd import GROUP, TILE, matrix_begin, matrix_dot, matrix_end
+from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end
 from halfspace.cpu.verify import decide, decide_hairline, precision
+from halfspace.model.counters import State, Want
+from halfspace.model.layout import CHUNK, TILE
 
-__all__ = ["COUNT", "IDS", "NOT_FINITE", "OVERFULL", "SCORES", "search_chunks"]
+__all__ = ["search_chunks"]
 
-COUNT, IDS, SCORES = 0, 1, 2
-"""What is wanted: counts alone, ids, or ids and scores."""
-
-NOT_FINITE, OVERFULL = -1, -2
-"""States that say that there is no answer; else the state is 0."""
-
+COUNT, SCORES = int(Want.COUNT), int(Want.SCORES)
+NOT_FINITE = int(State.NOT_FINITE)
+"""Of `halfspace.model.counters`, as kernels take them."""
 
 PASS_BYTES = 1 << 20
 """Bytes of vectors that meet all directions of a batch, and are verified, before the next come: half of a cache."""
@@ -66,7 +65,7 @@ class Question(NamedTuple):
     wanted: int
 
 
-@entry
+@compiled
 def search_chunks(
     place, spaces, segments, like, narrow, tau, prepared, first, last, pause, enough, adapt, wanted, budget, goes_on,
     scratch, counts, owners, ids, scores,
@@ -162,7 +161,7 @@ def search_chunks(
     return reached, found, stopped
 
 
-@stage
+@inlined
 def _one_by_one(segment, space, batch, like, question, views, counts, start, stop, scratch):
     """Search chunks [start, stop) of a segment for the directions of a space, one after another.
 
@@ -240,7 +239,7 @@ def _one_by_one(segment, space, batch, like, question, views, counts, start, sto
     return stop
 
 
-@stage
+@inlined
 def _multiply(segment, space, like, question, matrix, counts, start, stop, scratch):
     """Search chunks [start, stop) of a segment with cells for the directions of a space, all at once.
 
@@ -315,7 +314,7 @@ def _multiply(segment, space, like, question, matrix, counts, start, stop, scrat
     return at
 
 
-@stage
+@inlined
 def _by_cells(
     segment, cells, vectors, norms, low, high, view, direction, plan, tau, adapt, wanted, scratch
 ):  # fmt: skip
@@ -333,7 +332,7 @@ def _by_cells(
     return left, counted
 
 
-@stage
+@inlined
 def _by_groups(segment, low, high, verdict, below, above, row_bytes, digits, plan, wanted, scratch):
     """List which rows of a chunk that is a ball are left; returns how many, and how many hits were counted instead.
 
@@ -351,7 +350,7 @@ def _by_groups(segment, low, high, verdict, below, above, row_bytes, digits, pla
     return left, counted + more
 
 
-@stage
+@inlined
 def _verify(segment, vectors, norms, narrow, wide, plan, tau, owner, left, wanted, scratch, parts):
     """Decide the rows that a filter has left, and emit the hits, for which there is room; returns how many."""
     scored = wanted == SCORES

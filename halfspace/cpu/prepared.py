@@ -8,12 +8,14 @@ from numba import carray
 
 from halfspace.cpu.directions import PLAN, Directions
 from halfspace.cpu.exact import reachable
-from halfspace.cpu.filters.matrix import LEAST, MODERATE, Matrix
+from halfspace.cpu.filters.matrix import LEAST, Matrix
 from halfspace.cpu.filters.views import DIGITS, VIEW, Seen, fill_seen
-from halfspace.cpu.runtime.jit import entry, pointer, stage
+from halfspace.cpu.runtime.jit import compiled, inlined, pointer
 from halfspace.cpu.runtime.records import SEGMENT
-from halfspace.cpu.runtime.simd import GROUP, TILE
-from halfspace.model.segment import Cells, address
+from halfspace.cpu.runtime.simd import GROUP
+from halfspace.model.filters.cells import Cells
+from halfspace.model.layout import MODERATE, TILE
+from halfspace.model.segment import address
 from halfspace.model.table import Table
 
 __all__ = ["READY", "Ready", "ready_directions", "ready_for", "ready_seen"]
@@ -80,7 +82,7 @@ def ready_for(table: Table, directions: Directions, tau: npt.NDArray[np.float64]
     return Ready(record, directions, seen)
 
 
-@entry
+@compiled
 def _look_at(
     place, spaces, segments, narrow, wide, plans, views, tau, digits, axes_digits, order, reach, matrix_digits, levels,
     factors, offsets,
@@ -97,7 +99,7 @@ def _look_at(
     fill_seen(table, 0, Directions(narrow, wide, no_digits, carray(pointer(plans, PLAN), total)), reached, seen)
 
 
-@stage
+@inlined
 def ready_directions(ready, narrow):
     """Read the directions (m, d) that are ready."""
     count, dim = narrow.shape
@@ -109,7 +111,7 @@ def ready_directions(ready, narrow):
     )
 
 
-@stage
+@inlined
 def ready_seen(ready, spaces, count, dim):
     """Read the views that are ready; the digits that they refer to are left out."""
     multiplied = spaces if ready.multiplied else 0

@@ -9,7 +9,7 @@ are given, spare ones of the same sizes among them, and nothing is allocated her
 
 import numpy as np
 
-from halfspace.cpu.runtime.jit import bit_length, bits_of, entry, stage
+from halfspace.cpu.runtime.jit import bit_length, bits_of, compiled, inlined
 
 __all__ = [
     "RADIX",
@@ -34,25 +34,25 @@ SHORT = 48
 """Hits up to which insertion orders them sooner than counting does."""
 
 
-@stage
+@inlined
 def descending(score):
     """Turn a score into an integer that is the lower, the higher the score; both zeros give 0."""
     bits = np.int64(bits_of(score))
     return -bits if bits >= 0 else bits + np.int64(0x80000000)  # minus the magnitude, or the magnitude
 
 
-@stage
+@inlined
 def _value(ids, scores, at, by_score):
     return descending(scores[at]) if by_score else ids[at]
 
 
-@stage
+@inlined
 def _above(value, lowest):
     """Subtract without overflow: int64 values may lie 2**64 - 1 apart."""
     return np.uint64(value) - np.uint64(lowest)
 
 
-@entry
+@compiled
 def bounds(ids, scores, by_score):
     """Find the lowest and the highest value of at least one hit, and whether the hits are in order."""
     lowest = highest = last = _value(ids, scores, 0, by_score)
@@ -65,7 +65,7 @@ def bounds(ids, scores, by_score):
     return lowest, highest, ordered
 
 
-@entry
+@compiled
 def tally(ids, scores, by_score, lowest, shift, counts):
     """Add to the counts (buckets,), a power of two, how many hits have each digit at bit `shift` above the lowest."""
     mask = np.uint64(counts.size - 1)
@@ -73,7 +73,7 @@ def tally(ids, scores, by_score, lowest, shift, counts):
         counts[(_above(_value(ids, scores, at, by_score), lowest) >> np.uint64(shift)) & mask] += 1
 
 
-@entry
+@compiled
 def scatter(ids, scores, by_score, lowest, shift, starts, out_ids, out_scores):
     """Move each hit to where the next of its digit starts (buckets,), in order."""
     mask = np.uint64(starts.size - 1)
@@ -86,7 +86,7 @@ def scatter(ids, scores, by_score, lowest, shift, starts, out_ids, out_scores):
             out_scores[to] = scores[at]
 
 
-@stage
+@inlined
 def _start(counts):
     """Turn counts into the places at which the buckets start."""
     total = 0
@@ -96,7 +96,7 @@ def _start(counts):
         total += count
 
 
-@stage
+@inlined
 def _insert(ids, scores, by_score):
     """Order few hits."""
     for k in range(1, ids.size):
@@ -113,7 +113,7 @@ def _insert(ids, scores, by_score):
             scores[at] = score
 
 
-@stage
+@inlined
 def _move(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores):
     """Order hits by one digit; digits : int64 (buckets,)."""
     digits[:] = 0
@@ -122,7 +122,7 @@ def _move(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores):
     scatter(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores)
 
 
-@stage
+@inlined
 def order(ids, scores, by_score, spare_ids, spare_scores, counts):
     """Order hits by their value, equals as they come, by one digit after another; counts : int64 (RADIX,)."""
     if ids.size <= SHORT:
@@ -145,7 +145,7 @@ def order(ids, scores, by_score, spare_ids, spare_scores, counts):
         scores[:] = spare_scores
 
 
-@entry
+@compiled
 def order_rows(offsets, ids, scores, by_score, spare_ids, spare_scores, counts):
     """Order each of the rows between offsets (rows + 1,); spare arrays hold the longest of them."""
     for row in range(offsets.size - 1):
@@ -156,7 +156,7 @@ def order_rows(offsets, ids, scores, by_score, spare_ids, spare_scores, counts):
         )  # fmt: skip
 
 
-@entry
+@compiled
 def pick(ids, scores, by_score, lowest, shift, digit, out_ids, out_scores):
     """Copy the hits whose digit from bit `shift` up is this one, perhaps to where they come from; returns how many."""
     picked = 0
@@ -168,7 +168,7 @@ def pick(ids, scores, by_score, lowest, shift, digit, out_ids, out_scores):
     return picked
 
 
-@stage
+@inlined
 def _worst(ids, scores, limit, near_ids, near_scores, counts):
     """Find the last of the `limit` best hits: its score as an integer and its id; ids are distinct.
 
@@ -208,7 +208,7 @@ def _worst(ids, scores, limit, near_ids, near_scores, counts):
     return last, last_id
 
 
-@entry
+@compiled
 def worst_of_rows(rows, limit, ids, scores, near_ids, near_scores, counts, worst):
     """Find what each of the runs [low, high) of rows (rows, 2) has as the last of its `limit` best hits.
 
@@ -220,7 +220,7 @@ def worst_of_rows(rows, limit, ids, scores, near_ids, near_scores, counts, worst
         worst[row] = _worst(ids[low:high], scores[low:high], limit, near_ids, near_scores, counts)
 
 
-@entry
+@compiled
 def keep_rows(rows, places, ids, scores, worst, out_ids, out_scores):
     """Copy the best of each of the runs [low, high) of rows (rows, 2) to places [first, last) (rows, 2), in order.
 
@@ -240,7 +240,7 @@ def keep_rows(rows, places, ids, scores, worst, out_ids, out_scores):
     return to
 
 
-@entry
+@compiled
 def sift(owners, ids, scores, worst, out_owners, out_ids, out_scores):
     """Copy the hits that are no worse than the worst of their direction (m, 2); returns how many."""
     left = 0

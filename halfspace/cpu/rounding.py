@@ -1,6 +1,6 @@
 """The bounds of `halfspace.model.rounding`, compiled."""
 
-from halfspace.cpu.runtime.jit import stage
+from halfspace.cpu.runtime.jit import inlined
 from halfspace.model import rounding
 
 __all__ = [
@@ -21,18 +21,18 @@ __all__ = [
     "threshold_margin",
 ]
 
-axes_error = stage(rounding.axes_error)
-axes_rest = stage(rounding.axes_rest)
-least_norm = stage(rounding.least_norm)
-longest_product = stage(rounding.longest_product)
-norm_bound = stage(rounding.norm_bound)
-residual_bound = stage(rounding.residual_bound)
-reach = stage(rounding.reach)
-radius_factor = stage(rounding.radius_factor)
-threshold_margin = stage(rounding.threshold_margin)
-dot_slope = stage(rounding.dot_slope)
-dot_intercept = stage(rounding.dot_intercept)
-dot32_slope = stage(rounding.dot32_slope)
-dot32_intercept = stage(rounding.dot32_intercept)
-pair_margin = stage(rounding.pair_margin)
-exact_below = stage(rounding.exact_below)
+axes_error = inlined(rounding.axes_error)
+axes_rest = inlined(rounding.axes_rest)
+least_norm = inlined(rounding.least_norm)
+longest_product = inlined(rounding.longest_product)
+norm_bound = inlined(rounding.norm_bound)
+residual_bound = inlined(rounding.residual_bound)
+reach = inlined(rounding.reach)
+radius_factor = inlined(rounding.radius_factor)
+threshold_margin = inlined(rounding.threshold_margin)
+dot_slope = inlined(rounding.dot_slope)
+dot_intercept = inlined(rounding.dot_intercept)
+dot32_slope = inlined(rounding.dot32_slope)
+dot32_intercept = inlined(rounding.dot32_intercept)
+pair_margin = inlined(rounding.pair_margin)
+exact_below = inlined(rounding.exact_below)

@@ -5,20 +5,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.by_chunk import BYTES, FULL, GATES, PAUSED, SCRATCH, SWEEP, WORK
-from halfspace.cpu.codes import CHUNK
+from halfspace.cpu.by_chunk import BYTES, FULL, GATES, PAUSED, SCRATCH, SWEEP
 from halfspace.cpu.directions import prepare
 from halfspace.cpu.emit import Columns, Found
 from halfspace.cpu.exact import each_reachable
 from halfspace.cpu.filters.balls import bound, record
 from halfspace.cpu.filters.matrix import LEAST
 from halfspace.cpu.filters.sweep import sweep
-from halfspace.cpu.pipeline import COUNT, NOT_FINITE, OVERFULL, SCORES, search_chunks
+from halfspace.cpu.pipeline import COUNT, SCORES, search_chunks
 from halfspace.cpu.prepared import Ready, ready_for
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import TURN
 from halfspace.cpu.runtime.records import BALLS
-from halfspace.explain import STAGES
+from halfspace.model.counters import WORK_SHAPE, State
+from halfspace.model.layout import CHUNK
+from halfspace.model.question import ALL, Question
 from halfspace.model.segment import address
 from halfspace.model.table import Table
 
@@ -31,8 +32,6 @@ START = 16
 RUNS = 4
 """Runs of chunks per thread: hits lie close together where rows are grouped, so equal runs are not equal work."""
 
-ALL = 1 << 62
-"""More chunks than any index has, and more hits."""
 ROOM = 4 * CHUNK
 """Hits that there is room for at first; a chunk of them must fit."""
 PREPARED = 1 << 24
@@ -67,41 +66,19 @@ class Answer(NamedTuple):
         return self.counted
 
 
-class _Asked(NamedTuple):
-    """What is asked: the arguments of `search`."""
-
-    table: Table
-    like: np.ndarray
-    directions: npt.NDArray[np.float32]
-    tau: npt.NDArray[np.float64]
-    adapt: bool
-    wanted: int
-    most: int
-
-
 def room(table: Table, dim: int) -> int:
     """Count the directions of a batch that are prepared at once."""
     return max(1, WORKSPACE // (16 * dim + 2048))
 
 
-def search(
-    table: Table,
-    like: np.ndarray,
-    directions: npt.NDArray[np.float32],
-    tau: npt.NDArray[np.float64],
-    adapt: bool,
-    wanted: int,
-    threads: int,
-    most: int = ALL,
-) -> Answer:
-    """Find the vectors of all segments in the halfspaces of `directions` (m, d); arguments as for `search_chunks`.
-
-    most : hits that may be held at once, if there are several directions
+def search(question: Question) -> Answer:
+    """Find the vectors of all segments in the halfspaces of the directions.
 
     Where there is no answer, because of a direction or of the hits, its state says so.
     """
-    asked = _Asked(table, like, directions, tau, adapt, wanted, most)
-    if table.has_balls:
+    table, directions, tau, threads = question.table, question.directions, question.tau, question.threads
+    asked = question
+    if any(name in ("balls", "sweep") for name in table.filters):
         return _search_balls(asked, threads)
     if threads > 1:
         threads = min(threads, table.rows * directions.size // MIN_BYTES)
@@ -112,13 +89,14 @@ def search(
 
 
 def _run(
-    asked: _Asked, span: tuple[int, int], ready: Ready | None = None, pause: tuple[int, int] = (ALL, ALL)
+    asked: Question, span: tuple[int, int], ready: Ready | None = None, pause: tuple[int, int] = (ALL, ALL)
 ) -> tuple[Answer, int]:
     """Search a run of chunks in this thread, and tell where it stopped; holds all memory that is read.
 
     The kernel returns every so often, for an interrupt to take effect, and where more hits come than there is room for.
     """
-    table, like, directions, tau, adapt, wanted, most = asked
+    table, like, directions, tau, adapt, _, wanted, most = asked
+    wanted = min(int(wanted), SCORES)
     prepared = 0 if ready is None else address(ready.record)
     first, last = span
     most = most if tau.size > table.place[1] else ALL
@@ -131,7 +109,7 @@ def _run(
             scratch, counts, columns.owners, columns.ids, columns.scores,
         )  # fmt: skip
         if found > most:
-            state = OVERFULL
+            state = int(State.OVERFULL)
         elif state == FULL:
             columns.grow(min(4 * columns.ids.size, most + 2 * ROOM))
         if state not in (FULL, PAUSED):
@@ -141,7 +119,7 @@ def _run(
     return Answer(counts, [hits], scratch, state), first
 
 
-def _search_few(asked: _Asked, threads: int) -> Answer:
+def _search_few(asked: Question, threads: int) -> Answer:
     """Search for few directions: alone, unless the first chunks read so many bytes that threads are worth waking."""
     total = sum(-(-segment.rows // CHUNK) for segment in asked.table.segments)
     first = -(-total // START)
@@ -156,19 +134,19 @@ def _search_few(asked: _Asked, threads: int) -> Answer:
     return _sum([begun, *_threads.run(lambda span: _run(shared, span)[0], spans, threads)])
 
 
-def _search_many(asked: _Asked, threads: int) -> Answer:
+def _search_many(asked: Question, threads: int) -> Answer:
     """Search for a batch, prepared once for each segment and shared by all threads, which take runs of chunks."""
-    tasks: list[tuple[_Asked, Ready, tuple[int, int]]] = []
+    tasks: list[tuple[Question, Ready, tuple[int, int]]] = []
     total = sum(-(-segment.rows // CHUNK) for segment in asked.table.segments)
     prepared = prepare(asked.directions)
     for which, segment in enumerate(asked.table.segments):
         own = asked._replace(table=asked.table.part(which), most=asked.most // threads)
-        ready = ready_for(own.table, prepared, asked.tau, segment.cells)
+        ready = ready_for(own.table, prepared, asked.tau, segment.data if segment.filter == "cells" else None)
         chunks = -(-segment.rows // CHUNK)
         runs = max(1, round(RUNS * threads * chunks / total))
         tasks += [(own, ready, span) for span in _threads.spans(chunks, runs)]
 
-    def run(task: tuple[_Asked, Ready, tuple[int, int]]) -> Answer:
+    def run(task: tuple[Question, Ready, tuple[int, int]]) -> Answer:
         own, ready, span = task
         return _run(own, span, ready)[0]
 
@@ -188,19 +166,19 @@ def _sum(answers: list[Answer]) -> Answer:
     )
 
 
-def _search_balls(asked: _Asked, threads: int) -> Answer:
+def _search_balls(asked: Question, threads: int) -> Answer:
     """Bound the balls of segments that have them for one direction of each space at a time, and search."""
     tau = asked.tau
     batch = len(tau) // len(asked.table.records)
     counts = np.zeros(tau.size, np.int64)
     parts = []
     held = 0
-    total = np.zeros((len(STAGES), len(WORK)), np.int64)
+    total = np.zeros(WORK_SHAPE, np.int64)
     for k in range(batch):
         levels = each_reachable(tau[k::batch])
         own = asked.directions[k::batch].copy()
         if not np.isfinite(own).all():
-            return Answer(counts, [], total, NOT_FINITE)
+            return Answer(counts, [], total, int(State.NOT_FINITE))
         bounded, work = _bounded(asked.table, own, levels, threads)
         found = _search_few(asked._replace(table=bounded, directions=own, tau=levels, most=ALL), threads)
         if found.state:
@@ -210,7 +188,7 @@ def _search_balls(asked: _Asked, threads: int) -> Answer:
         total += work + found.work
         held += sum(part.ids.size for part in found.parts)
         if k + 1 < batch and held > asked.most:
-            return Answer(counts, [], total, OVERFULL)
+            return Answer(counts, [], total, int(State.OVERFULL))
     return Answer(counts, parts, total, 0)
 
 
@@ -223,19 +201,19 @@ def _bounded(
     """
     records = table.records.copy()
     owners: list[object] = []
-    work = np.zeros((len(STAGES), len(WORK)), np.int64)
+    work = np.zeros(WORK_SHAPE, np.int64)
     for which, segment in enumerate(table.segments):
-        if segment.balls is None:
+        if segment.filter not in ("balls", "sweep"):
             continue
-        workers = threads if segment.balls.members.size >= MIN_BYTES else 1
+        workers = threads if segment.data.members.size >= MIN_BYTES else 1
         for space, direction in enumerate(directions):
-            bounds = bound(segment.balls, space, direction, float(tau[space]), workers)
+            bounds = bound(segment.data, space, direction, float(tau[space]), workers)
             work[GATES, BYTES] += bounds.bytes_read
             swept = None
             if segment.filter == "sweep":
-                swept = sweep(segment.balls, space, bounds, workers)
+                swept = sweep(segment.data, space, bounds, workers)
                 work[SWEEP] += (segment.rows, segment.rows - swept.left, 0, swept.left, 0, swept.bytes_read)
-            entry = np.array([record(segment.balls, space, bounds, swept and swept.candidates)], BALLS)
+            entry = np.array([record(segment.data, space, bounds, swept and swept.candidates)], BALLS)
             records[space, which]["balls"] = address(entry)
             owners += [bounds, swept, entry]
     return table.changed(records, owners), work

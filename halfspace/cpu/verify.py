@@ -11,12 +11,12 @@ import numpy as np
 from halfspace.cpu.exact import compare_exactly, split_dot
 from halfspace.cpu.formats import widen
 from halfspace.cpu.rounding import exact_below
-from halfspace.cpu.runtime.jit import bits_of, multiply_add, stage
+from halfspace.cpu.runtime.jit import bits_of, inlined, multiply_add
 
 __all__ = ["Precision", "decide", "decide_hairline", "dot", "precision"]
 
 
-@stage
+@inlined
 def dot(row, direction):
     """Sum of the exact products, in float64 and in any order."""
     total = 0.0
@@ -25,14 +25,14 @@ def dot(row, direction):
     return total
 
 
-@stage
+@inlined
 def _rounds_once(value, error):
     """Whether every real number within `error` of `value` has the same nearest float32, and that is not subnormal."""
     settled = bits_of(np.float32(value - error)) == bits_of(np.float32(value + error))
     return settled and (abs(value) >= 2.0**-125 or (value == 0.0 and error == 0.0))
 
 
-@stage
+@inlined
 def _two_sum(a, b):
     """Add without error: a + b = total + error (Knuth); returns (total, error)."""
     total = a + b
@@ -49,13 +49,13 @@ class Precision(NamedTuple):
     intercept: float
 
 
-@stage
+@inlined
 def precision(plan, row_grain):
     """Tell the precision for a direction and vectors whose components are multiples of `row_grain`."""
     return Precision(plan.norm, exact_below(plan.grain, row_grain), plan.slope, plan.intercept)
 
 
-@stage
+@inlined
 def decide(row, norm, wide, trust, tau, scored):
     """Decide one vector in float64; returns (hit, score if `scored`, whether both are certain).
 
@@ -72,7 +72,7 @@ def decide(row, norm, wide, trust, tau, scored):
     return hit, np.float32(total + 0.0), certain
 
 
-@stage
+@inlined
 def decide_hairline(row, norm, row_grain, direction, plan, tau, scored, scratch):
     """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score).
 

@@ -3,28 +3,26 @@
 import math
 import os
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from halfspace import backend as backends
 from halfspace.arguments import checks
-from halfspace.files import container as storage
-from halfspace.model.arrays import equal, host, pieces
+from halfspace.files import container
+from halfspace.model.arrays import equal, host
+from halfspace.model.filters import AUTO, FILTERS, Building, Rows, names, tried
 from halfspace.model.formats import FORMATS
-from halfspace.model.rounding import MAX_CELL_DIM, MAX_DIM
-from halfspace.model.segment import Axes, Balls, Cells, Codes, Groups, Segment
+from halfspace.model.layout import Sections
+from halfspace.model.rounding import MAX_DIM
+from halfspace.model.segment import Segment
 from halfspace.runtime.interrupts import of_a_handler
 from halfspace.runtime.progress import SILENT, Advance, Meter, ignore
-from halfspace.state.build import FILTERS
 from halfspace.state.snapshot import MAX_ID, Snapshot
 
 __all__ = ["Loaded", "check", "load", "save"]
 
 KIND = "halfspace index"
-_LEVELS = {"cells": 1, "groups": 16, "chunks": 1024}
-_CODES = ("codes", "scales", "radii")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Loaded:
     next_id: int
     sealed: tuple[Segment, ...]
     tail: Segment
-    stored: storage.StoredFile | None  # where it is mapped, and not all checked yet
+    stored: container.StoredFile | None  # where it is mapped, and not all checked yet
 
 
 def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str) -> None:
@@ -48,47 +46,35 @@ def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str
     segments = []
     for number, segment in enumerate((*snapshot.sealed, snapshot.tail)):
         about: dict[str, Any] = {"grain": segment.grain.hex(), "filter": segment.filter, "trial": segment.trial}
-        if segment.balls is not None:
-            about["size"] = segment.balls.size
+        data = FILTERS[segment.filter].data
+        about |= {name: getattr(segment.data, name) for name in (data.ABOUT if data else ())}
         segments.append(about)
         arrays |= {f"{number}/{name}": array for name, array in _sections(segment).items()}
-    sealer = snapshot.sealer
+    builder = snapshot.builder
     metadata = {
         "kind": KIND,
         "dim": dim,
         "dtype": format,
-        "filter": sealer.filter,
-        "subspaces": sealer.subspaces,
-        "group_size": sealer.group_size,
+        "filter": builder.filter,
+        "subspaces": builder.subspaces,
+        "group_size": builder.group_size,
         "next_id": snapshot.next_id,
         "segments": segments,
     }
-    storage.write(path, metadata, arrays)
+    container.write(path, metadata, arrays)
 
 
 def _sections(segment: Segment) -> dict[str, np.ndarray]:
-    """All arrays of a segment, by name."""
-    parts: dict[str, np.ndarray | None] = {
+    """All arrays of a segment by the names of their sections, which are part of the format."""
+    parts = {
         "vectors": segment.vectors,
         "ids": segment.ids,
         "norms": segment.norms,
         "by_id": segment.by_id,
         "dead": segment.dead,
     }
-    if segment.cells is not None:
-        parts |= {f"cells/{name}": part for name, part in vars(segment.cells).items() if name != "axes"}
-        if segment.cells.axes is not None:
-            parts |= {f"axes/{name}": part for name, part in vars(segment.cells.axes).items()}
-    if segment.groups is not None:
-        parts["centre"] = segment.groups.centre
-        for level in _LEVELS:
-            parts |= {f"{level}/{name}": part for name, part in vars(getattr(segment.groups, level)).items()}
-    if segment.balls is not None:
-        balls = segment.balls
-        parts |= {"centre": balls.centre, "columns": balls.columns}
-        parts |= {"members": balls.members, "holders": balls.holders}
-        parts |= {f"balls/{name}": getattr(balls.groups, name) for name in _CODES}
-    return {name: array for name, array in parts.items() if array is not None}
+    held = {name: array for name, array in parts.items() if array is not None}
+    return held if segment.data is None else held | segment.data.sections()
 
 
 def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
@@ -96,7 +82,7 @@ def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
 
     Metadata and shapes are checked and, without `mmap`, ids, norms and grains. `check` looks at all the rest.
     """
-    stored = storage.read(path, mmap=mmap)
+    stored = container.read(path, mmap=mmap)
     metadata = stored.metadata
     if metadata.get("kind") != KIND:
         raise ValueError(f"{path}: holds {metadata.get('kind')!r:.100}, not {KIND!r}")
@@ -116,14 +102,15 @@ def _loaded(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> Loaded:
     """Build what metadata and arrays describe; of the arrays, little more than shapes is looked at."""
     dim = _count(metadata["dim"], "dim", 1, MAX_DIM)
     format = checks.one_of(metadata["dtype"], "dtype", tuple(FORMATS))
-    filter = checks.one_of(metadata["filter"], "filter", FILTERS)
-    if filter not in ("auto", "scan") and dim > MAX_CELL_DIM:
-        raise ValueError(f"filter {filter!r} in {dim} dimensions")
+    filter = checks.one_of(metadata["filter"], "filter", names())
+    if filter != AUTO:
+        checks.suits(FILTERS[filter], dim)
     subspaces, group_size = checks.grouping(metadata["subspaces"], metadata["group_size"], dim, filter)
     next_id = _count(metadata["next_id"], "next_id", 0, MAX_ID + 1)
     left = dict(arrays)
     *sealed, tail = (
-        _segment(left, number, dim, FORMATS[format][1], about) for number, about in enumerate(metadata["segments"])
+        _segment(Sections(left, f"{number}/"), f"segment {number}", dim, FORMATS[format][1], about)
+        for number, about in enumerate(metadata["segments"])
     )
     if left:
         raise ValueError(f"section {next(iter(left))!r} belongs to no segment")
@@ -157,7 +144,7 @@ def _trial(counted: Any) -> dict[str, int] | None:
     """Return the bytes that filters read in a trial, if there was one."""
     if counted is None:
         return None
-    if not isinstance(counted, dict) or set(counted) != set(FILTERS[1:]):
+    if not isinstance(counted, dict) or set(counted) != set(tried()):
         raise TypeError(f"trial must have a count for each filter, got {counted!r:.100}")
     return {name: checks.as_count(count, f"trial of {name}", 0) for name, count in counted.items()}
 
@@ -169,149 +156,82 @@ def _check_next_id(largest: int, next_id: int) -> None:
 
 def _check_rows(loaded: Loaded) -> None:
     """Check ids, norms and grains, on which exact answers rest, against the rows of an index that was read."""
-    backend = backends.load("cpu")
+    how = _on_host()
     for number, segment in enumerate((*loaded.sealed, loaded.tail)):
         _check_order(segment, f"segment {number}")
-        _check_norms(segment, f"segment {number}", backend, backend.available())
+        _check_norms(segment, f"segment {number}", how)
         _check_next_id(int(segment.ids.max(initial=-1)), loaded.next_id)
     live = [segment.ids[~segment.dead_rows] for segment in (*loaded.sealed, loaded.tail)]
     _check_distinct(np.sort(np.concatenate(live), kind="stable"))  # quick where runs are in order
 
 
-def _segment(
-    arrays: dict[str, np.ndarray], number: int, dim: int, bits: np.dtype[Any], about: dict[str, Any]
-) -> Segment:
-    """Take a segment's sections out of `arrays`."""
+def _on_host(threads: int | None = None) -> Building:
+    """Files are checked on the host for all devices, which derive the same bits."""
+    backend = backends.load("cpu")
+    return Building(backend, backend.available() if threads is None else threads)
 
-    def part(name: str, dtype: Any, *shape: int) -> np.ndarray:
-        array = arrays.pop(f"{number}/{name}")
-        if array.dtype != dtype or array.shape != shape:
-            raise ValueError(f"section {number}/{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
-        return array
 
-    def optional(name: str, dtype: Any, *shape: int) -> np.ndarray | None:
-        return part(name, dtype, *shape) if f"{number}/{name}" in arrays else None
+def _segment(sections: Sections, name: str, dim: int, bits: np.dtype[Any], about: dict[str, Any]) -> Segment:
+    """Take a segment's sections out of a file."""
 
-    def codes(name: str, spaces: int, balls: int, width: int) -> Codes:
-        blocks = -(-balls // 64) * 4
-        return Codes(
-            part(f"{name}/codes", np.uint8, spaces, blocks, -(-width // 4), 16, 4),
-            part(f"{name}/scales", np.float32, spaces, 16 * blocks),
-            part(f"{name}/radii", np.float32, spaces, 16 * blocks),
-        )
+    def optional(section: str, dtype: Any, *shape: int) -> np.ndarray | None:
+        return sections.take(section, dtype, shape) if section in sections else None
 
-    rows, filter = arrays[f"{number}/ids"].size, about["filter"]
-    if filter not in FILTERS[1:]:
-        raise ValueError(f"segment {number} has the filter {filter!r}")
-    cells = groups = balls = None
-    if filter != "scan" and dim > MAX_CELL_DIM:
-        raise ValueError(f"segment {number} has the filter {filter!r} in {dim} dimensions")
-    if filter == "cells":
-        blocks, words = -(-rows // 64) * 4, -(-dim // 8)
-        axes = None
-        if f"{number}/axes/weights" in arrays:
-            count = arrays[f"{number}/axes/weights"].size
-            if not 16 <= count <= dim or count % 16:
-                raise ValueError(f"segment {number} has {count} axes of {dim} dimensions")
-            axes = Axes(
-                part("axes/axes", np.float32, 1, count, dim),
-                part("axes/weights", np.float32, 1, count),
-                part("axes/spread", np.float64, 1),
-                part("axes/codes", np.uint8, 1, 2, blocks, count // 16, 16, 4),
-                part("axes/scales", np.uint16, 1, 16 * blocks),
-                part("axes/radii", np.uint16, 1, 2, 16 * blocks),
-                part("axes/rests", np.uint16, 1, 2, 16 * blocks),
-            )
-        cells = Cells(
-            part("cells/centre", np.float32, 1, dim),
-            part("cells/weights", np.float32, 1, dim),
-            part("cells/spans", np.float64, 1, 2),
-            part("cells/high", np.uint8, 1, blocks, words, 16, 4),
-            part("cells/low", np.uint8, 1, 64 * blocks * words + 64),
-            part("cells/scales", np.uint16, 1, 16 * blocks),
-            part("cells/radii", np.uint16, 1, 2, 16 * blocks),
-            part("cells/peaks", np.float32, 1, -(-rows // 1024)),
-            axes,
-        )
-    elif filter == "groups":
-        levels = [codes(name, 1, -(-rows // size), dim) for name, size in _LEVELS.items()]
-        groups = Groups(part("centre", np.float32, 1, dim), *levels)
-    elif filter in ("balls", "sweep"):
-        size = _count(about["size"], f"size of the groups of segment {number}", 1, max(rows, 1))
-        columns = part("columns", np.int64, arrays[f"{number}/columns"].size)
-        if columns.size < 2 or columns[0] != 0 or columns[-1] != dim or (columns[1:] <= columns[:-1]).any():
-            raise ValueError(f"segment {number} has groups of {size} rows in the dimensions between {columns.tolist()}")
-        count, balls_each = columns.size - 1, -(-rows // size)
-        balls = Balls(
-            columns,
-            size,
-            part("centre", np.float32, 1, dim),
-            codes("balls", count, balls_each, int(np.diff(columns).max())),
-            part("members", np.int32, 1, count, rows),
-            part("holders", np.int32, 1, count, rows),
-        )
-        _check_size(balls, f"segment {number}")
+    rows, filter = sections.size("ids"), about["filter"]
+    if filter not in FILTERS:
+        raise ValueError(f"{name} has the filter {filter!r}")
+    spec = FILTERS[filter]
+    if (why_not := spec.why_not(dim)) is not None:
+        raise ValueError(f"{name}: {why_not}")
+    try:
+        data = None if spec.data is None else spec.data.read(sections, rows, dim, about)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
     return Segment(
-        part("vectors", bits, 1, rows, dim),
-        part("ids", np.int64, rows),
-        part("norms", np.float32, 1, rows),
+        sections.take("vectors", bits, (1, rows, dim)),
+        sections.take("ids", np.int64, (rows,)),
+        sections.take("norms", np.float32, (1, rows)),
         _grain(about["grain"]),
         filter,
         _trial(about["trial"]),
-        cells,
-        groups,
-        balls,
+        data,
         optional("by_id", np.int64, rows),
         optional("dead", np.uint8, -(-rows // 8)),
     )
 
 
 def check(snapshot: Snapshot, threads: int, meter: Meter = SILENT) -> None:
-    """Check that ids are unique, and derive again all that is derived from vectors; ValueError names what differs.
-
-    This is done on the host for all devices, which derive the same bits.
-    """
+    """Check that ids are unique, and derive again all that is derived from vectors; ValueError names what differs."""
     ids = host(snapshot.ids())
     _check_distinct(ids)
     _check_next_id(int(ids.max(initial=-1)), snapshot.next_id)
     meters = meter.split(*(float(segment.rows) for segment in snapshot.segments))
     for number, (segment, own) in enumerate(zip(snapshot.segments, meters, strict=True)):
-        _check_segment(segment.moved(host), f"segment {number}", backends.load("cpu"), threads, own)
+        _check_segment(segment.moved(host), f"segment {number}", _on_host(threads), own)
 
 
-def _check_segment(segment: Segment, name: str, backend: ModuleType, threads: int, meter: Meter) -> None:
+def _check_segment(segment: Segment, name: str, how: Building, meter: Meter) -> None:
     size = segment.vectors.size
     measuring, deriving = meter.split(1.0, 5.0)
-    norms = _check_norms(segment, name, backend, threads, measuring.over(size))
+    norms = _check_norms(segment, name, how, measuring.over(size))
     _check_order(segment, name)
-    derived: Segment = segment
-    if segment.cells is not None:
-        derived = replace(
-            segment, cells=backend.encode(segment.vectors, norms, threads, segment.cells, deriving.over(2 * size))
-        )
-    if segment.groups is not None:
-        advance = deriving.over(3 * size)
-        groups = backend.enclose_groups(segment.vectors, threads, segment.groups.centre, advance)
-        derived = replace(segment, groups=groups)
-    if segment.balls is not None:
-        for members in segment.balls.members.reshape(-1, segment.rows):
-            _check_permutation(members, f"{name}: members")
-        balls = segment.balls
-        advance = deriving.over(2 * size)
-        again = backend.enclose(segment.vectors, balls.columns, balls.size, threads, advance, balls)
-        derived = replace(segment, balls=again)
-    kept = _sections(segment)
-    for part, array in _sections(derived).items():
+    data: Any = segment.data
+    if data is None:
+        return
+    kept = data.sections()
+    try:
+        again = data.again(Rows(segment.vectors, norms), how, deriving.over(data.PASSES * size))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    for part, array in again.sections().items():
         if array is not kept[part] and not equal(array, kept[part]):
             raise ValueError(f"{name}: {part} do not fit the vectors")
 
 
-def _check_norms(
-    segment: Segment, name: str, backend: ModuleType, threads: int, advance: Advance = ignore
-) -> np.ndarray:
+def _check_norms(segment: Segment, name: str, how: Building, advance: Advance = ignore) -> np.ndarray:
     """Check the norms and the grain of vectors; return the norms."""
     norms: np.ndarray
-    norms, grain = backend.measure(segment.vectors, threads, advance)
+    norms, grain = how.backend.measure(segment.vectors, how.threads, advance)
     if not equal(norms, segment.norms) or grain < segment.grain:
         raise ValueError(f"{name}: norms do not fit the vectors")
     return norms
@@ -333,24 +253,3 @@ def _check_distinct(ids: np.ndarray) -> None:
     repeated = ids[1:] == ids[:-1]
     if repeated.any():
         raise ValueError(f"id {ids[1:][repeated][0]} is there twice")
-
-
-def _check_size(balls: Balls, name: str) -> None:
-    """Check in constant time that groups have as many rows as is stated: the first one ends where it should."""
-    members, holders = balls.members[0], balls.holders[0]
-    for subspace in range(len(members)):
-        ends = members[subspace, balls.size - 1 : balls.size + 1]
-        if not equal(holders[subspace, ends], np.arange(ends.size)):
-            raise ValueError(f"{name}: groups do not have {balls.size} rows")
-
-
-def _check_permutation(rows: np.ndarray, name: str) -> None:
-    """Check that each row is named once."""
-    named = np.zeros(rows.size, np.bool_)
-    for part in pieces(rows.size, 1):
-        own = rows[part]
-        if own.min() < 0 or own.max() >= rows.size:
-            break
-        named[own] = True
-    if not named.all():  # as many names as rows: each once, if all are named
-        raise ValueError(f"{name} does not name each row once")

@@ -7,7 +7,6 @@ except ImportError as error:
         "an index on a GPU needs CuPy: pip install cupy-cuda13x, or cupy-cuda12x for a driver of CUDA 12"
     ) from error
 
-from halfspace.explain import STAGES
 from halfspace.gpu.attention.attend import attend
 from halfspace.gpu.attention.cache import extend, new_cache, reframe
 from halfspace.gpu.attention.threshold import certify, estimate
@@ -42,6 +41,7 @@ from halfspace.gpu.search import (
     room,
     search,
 )
+from halfspace.model.counters import STAGES
 
 __all__ = [
     "COUNT",

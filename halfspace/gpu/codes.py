@@ -7,7 +7,7 @@ import numpy as np
 
 from halfspace.gpu.formats import BLOCK_ROWS
 from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
-from halfspace.model.segment import Codes
+from halfspace.model.layout import Codes
 
 __all__ = ["BLOCK", "CHUNK", "TILE", "blank", "mean", "put_balls", "put_rows", "widen_centre"]
 

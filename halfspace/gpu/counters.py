@@ -6,7 +6,7 @@ Principal axes and float32 scans are for the CPU alone: here their rows stay emp
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.explain import STAGES
+from halfspace.model.counters import STAGES
 
 __all__ = ["WORK_SHAPE", "complete"]
 

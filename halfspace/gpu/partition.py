@@ -11,9 +11,10 @@ import cupy as cp
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.gpu.codes import TILE, warps
+from halfspace.gpu.codes import warps
 from halfspace.gpu.formats import BLOCK_ROWS
 from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
+from halfspace.model.layout import TILE
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["partition"]

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.gpu.collect import order_by_id
-from halfspace.gpu.counters import WORK_SHAPE, complete
+from halfspace.gpu.counters import complete
 from halfspace.gpu.filters import bounds
 from halfspace.gpu.runtime.launch import Kernel, format_of
 from halfspace.gpu.runtime.records import CALL, HEADER, PLAN, VIEW
 from halfspace.gpu.runtime.tables import Uploaded, upload
+from halfspace.model.counters import WORK_SHAPE
 from halfspace.model.table import Table
 
 __all__ = [

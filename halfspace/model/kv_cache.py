@@ -13,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.arrays import host, namespace
-from halfspace.model.segment import Cells, Segment, nbytes
+from halfspace.model.filters.cells import Cells
+from halfspace.model.layout import nbytes
+from halfspace.model.segment import Segment
 
 __all__ = [
+    "ESTIMATORS",
     "GRAINS",
     "NOT_FINITE",
     "OVERFULL",
@@ -37,6 +40,8 @@ GRAINS = {"float16": 2.0**-24, "bfloat16": 0.0, "float32": 0.0}
 """A power of two of which every number of a format is a multiple, or 0 where it is too small to be of use."""
 LONGEST_HIGH, LONGEST = 120.5, 127.0
 """The largest component of a high code (the middle of its 16), and of a whole one."""
+ESTIMATORS = ("budget", "max", "gap")
+"""Ways to read a threshold off a sample, see `halfspace.attention.policy`."""
 OVERFULL, NOT_FINITE = 1, 2
 """What may be wrong with a sequence, bits of its status: rows did not fit, or were not finite."""
 
@@ -159,7 +164,7 @@ def view(cache: Cache, sequence: int, length: int, format: str) -> Segment:
         cache.norms[spaces, :length],
         GRAINS[format],
         "cells",
-        cells=Cells(
+        data=Cells(
             cells.centre[spaces],
             cells.weights[spaces],
             cells.spans[spaces],

@@ -1,92 +1,23 @@
 """One batch of vectors and all that is derived from it, never changed once it is made.
 
 Arrays carry a leading axis of independent *spaces*, which share their ids: one space for an ordinary index, one per
-head for attention. They lie on the device of the index, all but `Balls.columns`, which is always on the host.
+head for attention. They lie on the device of the index.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.arrays import gather, is_array, namespace
+from halfspace.model.layout import Arrays
 from halfspace.runtime.derived import derived
 from halfspace.runtime.progress import SILENT, Advance, Meter, ignore
 
-__all__ = ["Axes", "Balls", "Cells", "Codes", "Groups", "Segment", "address", "join", "nbytes"]
-
-
-@dataclass(frozen=True, eq=False)
-class Codes:
-    """Balls with lattice-coded centres, 16 to a block: centre = base + scale * (code - 128), around a known base."""
-
-    codes: npt.NDArray[np.uint8]  # (spaces, blocks, steps, 16, 4): blocks of 16 balls, steps of 4 dimensions
-    scales: npt.NDArray[np.float32]  # (spaces, 16 blocks), 0 beyond the last ball
-    radii: npt.NDArray[np.float32]  # (spaces, 16 blocks), the same
-
-
-@dataclass(frozen=True, eq=False)
-class Axes:
-    """Principal axes, and for every vector its part along them, coded in 4 bits, with the length of what is left.
-
-    Blocks are those of `Cells.high`. The axes are halved into two parts, so that a vector may be dropped after the
-    first.
-    """
-
-    axes: npt.NDArray[np.float32]  # (spaces, h, d)
-    weights: npt.NDArray[np.float32]  # (spaces, h)
-    spread: npt.NDArray[np.float64]  # (spaces,), see `halfspace.model.rounding.axes_spread`
-    codes: npt.NDArray[np.uint8]  # (spaces, 2, blocks, words, 16, 4)
-    scales: npt.NDArray[np.uint16]  # (spaces, 16 blocks), bfloat16
-    radii: npt.NDArray[np.uint16]  # (spaces, 2, 16 blocks), bfloat16: errors of the first part, and of both
-    rests: npt.NDArray[np.uint16]  # (spaces, 2, 16 blocks), bfloat16: lengths of what lies beyond
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """A ball for every vector, its centre coded on a lattice: centre + scale * weights * (code - 128), in two planes.
-
-    A code of 8 bits is 16 times its high half, plus its low half. The high halves lie in blocks of 16 vectors, where
-    byte b of word w holds dimension 8 w + b in its low four bits and 8 w + 4 + b in its high ones; the low halves lie
-    vector by vector, in the same words.
-    """
-
-    centre: npt.NDArray[np.float32]  # (spaces, d)
-    weights: npt.NDArray[np.float32]  # (spaces, d), at most 1, of 8 significant bits
-    spans: npt.NDArray[np.float64]  # (spaces, 2): norms of the longest high code (the middle of its 16) and code
-    high: npt.NDArray[np.uint8]  # (spaces, blocks, words, 16, 4)
-    low: npt.NDArray[np.uint8]  # (spaces, 64 blocks words + 64): words of 4 bytes, one vector after another
-    scales: npt.NDArray[np.uint16]  # (spaces, 16 blocks), bfloat16, 0 beyond the last vector
-    radii: npt.NDArray[np.uint16]  # (spaces, 2, 16 blocks), bfloat16: around the high code, and around the whole one
-    peaks: npt.NDArray[np.float32]  # (spaces, chunks): the largest norm among each 1,024 rows
-    axes: Axes | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """Rows that lie close together follow one another: balls around each 1,024 of them, each 16 and each one.
-
-    Each level is coded around the centre of the ball above, the uppermost around `centre`.
-    """
-
-    centre: npt.NDArray[np.float32]  # (spaces, d)
-    cells: Codes  # of each row
-    groups: Codes  # of each 16 rows
-    chunks: Codes  # of each 1,024 rows
-
-
-@dataclass(frozen=True, eq=False)
-class Balls:
-    """Subspaces, each with its own partition of the rows into groups of one size, and a ball around each group."""
-
-    columns: npt.NDArray[np.int64]  # (S + 1,), on the host: subspace s is dimensions columns[s] to columns[s + 1] - 1
-    size: int  # rows in a group; the last one may have fewer
-    centre: npt.NDArray[np.float32]  # (spaces, d)
-    groups: Codes  # (spaces * S, ...), coded around that subspace's part of the centre
-    members: npt.NDArray[np.int32]  # (spaces, S, n): rows, group after group
-    holders: npt.NDArray[np.int32]  # (spaces, S, n): the group that holds each row
+__all__ = ["Segment", "address", "empty", "join"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +30,7 @@ class Segment:
     grain: float  # a power of two of which every component is a multiple; infinite where all are zero
     filter: str = "scan"
     trial: dict[str, int] | None = None  # bytes by filter, counted on a sample, where they decided
-    cells: Cells | None = None
-    groups: Groups | None = None
-    balls: Balls | None = None
+    data: Arrays | None = None  # what the filter derived, see `halfspace.model.filters.FilterData`
     by_id: npt.NDArray[np.int64] | None = None  # (n,), rows in order of ids, where a filter brought them in another
     dead: npt.NDArray[np.uint8] | None = None  # (ceil(n / 8),), a bit a row, lowest first
     live: int = -1  # rows that are not dead
@@ -192,26 +121,9 @@ class Segment:
 
     def moved(self, convert: Callable[[Any], Any]) -> "Segment":
         """Return the same segment on another device, to which `convert` brings an array."""
-        moved: Segment = _moved(self, convert)
-        return moved
-
-
-def _moved(part: Any, convert: Callable[[Any], Any]) -> Any:
-    if isinstance(part, (Axes, Balls, Cells, Codes, Groups, Segment)):
-        names = [field.name for field in fields(part) if field.name != "columns"]
-        return replace(part, **{name: _moved(getattr(part, name), convert) for name in names})
-    return convert(part) if is_array(part) else part
-
-
-def nbytes(part: Any) -> int:
-    """Bytes of an array, of all arrays of one of the classes above, or of nothing."""
-    if is_array(part):
-        return int(part.nbytes)
-    return (
-        sum(nbytes(inner) for inner in vars(part).values())
-        if isinstance(part, (Axes, Balls, Cells, Codes, Groups))
-        else 0
-    )
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: convert(part) for name, part in held.items() if is_array(part)}
+        return replace(self, **arrays, data=None if self.data is None else self.data.moved(convert))
 
 
 def address(array: np.ndarray) -> int:
@@ -224,6 +136,11 @@ def address(array: np.ndarray) -> int:
     # NumPy describes records by a function in Python, and swallows what a signal handler raises there
     plain = array if array.dtype.names is None else array.view(np.uint8)
     return int(plain.__array_interface__["data"][0])
+
+
+def empty(xp: ModuleType, bits: np.dtype[np.generic], dim: int, spaces: int = 1) -> Segment:
+    """Return a segment without rows, of arrays of `xp`."""
+    return Segment(xp.empty((spaces, 0, dim), bits), xp.empty(0, np.int64), xp.empty((spaces, 0), np.float32), np.inf)
 
 
 def join(segments: list[Segment], meter: Meter = SILENT) -> Segment:

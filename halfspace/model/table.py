@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ class Table:
     others: tuple[object, ...] = ()
 
     @classmethod
-    def of(cls, segments: Sequence[Segment], backend: ModuleType) -> "Table":
+    def of(cls, segments: Sequence[Segment], backend: Any) -> "Table":
         """Tabulate at least one segment."""
         tabulated = [backend.tabulate(segment) for segment in segments]
         return cls(np.stack([part[0] for part in tabulated], axis=1), tuple(segments), tuple(tabulated))
@@ -32,9 +31,10 @@ class Table:
         """Return a table of the same segments with other records, which need `others` as well."""
         return replace(self, records=records, others=(*self.others, *others))
 
-    def part(self, which: int) -> "Table":
-        """Return the table of one segment alone."""
-        return replace(self, records=np.ascontiguousarray(self.records[:, which : which + 1]))
+    def part(self, *which: int) -> "Table":
+        """Return the table of some segments alone."""
+        records = np.ascontiguousarray(self.records[:, which])
+        return replace(self, records=records, segments=tuple(self.segments[number] for number in which))
 
     @derived
     def place(self) -> tuple[int, int, int]:
@@ -60,6 +60,6 @@ class Table:
         return sum(segment.rows for segment in self.segments)
 
     @derived
-    def has_balls(self) -> bool:
-        """Whether any segment has balls."""
-        return any(segment.balls is not None for segment in self.segments)
+    def filters(self) -> tuple[str, ...]:
+        """Filters of the segments, each once, of segments that have more than their vectors."""
+        return tuple(dict.fromkeys(segment.filter for segment in self.segments if segment.data is not None))

@@ -4,22 +4,28 @@ Half of the trial's questions are those that were asked lately, if any were; the
 directions, and a hundredth of the sample as hits.
 """
 
+from __future__ import annotations
+
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.arrays import host, namespace
+from halfspace.model.counters import Column, Want
+from halfspace.model.filters import FILTERS, tried
 from halfspace.model.formats import as_float32
+from halfspace.model.question import Question
 from halfspace.model.segment import Segment
 from halfspace.model.table import Table
 from halfspace.runtime.progress import SILENT, Meter
 
-__all__ = ["QUESTIONS", "TRIAL_ROWS", "Lately", "cheapest", "trial"]
+if TYPE_CHECKING:
+    from halfspace.state.build import Builder
+
+__all__ = ["QUESTIONS", "TRIAL_ROWS", "RecentQueries", "cheapest", "trial"]
 
 TRIAL_ROWS = 1 << 15
 """Rows from which on it is worth a trial."""
@@ -33,18 +39,13 @@ SHARE = 0.01
 """Share of the sample that reaches the threshold where a stored vector is the direction."""
 GAIN = 0.9
 """A filter that takes more to build than cells must read less than this share of what the best before it reads."""
-TRIED = ("scan", "cells", "groups", "balls", "sweep")
-"""Filters, cheapest to build first."""
-
-Lately = deque[tuple[npt.NDArray[np.float32], Any]]
+RecentQueries = deque[tuple[npt.NDArray[np.float32], Any]]
 """Directions (d,) and thresholds, floats or 0-d arrays of the same device, of the last questions."""
 
 
 def trial(
     segment: Segment,
-    derive: Callable[[Segment, str], Segment],
-    backend: ModuleType,
-    lately: Lately,
+    builder: Builder,
     meter: Meter = SILENT,
 ) -> dict[str, int]:
     """Count the bytes that each filter reads for a few questions on a sample of a segment.
@@ -65,17 +66,20 @@ def trial(
         scores = xp.stack([(numbers * one).sum(axis=1) for one in own], axis=1)
         scores = xp.nan_to_num(scores).astype(np.float64)
     hits = max(1, round(SHARE * size))
-    asked = list(lately)
+    asked = list(builder.recent)
     directions = xp.stack([*own, *(direction for direction, _ in asked)])
     thresholds = xp.asarray([float(threshold) for _, threshold in asked], np.float64)
     tau = xp.concatenate([xp.partition(scores, -hits, axis=0)[-hits], thresholds])
     counted = {}
     derived = sample
-    for filter, part in zip(TRIED, meter.split(*(1.0 for _ in TRIED)), strict=True):
-        derived = replace(derived, filter=filter) if filter == "sweep" else derive(sample, filter)
-        table = Table.of([derived], backend)
-        found = backend.search(table, vectors[0, :0, 0], directions, tau, True, backend.EXPLAINED, 1)
-        counted[filter] = int(host(found.work)[:, -1].sum())
+    names = tried()
+    for filter, part in zip(names, meter.split(*(1.0 for _ in names)), strict=True):
+        same = derived.data is not None and FILTERS[filter].build is FILTERS[derived.filter].build
+        derived = replace(derived, filter=filter) if same else builder.derive(sample, filter)
+        table = Table.of([derived], builder.backend)
+        question = Question(table, vectors[0, :0, 0], directions, tau, may_scan=True, wanted=Want.EXPLAINED)
+        found = builder.backend.search(question)
+        counted[filter] = int(host(found.work)[:, Column.BYTES].sum())
         part.finish()
     return counted
 
@@ -83,7 +87,7 @@ def trial(
 def cheapest(counted: dict[str, int]) -> str:
     """Choose the filter to build."""
     best = "cells" if counted["cells"] < counted["scan"] else "scan"
-    for filter in TRIED[2:]:
+    for filter in list(counted)[2:]:
         if counted[filter] < GAIN * counted[best]:
             best = filter
     return best

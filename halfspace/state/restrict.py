@@ -18,7 +18,7 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
     """Return the table of a snapshot with all rows excluded that are dead or not within."""
     if within is None:
         return snapshot.table
-    array = snapshot.sealer.backend.asarray(within, "within")
+    array = snapshot.builder.backend.asarray(within, "within")
     xp = namespace(array)
     inside = _by_mask(snapshot, array) if array.dtype == np.bool_ else _by_ids(snapshot, checks.as_ids(array, "within"))
     masks = [xp.packbits(~rows, bitorder="little") for rows in inside]

@@ -7,20 +7,20 @@ segments.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.arrays import host, namespace
-from halfspace.model.segment import Segment, nbytes
+from halfspace.model.layout import nbytes
+from halfspace.model.segment import Segment, empty
 from halfspace.model.table import Table
 from halfspace.runtime.derived import derived
 from halfspace.runtime.progress import SILENT, Meter
-from halfspace.state.build import Sealer
+from halfspace.state.build import Builder
 
-__all__ = ["FANOUT", "TAIL_ROWS", "Snapshot", "empty"]
+__all__ = ["FANOUT", "TAIL_ROWS", "Snapshot"]
 
 TAIL_ROWS = 256
 """Rows that the tail holds before it is sealed."""
@@ -30,11 +30,6 @@ FANOUT = 4
 MAX_ID = np.iinfo(np.int64).max
 
 
-def empty(xp: ModuleType, bits: np.dtype[np.generic], dim: int, spaces: int = 1) -> Segment:
-    """Return a segment without rows, of arrays of `xp`."""
-    return Segment(xp.empty((spaces, 0, dim), bits), xp.empty(0, np.int64), xp.empty((spaces, 0), np.float32), np.inf)
-
-
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """Sealed segments in order of their first ids, the tail, and the next id to assign."""
@@ -42,7 +37,7 @@ class Snapshot:
     sealed: tuple[Segment, ...]
     tail: Segment
     next_id: int
-    sealer: Sealer
+    builder: Builder
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -57,7 +52,7 @@ class Snapshot:
     @derived
     def table(self) -> Table:
         """All segments as the kernels see them."""
-        return Table.of(self.segments or (self.tail,), self.sealer.backend)
+        return Table.of(self.segments or (self.tail,), self.builder.backend)
 
     def ids(self) -> npt.NDArray[np.int64]:
         """All ids, ascending."""
@@ -114,7 +109,7 @@ class Snapshot:
         joined = [part for part in parts if len(part) > 1]
         sizes = [float(sum(segment.live for segment in part)) for part in joined]
         for part, own in zip(joined, meter.split(*sizes), strict=True):
-            sealed.append(self.sealer.seal(part, own))
+            sealed.append(self.builder.build(part, own))
         return self.holding(sealed, _no_rows(self.tail))
 
     def work(self, count: int) -> int:
@@ -132,16 +127,17 @@ class Snapshot:
             segments[number] = segments[number].excluding(rows[where == number])
         tail = segments.pop() if self.tail.rows else self.tail
         return self.holding(
-            [self.sealer.seal([segment]) if 2 * segment.live < segment.rows else segment for segment in segments], tail
+            [self.builder.build([segment]) if 2 * segment.live < segment.rows else segment for segment in segments],
+            tail,
         )
 
     def compacted(self, meter: Meter = SILENT) -> "Snapshot":
         """Seal everything into one segment, unless it is in one already that suits."""
         whole = len(self.segments) == 1 == len(self.sealed) and self.live == self.sealed[0].rows
         trying, sealing = meter.split(1.0, 9.0)
-        if whole and self.sealer.suits(self.sealed[0], trying):
+        if whole and self.builder.suits(self.sealed[0], trying):
             return self
-        return self.holding([self.sealer.seal(self.segments, sealing)] if self.segments else [], _no_rows(self.tail))
+        return self.holding([self.builder.build(self.segments, sealing)] if self.segments else [], _no_rows(self.tail))
 
     def holding(self, sealed: Iterable[Segment], tail: Segment) -> "Snapshot":
         """Return a snapshot with other segments."""
@@ -167,9 +163,7 @@ class Snapshot:
         segments = self.segments
         return {
             "bytes_vectors": sum(nbytes(segment.vectors) for segment in segments),
-            "bytes_cells": sum(
-                nbytes(segment.cells) + nbytes(segment.groups) + nbytes(segment.balls) for segment in segments
-            ),
+            "bytes_codes": sum(nbytes(segment.data) for segment in segments),
             "bytes_ids": sum(nbytes(segment.ids) + nbytes(segment.by_id) for segment in segments),
             "bytes_bounds": sum(nbytes(segment.norms) + nbytes(segment.dead) for segment in segments),
         }

@@ -40,7 +40,7 @@ class TailWriter:
             dead=dead,
             live=tail.live + fresh.rows,
         )
-        return Snapshot(snapshot.sealed, longer, next_id, snapshot.sealer)
+        return Snapshot(snapshot.sealed, longer, next_id, snapshot.builder)
 
     def _room(self, tail: Segment) -> Segment:
         """Return the buffer that `tail` begins, or a new one that begins with a copy of it."""

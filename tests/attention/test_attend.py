@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from halfspace import cpu
 from halfspace.cpu.attention.attend import RUN
-from halfspace.cpu.codes import CHUNK
 from halfspace.datasets import load_keys
 from halfspace.model.formats import as_bits
+from halfspace.model.layout import CHUNK
 
 DIMS = [1, 5, 64, 80, 96, 128, 256]
 FORMATS = ["float32", "float16", "bfloat16"]

@@ -9,18 +9,8 @@ from numba import njit, types
 
 from halfspace.cpu.runtime import simd as _simd
 from halfspace.cpu.runtime.lanes import block_verdicts, cell_verdicts, count_bits, lowest_bit_of, pairs_reaching
-from halfspace.cpu.runtime.simd import (
-    BLOCK,
-    FORMS,
-    GROUP,
-    TILE,
-    matrix_begin,
-    matrix_dot,
-    matrix_end,
-    nibble_dot,
-    row_dot,
-    tile_dot,
-)
+from halfspace.cpu.runtime.simd import FORMS, GROUP, matrix_begin, matrix_dot, matrix_end, nibble_dot, row_dot, tile_dot
+from halfspace.model.layout import BLOCK, TILE
 
 every_form = pytest.mark.parametrize("form", FORMS)
 LARGEST = 65_536  # dimensions of cells at most

@@ -9,8 +9,8 @@ from helpers.checking import DTYPES
 from helpers.families import FAMILIES, MORE_FAMILIES
 
 from halfspace import cpu
+from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import FORMATS, as_bits
-from halfspace.model.segment import Cells
 
 pytestmark = pytest.mark.gpu
 

@@ -5,9 +5,9 @@ import pytest
 from helpers.families import FAMILIES
 
 from halfspace import cpu
+from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_bits, as_float32
 from halfspace.model.kv_cache import NOT_FINITE, OVERFULL, SAMPLE, grown, reservoir, select
-from halfspace.model.segment import Cells
 
 pytestmark = pytest.mark.gpu
 

@@ -25,16 +25,16 @@ from halfspace.cpu.attention.heads import (
 )
 from halfspace.cpu.attention.softmax import MOST, add_values, exponential, merge, raise_to
 from halfspace.cpu.by_chunk import fetch
-from halfspace.cpu.codes import CHUNK
 from halfspace.cpu.filters.cascade import out_of_reach
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
-from halfspace.cpu.runtime.jit import borrowed, entry, fetch_add, hold, pointer, stage
+from halfspace.cpu.runtime.jit import borrowed, compiled, fetch_add, hold, inlined, pointer
 from halfspace.cpu.runtime.records import CELLS
-from halfspace.cpu.runtime.simd import TILE, matrix_begin, matrix_end
+from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.cpu.verify import decide_hairline, dot, precision
 from halfspace.model.formats import FORMATS
 from halfspace.model.kv_cache import GRAINS, Cache
+from halfspace.model.layout import CHUNK, TILE
 
 __all__ = ["Attention", "attend"]
 
@@ -91,7 +91,7 @@ def attend(
     return Attention(merged[0].reshape(*shape, dim), *(part.reshape(shape) for part in merged[1:]))
 
 
-@entry
+@compiled
 def _attend_runs(
     place, keys, values, norms, lengths, queries, tau, scale, recent, sinks, grain, begun, tops, sums, kept,
     weighted,
@@ -153,7 +153,7 @@ def _attend_runs(
     hold(own)
 
 
-@stage
+@inlined
 def _filter(cells, group, low, high, words, forced, keys, row_bytes, tile, rows, left):
     """List for each query head the rows [low, high) of a chunk that its codes leave; left (group,) counts them."""
     left[:] = 0
@@ -172,7 +172,7 @@ def _filter(cells, group, low, high, words, forced, keys, row_bytes, tile, rows,
                 )
 
 
-@stage
+@inlined
 def _decide(keys, values, norms, grain, group, k, forced, rows, left, scale, logits, parts):
     """Keep of the listed rows those that reach the threshold of head k, or are forced, with their logits.
 
@@ -200,7 +200,7 @@ def _decide(keys, values, norms, grain, group, k, forced, rows, left, scale, log
     return kept
 
 
-@stage
+@inlined
 def _weigh(values, rows, count, logits, part, more, top, total, weighted):
     """Add the values of the listed rows to `weighted`, with weights exp(logit - top); `more` if there were rows before.
 

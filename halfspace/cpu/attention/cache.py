@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.codes import CHUNK
 from halfspace.cpu.filters.cells import choose_frame, encode_rows
 from halfspace.cpu.formats import SLICE, measure_rows
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry, pointer, stage
-from halfspace.cpu.runtime.simd import BLOCK, TILE
+from halfspace.cpu.runtime.jit import compiled, inlined, pointer
+from halfspace.model.filters.cells import Cells
 from halfspace.model.kv_cache import OVERFULL, SAMPLE, Cache, longest_codes
-from halfspace.model.segment import Cells
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 
 __all__ = ["extend", "new_cache", "reframe"]
 
@@ -31,8 +30,8 @@ def new_cache(batch: int, heads: int, dim: int, bits: np.dtype[Any], capacity: i
         np.zeros((spaces, dim), np.float32),
         np.ones((spaces, dim), np.float32),
         np.tile(longest_codes(dim), (spaces, 1)),
-        _jit.aligned_zeros((spaces, blocks, words, BLOCK, 4), np.uint8),
-        _jit.aligned_zeros((spaces, 4 * BLOCK * blocks * words + 64), np.uint8),
+        _jit.zeros((spaces, blocks, words, BLOCK, 4), np.uint8),
+        _jit.zeros((spaces, 4 * BLOCK * blocks * words + 64), np.uint8),
         np.zeros((spaces, capacity), np.uint16),
         np.zeros((spaces, 2, capacity), np.uint16),
         np.zeros((spaces, -(-capacity // CHUNK)), np.float32),
@@ -79,7 +78,7 @@ def extend(
     _lengthen(cache.keys.shape[1], counts, cache.lengths, cache.sample, cache.status)
 
 
-@entry
+@compiled
 def _append(
     keys, values, norms, centre, weights, high, low, scales, radii, peaks, lengths, new_keys, key_batch, key_head,
     key_row, new_values, value_batch, value_head, value_row, counts, pieces, first, last,
@@ -117,7 +116,7 @@ def _append(
         peaks[space, chunk] = peak
 
 
-@entry
+@compiled
 def _lengthen(capacity, counts, lengths, sample, status):
     """Count the rows that were appended, and sample their positions, see `halfspace.model.kv_cache.reservoir`."""
     for sequence in range(lengths.size):
@@ -132,7 +131,7 @@ def _lengthen(capacity, counts, lengths, sample, status):
         lengths[sequence] = length + count
 
 
-@stage
+@inlined
 def _drawn(at):
     """Draw a slot from 0 to `at`."""
     one = np.uint64(1)

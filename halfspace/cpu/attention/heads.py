@@ -14,18 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from halfspace.cpu.by_chunk import bits_between, fetch
-from halfspace.cpu.codes import CHUNK
 from halfspace.cpu.directions import blank_directions, fill_directions
 from halfspace.cpu.exact import reachable
-from halfspace.cpu.filters.matrix import MODERATE
 from halfspace.cpu.filters.views import DIGITS, VIEW, view_one
 from halfspace.cpu.formats import widen
 from halfspace.cpu.rounding import pair_margin, radius_factor
-from halfspace.cpu.runtime.jit import borrowed, float32_of, pointer, stage
+from halfspace.cpu.runtime.jit import borrowed, float32_of, inlined, pointer
 from halfspace.cpu.runtime.lanes import digits_reaching, join_block, lowest_bit_of
 from halfspace.cpu.runtime.records import CELLS, tabulate_cells
-from halfspace.cpu.runtime.simd import AMX, BLOCK, FORM, GROUP, TILE, matrix_dot, tile_dot
+from halfspace.cpu.runtime.simd import AMX, FORM, GROUP, matrix_dot, tile_dot
 from halfspace.model.kv_cache import Cache
+from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
 from halfspace.model.segment import address
 
 __all__ = [
@@ -103,7 +102,7 @@ def writeable(array: np.ndarray) -> np.ndarray:
     return array if array.flags.writeable else array.copy()
 
 
-@stage
+@inlined
 def see(cells, queries, tau):
     """View queries (group, d), float32 or bits, with thresholds (group,) of their own, from the frame of a KV head."""
     group, dim = queries.shape
@@ -136,7 +135,7 @@ def see(cells, queries, tau):
     return Group(narrow, directions.wide, directions.plans, own, views, levels, steps, matrix, digits)
 
 
-@stage
+@inlined
 def seen(group):
     """View what `see` returned, which must be held."""
     return Group(
@@ -146,7 +145,7 @@ def seen(group):
     )  # fmt: skip
 
 
-@stage
+@inlined
 def blank_tile(dim):
     """Make room for a tile of keys of `dim` dimensions; returns KEYS (1,) and the codes that it points to."""
     block = (dim + TILE - 1) // TILE * (16 * 4 * BLOCK)
@@ -157,7 +156,7 @@ def blank_tile(dim):
     return tile, codes
 
 
-@stage
+@inlined
 def load_tile(cells, first, words, tile):
     """Join the codes of rows [first, first + 64), and divide by their scales."""
     for b in range(TILE // BLOCK):
@@ -172,7 +171,7 @@ def load_tile(cells, first, words, tile):
         tile.ratios[i] = radius * inverse if scale > none else np.float32(np.inf)
 
 
-@stage
+@inlined
 def multiply(group, pack, tile):
     """Multiply the codes of a tile with both digits of the heads of a pack."""
     products, dim = tile.products.ctypes.data, group.wide.shape[1]
@@ -186,7 +185,7 @@ def multiply(group, pack, tile):
         tile_dot(tile.places.ctypes.data, digits.ctypes.data, digits.shape[0], products + k * (8 * TILE))
 
 
-@stage
+@inlined
 def list_left(cells, level, tile, k, first, high, forced, keys, row_bytes, rows, left):
     """List the rows [first, high) of a tile that the codes leave to head k of a pack, or that are forced.
 

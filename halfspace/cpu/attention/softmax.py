@@ -3,7 +3,7 @@
 import numpy as np
 
 from halfspace.cpu.formats import widen
-from halfspace.cpu.runtime.jit import bits_of, entry, float64_of, multiply_add, stage
+from halfspace.cpu.runtime.jit import bits_of, compiled, float64_of, inlined, multiply_add
 
 __all__ = ["MOST", "add_values", "exponential", "merge", "raise_to"]
 
@@ -15,7 +15,7 @@ _PER_LN2 = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 
 
-@stage
+@inlined
 def exponential(x):
     """Compute exp(x) for |x| <= `MOST`, with a relative error below 2^-45; loops over it vectorise.
 
@@ -40,7 +40,7 @@ def exponential(x):
     return float64_of(bits_of(p) + (bits_of(shifted) << np.int64(52)))
 
 
-@stage
+@inlined
 def raise_to(logits, count, top):
     """Replace the first logits, none above `top`, by exp(logit - top); returns their sum."""
     total = 0.0
@@ -51,7 +51,7 @@ def raise_to(logits, count, top):
     return total
 
 
-@stage
+@inlined
 def add_values(values, rows, weights, count, out):
     """Add the rows of values (n, d) that are listed, times their weights (count,), to float32 out (d,)."""
     dim = out.size
@@ -73,7 +73,7 @@ def add_values(values, rows, weights, count, out):
         at += 1
 
 
-@entry
+@compiled
 def merge(tops, sums, kept, weighted, output, log_sum_exp, counts):
     """Merge the runs (heads, runs) of each head in their order, `weighted` being (heads, runs, d).
 

@@ -9,29 +9,29 @@ import numpy as np
 import numpy.typing as npt
 from numba import carray
 
-from halfspace.attention.policy import ESTIMATORS
 from halfspace.cpu.attention.heads import PACK, blank_tile, cells_of, load_tile, multiply, see, seen, workers, writeable
 from halfspace.cpu.attention.softmax import MOST, exponential
 from halfspace.cpu.by_chunk import fetch
-from halfspace.cpu.codes import CHUNK, dot_centre
+from halfspace.cpu.codes import dot_centre
 from halfspace.cpu.formats import exact64, widen
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu.runtime.jit import (
     bits_of,
     borrowed,
-    entry,
+    compiled,
     fetch_add,
     float32_of,
     float64_of,
     hold,
+    inlined,
     pointer,
-    stage,
 )
 from halfspace.cpu.runtime.records import CELLS
-from halfspace.cpu.runtime.simd import TILE, matrix_begin, matrix_end
+from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.cpu.verify import dot
-from halfspace.model.kv_cache import SAMPLE, Cache
+from halfspace.model.kv_cache import ESTIMATORS, SAMPLE, Cache
+from halfspace.model.layout import CHUNK, TILE
 
 __all__ = ["certify", "estimate"]
 
@@ -74,7 +74,7 @@ def certify(
     return tau, dropped
 
 
-@entry
+@compiled
 def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, dropped):
     """Certify thresholds of packs of heads, one after another: those that no thread has begun, while the clock allows.
 
@@ -118,7 +118,7 @@ def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, droppe
     hold(exponents)
 
 
-@stage
+@inlined
 def _bound(cells, group, length, words, tile, values):
     """Compute for each head what the codes of all keys come to: values (heads, >= length), as seen from the centre."""
     matrix_begin()
@@ -136,20 +136,20 @@ def _bound(cells, group, length, words, tile, values):
     matrix_end()
 
 
-@stage
+@inlined
 def _ordered(value):
     """Bits of a float64 as an integer that orders like it, or back: maxima of it vectorise."""
     bits = bits_of(value)
     return bits ^ ((bits >> np.int64(63)) & np.int64(0x7FFFFFFFFFFFFFFF))
 
 
-@stage
+@inlined
 def _bin(exponent, per):
     """Choose the bin of an exponent, the highest ones first."""
     return np.int32(min(max((TOP - exponent) * per, 0.0), BINS - 1.0))
 
 
-@stage
+@inlined
 def _certify(cells, keys, wide, plan, view, values, eps, scale, bins, rows, exponents):
     """Certify a threshold for one head; returns it and the share that is dropped.
 
@@ -232,7 +232,7 @@ def _certify(cells, keys, wide, plan, view, values, eps, scale, bins, rows, expo
     return (tau, share) if abs(tau) < np.inf and share <= eps else (-np.inf, 0.0)
 
 
-@stage
+@inlined
 def _width(scale, radius, view):
     """Bound how far a key's score may be from what its code comes to, from its bfloat16 scale and radius."""
     wide, around = float32_of(np.int32(scale) << 16), float32_of(np.int32(radius) << 16)
@@ -261,7 +261,7 @@ def estimate(cache: Cache, queries: np.ndarray, keep: float, estimator: str, thr
     return tau
 
 
-@entry
+@compiled
 def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begun, tau):
     """Estimate thresholds of heads, one after another: those that no thread has begun, while the clock allows.
 
@@ -290,7 +290,7 @@ def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begu
     hold(clock)
 
 
-@stage
+@inlined
 def _read_off(scores, asked, estimator):
     """Read a threshold off the negated scores of a sample, of which so many are asked to reach it."""
     count = scores.size

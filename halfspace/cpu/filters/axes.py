@@ -17,10 +17,10 @@ from halfspace.cpu.formats import exact64, round_up16, widen, widen16
 from halfspace.cpu.rounding import axes_error, axes_rest, norm_bound
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry
-from halfspace.cpu.runtime.simd import BLOCK, TILE
+from halfspace.cpu.runtime.jit import compiled
+from halfspace.model.filters.cells import Axes
+from halfspace.model.layout import BLOCK, TILE
 from halfspace.model.rounding import axes_spread
-from halfspace.model.segment import Axes
 from halfspace.runtime.interrupts import undisturbed
 from halfspace.runtime.progress import Advance, ignore
 
@@ -104,7 +104,7 @@ def _products(rows: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.flo
     return sums
 
 
-@entry
+@compiled
 def _multiply(rows: Any, sums: Any, first: Any, last: Any):
     """Sum the products of columns [first, last) of rows (k, d) with themselves and all before them.
 
@@ -143,7 +143,7 @@ def blank(basis: Basis, rows: int) -> Axes:
     tiles = -(-rows // TILE)
     return Axes(
         *basis,
-        _jit.aligned_zeros((spaces, 2, 4 * tiles, count // 16, BLOCK, 4), np.uint8),
+        _jit.zeros((spaces, 2, 4 * tiles, count // 16, BLOCK, 4), np.uint8),
         np.zeros((spaces, TILE * tiles), np.uint16),
         np.zeros((spaces, 2, TILE * tiles), np.uint16),
         np.zeros((spaces, 2, TILE * tiles), np.uint16),
@@ -172,7 +172,7 @@ def encode(
     _threads.run(fill, _threads.spans(rows, -(-rows * count * dim // PRODUCTS), TILE), threads)
 
 
-@entry
+@compiled
 def _encode(
     vectors: Any, centre: Any, columns: Any, weights: Any, codes: Any, scales: Any, radii: Any, rests: Any, spread: Any,
     first: Any, last: Any,

@@ -25,10 +25,12 @@ from halfspace.cpu.formats import SLICE, round_up32
 from halfspace.cpu.partition import partition
 from halfspace.cpu.rounding import radius_factor
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry, pointer, stage
-from halfspace.cpu.runtime.simd import BLOCK, TILE, tile_dot
+from halfspace.cpu.runtime.jit import compiled, inlined, pointer
+from halfspace.cpu.runtime.simd import tile_dot
+from halfspace.model.filters.balls import Balls
+from halfspace.model.layout import BLOCK, TILE
 from halfspace.model.rounding import UNIT, sum_margin
-from halfspace.model.segment import Balls, address
+from halfspace.model.segment import address
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["Bounds", "bound", "enclose", "record", "test_balls"]
@@ -85,7 +87,7 @@ def enclose(
     return Balls(columns, size, centre, codes, members, holders)
 
 
-@entry
+@compiled
 def _enclose(vectors, members, holders, low, centre, codes, scales, radii, size, first, last):
     """Put balls around groups [first, last) of one subspace, whose dimensions begin at `low`."""
     base = widen_centre(centre)
@@ -138,7 +140,7 @@ def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: flo
     return Bounds(bounds, order, rest, tau - margin, tau + margin, read)
 
 
-@entry
+@compiled
 def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first, last):
     """Bound balls [first, last) of one subspace, from whole tiles; returns the largest magnitude of a finite bound."""
     plan = plans[0]
@@ -166,7 +168,7 @@ def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first
     return largest
 
 
-@stage
+@inlined
 def _outward(lower, upper):
     """Round a lower bound down to float32, and an upper bound up; where either is NaN, they bound nothing."""
     if not lower <= upper:
@@ -194,7 +196,7 @@ def _gates(
     return order, np.array(rest[::-1])
 
 
-@entry
+@compiled
 def _most(bounds, first, last):
     """Find the largest upper bound of balls [first, last)."""
     most = -np.inf
@@ -203,7 +205,7 @@ def _most(bounds, first, last):
     return most
 
 
-@entry
+@compiled
 def _gate(bounds, gate, first, last):
     """Give balls [first, last) below their gate the upper bound minus infinity; returns how many there are."""
     failing = 0
@@ -214,7 +216,7 @@ def _gate(bounds, gate, first, last):
     return failing
 
 
-@stage
+@inlined
 def test_balls(balls, rows, low, high, sums, alive, verdicts):
     """Test rows [low, high) of a segment that are candidates; returns how many came to the gates, failed them, the sum.
 

@@ -20,13 +20,13 @@ from halfspace.cpu.by_chunk import (
     keep,
     list_blocks,
 )
-from halfspace.cpu.codes import CHUNK, LOOK, TAKE
-from halfspace.cpu.filters.cells import HIGH_MIDDLE, LOW_MIDDLE
+from halfspace.cpu.codes import LOOK, TAKE
 from halfspace.cpu.formats import widen16
 from halfspace.cpu.rounding import longest_product
-from halfspace.cpu.runtime.jit import pointer, stage
+from halfspace.cpu.runtime.jit import inlined, pointer
 from halfspace.cpu.runtime.lanes import cell_verdicts, lowest_bit_of
-from halfspace.cpu.runtime.simd import BLOCK, nibble_dot, row_dot
+from halfspace.cpu.runtime.simd import nibble_dot, row_dot
+from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LOW_MIDDLE
 
 __all__ = ["by_cells", "out_of_reach"]
 
@@ -34,13 +34,13 @@ SAMPLE = 8
 """Blocks of a chunk after which it is judged which steps pay."""
 
 
-@stage
+@inlined
 def out_of_reach(cells, chunk, norm, tau):
     """Whether no vector of a chunk is long enough: |q| |x| < tau for all."""
     return longest_product(norm, np.float64(pointer(cells.peaks, np.float32)[chunk])) < tau
 
 
-@stage
+@inlined
 def by_cells(segment, cells, view, plan, tau, words, low, high, row_bytes, adapt, counting, scored, scratch):
     """Test the cells of rows [low, high) of a chunk.
 
@@ -81,14 +81,14 @@ def by_cells(segment, cells, view, plan, tau, words, low, high, row_bytes, adapt
     return left, counted, high
 
 
-@stage
+@inlined
 def _place(codes, words, at, count, scratch):
     """Say where the blocks scratch.blocks[at:at + count] lie, the first one again for those that lack of four."""
     for b in range(4):
         scratch.places[b] = codes + scratch.blocks[at + (b if b < count else 0)] * (4 * BLOCK * words)
 
 
-@stage
+@inlined
 def _clear(scratch, low, listed):
     for b in range(listed):
         at = BLOCK * scratch.blocks[b] - low
@@ -96,13 +96,13 @@ def _clear(scratch, low, listed):
             scratch.values[i] = 0.0
 
 
-@stage
+@inlined
 def _rows(segment, block):
     """How many rows a block has."""
     return min(BLOCK, segment.rows - BLOCK * block)
 
 
-@stage
+@inlined
 def _test_axes(segment, cells, view, low, last, listed, scratch):
     """Test the listed blocks along the first half of the axes, then along all; returns how many are still listed."""
     half = cells.axes // 2
@@ -142,7 +142,7 @@ def _test_axes(segment, cells, view, low, last, listed, scratch):
     return listed
 
 
-@stage
+@inlined
 def _test_high(segment, cells, view, words, low, listed, counting, scratch):
     """Test the high codes of the listed blocks.
 
@@ -186,7 +186,7 @@ def _test_high(segment, cells, view, words, low, listed, counting, scratch):
     return found, taken if counting else 0
 
 
-@stage
+@inlined
 def _test_low(segment, cells, view, words, low, found, use, row_bytes, counting, scored, scratch, left):
     """Test the low codes of the candidates, where they are of use; returns how many rows are left, and hits counted."""
     bias = LOW_MIDDLE * view.digit_sum

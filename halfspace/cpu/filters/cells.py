@@ -18,22 +18,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.codes import CHUNK, mean
+from halfspace.cpu.codes import mean
 from halfspace.cpu.filters import axes
 from halfspace.cpu.formats import SLICE, exact64, round_up16, widen, widen16
 from halfspace.cpu.rounding import norm_bound, residual_bound
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry
-from halfspace.cpu.runtime.simd import BLOCK, TILE
+from halfspace.cpu.runtime.jit import compiled
+from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
-from halfspace.model.segment import Cells
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["HIGH_MIDDLE", "LOW_MIDDLE", "choose_frame", "encode", "encode_rows"]
+__all__ = ["choose_frame", "encode", "encode_rows"]
 
-HIGH_MIDDLE, LOW_MIDDLE = 120.5, 7.5
-"""A code is c = (16 high - HIGH_MIDDLE) + (low - LOW_MIDDLE)."""
 FLATTEN = 0.75
 """Weights are spreads to this power: the codes of a dimension get coarser with its spread, but less than that."""
 LEAST_WEIGHT = 2.0**-16
@@ -123,8 +121,8 @@ def encode(
         own.centre,
         own.weights,
         np.zeros((spaces, 2)),
-        _jit.aligned_zeros((spaces, 4 * tiles, words, BLOCK, 4), np.uint8),
-        _jit.aligned_zeros((spaces, 4 * TILE * tiles * words + 64), np.uint8),
+        _jit.zeros((spaces, 4 * tiles, words, BLOCK, 4), np.uint8),
+        _jit.zeros((spaces, 4 * TILE * tiles * words + 64), np.uint8),
         np.zeros((spaces, TILE * tiles), np.uint16),
         np.zeros((spaces, 2, TILE * tiles), np.uint16),
         np.maximum.reduceat(norms, np.arange(0, rows, CHUNK), axis=1),
@@ -150,7 +148,7 @@ def encode(
     return cells
 
 
-@entry
+@compiled
 def encode_rows(
     vectors: Any, centre: Any, weights: Any, high: Any, low: Any, scales: Any, radii: Any, lengths: Any, first: Any,
     last: Any,

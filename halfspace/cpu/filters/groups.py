@@ -7,12 +7,12 @@ a direction's threshold is moved from centre to centre, by s a (A c) and, for sa
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.codes import CHUNK, blank, mean, put_ball, put_rows, widen_centre
+from halfspace.cpu.codes import blank, mean, put_ball, put_rows, widen_centre
 from halfspace.cpu.formats import SLICE
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry
-from halfspace.cpu.runtime.simd import BLOCK
-from halfspace.model.segment import Groups
+from halfspace.cpu.runtime.jit import compiled
+from halfspace.model.filters.groups import Groups
+from halfspace.model.layout import BLOCK, CHUNK
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["enclose_groups"]
@@ -50,7 +50,7 @@ def enclose_groups(
     return Groups(middle, *levels)
 
 
-@entry
+@compiled
 def _encode_chunks(vectors, centre, codes, scales, radii, middles, extents, first, last):
     """Encode whole chunks, of rows [first, last), as balls; middles (chunks, d) and extents (chunks,) are filled."""
     base = widen_centre(centre)
@@ -59,7 +59,7 @@ def _encode_chunks(vectors, centre, codes, scales, radii, middles, extents, firs
         extents[chunk] = put_ball(vectors, None, 0, base, 0.0, codes, scales, radii, chunk, start, end, middles[chunk])
 
 
-@entry
+@compiled
 def _encode_groups(
     vectors, middles, extents, group_codes, group_scales, group_radii, codes, scales, radii, first, last
 ):

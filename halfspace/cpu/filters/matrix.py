@@ -17,18 +17,16 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray
 
-from halfspace.cpu.codes import CHUNK
 from halfspace.cpu.formats import widen16
 from halfspace.cpu.rounding import least_norm, norm_bound, pair_margin, radius_factor, reach
-from halfspace.cpu.runtime.jit import pointer, stage
-from halfspace.cpu.runtime.simd import BLOCK, GROUP, TILE
+from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.simd import GROUP
+from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
 
 __all__ = ["LEAST", "Matrix", "blank_matrix", "can_multiply", "fill_matrix", "pack_tile", "reachable_by"]
 
 LEAST = 24
 """Directions from which on a matrix product is faster than one after another."""
-MODERATE = 2.0**60
-"""The largest norm for which float32 will do."""
 
 
 class Matrix(NamedTuple):
@@ -42,7 +40,7 @@ class Matrix(NamedTuple):
     offsets: np.ndarray  # float32 (spaces, m')
 
 
-@stage
+@inlined
 def blank_matrix(spaces, count, dim):
     """Make room for `count` directions of `dim` dimensions in each space."""
     padded = (count + GROUP - 1) // GROUP * GROUP
@@ -56,13 +54,13 @@ def blank_matrix(spaces, count, dim):
     )
 
 
-@stage
+@inlined
 def can_multiply(cells, rows):
     """Whether all norms of a segment are moderate."""
     return carray(pointer(cells.peaks, np.float32), (rows + CHUNK - 1) // CHUNK).max() <= MODERATE
 
 
-@stage
+@inlined
 def fill_matrix(cells, plans, views, tau, wide, space, out):
     """Sort the directions (m,) of one space and code them in one digit; wide : float64 (m, d)."""
     count, dim = wide.shape
@@ -93,13 +91,13 @@ def fill_matrix(cells, plans, views, tau, wide, space, out):
         out.offsets[space, place] = np.float32(128.0 * np.float64(total) - slack - margin)
 
 
-@stage
+@inlined
 def reachable_by(reach, peak):
     """How many of the sorted directions a vector of norm `peak` might reach."""
     return np.searchsorted(reach, np.float64(peak), side="right")
 
 
-@stage
+@inlined
 def pack_tile(cells, first, words, columns, tile, inverses, ratios):
     """Join the codes of rows [first, first + 64) into bytes, and divide by their scales.
 

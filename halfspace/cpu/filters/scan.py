@@ -8,12 +8,12 @@ import numpy as np
 
 from halfspace.cpu.codes import DROP, LOOK
 from halfspace.cpu.formats import widen
-from halfspace.cpu.runtime.jit import multiply_add, stage
+from halfspace.cpu.runtime.jit import inlined, multiply_add
 
 __all__ = ["test_rows"]
 
 
-@stage
+@inlined
 def test_rows(vectors, norms, low, high, direction, plan, tau, verdicts):
     """Test rows [low, high) of vectors (n, d) against a float32 direction (d,); verdicts : int32, from row `low` on."""
     for i in range(low, high):

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from halfspace.cpu.filters.balls import Bounds
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import entry, stage
-from halfspace.model.segment import Balls
+from halfspace.cpu.runtime.jit import compiled, inlined
+from halfspace.model.filters.balls import Balls
 
 __all__ = ["Swept", "cut", "sweep"]
 
@@ -73,7 +73,7 @@ def cut(lists: list[npt.NDArray[np.float32]], below: float) -> npt.NDArray[np.in
     return depths
 
 
-@entry
+@compiled
 def _cut(bounds, sizes, below):
     """Like `cut`, of lists (S, k) that are padded with minus infinity."""
     shortest = np.argmin(sizes)
@@ -89,7 +89,7 @@ def _cut(bounds, sizes, below):
     return depths
 
 
-@stage
+@inlined
 def _stop(bounds, last, below):
     """First row at which the sweep in step may stop, at most `last`: sums descend, so it is found by bisection."""
     low, high = 0, last
@@ -105,7 +105,7 @@ def _stop(bounds, last, below):
     return low
 
 
-@stage
+@inlined
 def _priced(bounds, sizes, below, depths):
     """Find the cuts that minimise depth + price * bound in each list, at the lowest price that makes the sum safe.
 
@@ -132,7 +132,7 @@ def _priced(bounds, sizes, below, depths):
     return _at_price(bounds, sizes, high * unit, depths) < below
 
 
-@stage
+@inlined
 def _at_price(bounds, sizes, price, depths):
     """Find each list's best cut at a price, among eight depths to an octave; returns the sum of the bounds there."""
     total = 0.0
@@ -150,7 +150,7 @@ def _at_price(bounds, sizes, price, depths):
     return total
 
 
-@entry
+@compiled
 def _collect(members, size, groups, candidates):
     """Set the bits of the members of some groups; returns how many were not set before."""
     fresh = 0

@@ -9,7 +9,7 @@ from halfspace.cpu.codes import thresholds
 from halfspace.cpu.directions import code_in_digits
 from halfspace.cpu.filters.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
 from halfspace.cpu.rounding import norm_bound, radius_factor, reach
-from halfspace.cpu.runtime.jit import multiply_add, pointer, stage
+from halfspace.cpu.runtime.jit import inlined, multiply_add, pointer
 from halfspace.cpu.runtime.records import CELLS
 
 __all__ = ["VIEW", "Seen", "blank_seen", "fill_seen", "look", "view_one"]
@@ -50,7 +50,7 @@ class Seen(NamedTuple):
     matrix: Matrix  # of no directions where they are not multiplied
 
 
-@stage
+@inlined
 def blank_seen(total, batch, dim, axes, multiplied):
     """Make room for views along so many axes, and for a matrix in so many spaces."""
     return Seen(
@@ -61,7 +61,7 @@ def blank_seen(total, batch, dim, axes, multiplied):
     )
 
 
-@stage
+@inlined
 def look(table, which, directions, tau):
     """View all directions (total,) from segment `which` of a table (spaces, segments); it has cells."""
     spaces = table.shape[0]
@@ -78,7 +78,7 @@ def look(table, which, directions, tau):
     return seen
 
 
-@stage
+@inlined
 def fill_seen(table, which, directions, tau, seen):
     """Fill in the views of all directions (total,) from segment `which` of a table (spaces, segments)."""
     spaces = table.shape[0]
@@ -98,7 +98,7 @@ def fill_seen(table, which, directions, tau, seen):
             fill_matrix(cells, plans[low:high], seen.views[low:high], tau[low:high], wide[low:high], space, seen.matrix)
 
 
-@stage
+@inlined
 def view_one(cells, wide, plan, tau, scaled, digits, out):
     """Fill in the view of one direction, but for the axes.
 
@@ -125,7 +125,7 @@ def view_one(cells, wide, plan, tau, scaled, digits, out):
             row[word + 16 + i] = own[word + 2 * i + 1]
 
 
-@stage
+@inlined
 def _view_axes(cells, wide, plan, along, digits, out):
     dim, count = wide.size, cells.axes
     matrix = carray(pointer(cells.axes_matrix, np.float32), (count, dim))

@@ -9,7 +9,7 @@ import numpy as np
 from llvmlite import binding
 from numba import types
 
-from halfspace.cpu.runtime.jit import stage
+from halfspace.cpu.runtime.jit import inlined
 
 __all__ = ["CLOCK", "CLOCK_FIELDS", "TURN", "overdue", "start_clock"]
 
@@ -32,7 +32,7 @@ if sys.platform == "win32":
     _add_symbol(ctypes.windll.kernel32.QueryPerformanceCounter)
     _read = types.ExternalFunction("halfspace_clock", types.int32(types.intp))
 
-    @stage
+    @inlined
     def _seconds(clock):
         _read(clock.now.ctypes.data)
         return _TICK * clock.now[0]
@@ -42,19 +42,19 @@ else:
     _add_symbol(ctypes.CDLL(None).clock_gettime)
     _read = types.ExternalFunction("halfspace_clock", types.int32(types.int32, types.intp))
 
-    @stage
+    @inlined
     def _seconds(clock):
         _read(_WHICH, clock.now.ctypes.data)
         return clock.now[0] + 1e-9 * clock.now[1]
 
 
-@stage
+@inlined
 def start_clock(clock, budget):
     """Set the time to return, so many seconds from now; `clock` : a record with the fields of `CLOCK`."""
     clock.until = _seconds(clock) + budget
 
 
-@stage
+@inlined
 def overdue(clock):
     """Whether it is time to return."""
     return _seconds(clock) > clock.until

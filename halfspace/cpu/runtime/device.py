@@ -5,9 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from halfspace.cpu.pipeline import SCORES as EXPLAINED
+__all__ = [
+    "DEVICE",
+    "REMEMBERED",
+    "capturing",
+    "fill",
+    "finish",
+    "is_kernel_ready",
+    "may_fill",
+    "on",
+    "preallocate",
+    "wait",
+]
 
-__all__ = ["EXPLAINED", "REMEMBERED", "capturing", "finish", "may_fill", "on", "plain", "wait"]
+DEVICE = "cpu"
 
 REMEMBERED = 1
 """Of the questions that are answered, one in so many is remembered; elsewhere a copy may cost as much as a question."""
@@ -27,7 +38,7 @@ def capturing() -> bool:
     return False
 
 
-def plain(array: np.ndarray) -> bool:
+def is_kernel_ready(array: np.ndarray) -> bool:
     """Whether kernels take an array as it is."""
     return array.flags.carray
 
@@ -36,6 +47,19 @@ def wait() -> None:
     """Wait for what was begun."""
 
 
+def preallocate(capacity: int, directions: int | None, scores: bool) -> Any:
+    """Refuse to make room for an answer."""
+    raise ValueError(_NO_ROOM)
+
+
 def may_fill(out: Any, directions: Any, tau: Any, within: Any) -> None:
     """Refuse a question whose answer goes into a `halfspace.Hits` that was made before."""
-    raise ValueError("out is for an index on a GPU: on the CPU, query returns its answer")
+    raise ValueError(_NO_ROOM)
+
+
+def fill(out: Any, question: Any, *, scores: bool, sort: bool, limit: int | None, single: bool, columns: int) -> Any:
+    """Refuse as `may_fill` does, which comes before."""
+    raise ValueError(_NO_ROOM)
+
+
+_NO_ROOM = "out is for an index on a GPU: on the CPU, query returns its answer"

@@ -17,30 +17,30 @@ from halfspace.cpu.runtime.threads import go_on
 from halfspace.runtime.interrupts import undisturbed
 
 __all__ = [
-    "aligned_zeros",
     "bit_length",
     "bits_of",
     "borrowed",
-    "entry",
+    "compiled",
     "fetch_add",
     "float32_of",
     "float64_of",
     "hold",
+    "inlined",
     "multiply_add",
     "pointer",
-    "stage",
     "trailing_zeros",
+    "zeros",
 ]
 
 
-stage = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
 
 
-def entry(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls: kept on disk, and the GIL released while it runs.
 
-    An entry takes arrays and numbers, fills arrays that Python owns, and returns numbers or nothing. Where compiled
+    Such a function takes arrays and numbers, fills arrays that Python owns, and returns numbers or nothing. Where compiled
     code makes Python objects of arrays, the exception of a signal handler comes out as another one, or not at all.
 
     It runs for some 50 ms at most, since an interrupt takes effect when it returns; longer work is cut into spans.
@@ -155,17 +155,17 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
     return target(address, like), codegen
 
 
-@stage
+@inlined
 def borrowed(array):
     """View an array that outlives the view, so that a slice of it costs no counting of references."""
     return carray(pointer(array.ctypes.data, array), array.shape)
 
 
-def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Like `numpy.zeros`, on a 64-byte boundary: a cache line, and the widest register."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
-    zeros: np.ndarray = raw[start : start + size].view(dtype).reshape(shape)
-    return zeros
+    array: np.ndarray = raw[start : start + size].view(dtype).reshape(shape)
+    return array

@@ -7,7 +7,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from halfspace.cpu.runtime.simd import BLOCK, TILE, splat
+from halfspace.cpu.runtime.simd import splat
+from halfspace.model.layout import BLOCK, TILE
 
 __all__ = [
     "block_verdicts",

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from halfspace.model.segment import Cells, Groups, Segment, address
+from halfspace.model.filters.cells import Cells
+from halfspace.model.filters.groups import Groups
+from halfspace.model.segment import Segment, address
 
 __all__ = ["BALLS", "CELLS", "SEGMENT", "tabulate", "tabulate_cells"]
 
@@ -82,17 +84,17 @@ def tabulate(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
 def _tabulate(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
     spaces = segment.vectors.shape[0]
     records = np.zeros(spaces, SEGMENT)
-    cells = np.zeros(spaces if segment.cells is not None else 0, CELLS)
+    cells = np.zeros(spaces if segment.filter == "cells" else 0, CELLS)
     for space in range(spaces):
         row = records[space]
         row["rows"], row["ids"], row["grain"] = segment.rows, address(segment.ids), segment.grain
         row["vectors"], row["norms"] = address(segment.vectors[space]), address(segment.norms[space])
         row["excluded"] = 0 if segment.dead is None else address(segment.dead)
-        if segment.cells is not None:
-            tabulate_cells(segment.cells, space, cells[space])
+        if segment.filter == "cells":
+            tabulate_cells(segment.data, space, cells[space])
             row["cells"] = address(cells[space : space + 1])
-        if segment.groups is not None:
-            _tabulate_groups(segment.groups, space, row)
+        if segment.filter == "groups":
+            _tabulate_groups(segment.data, space, row)
     return records, cells
 
 

@@ -22,12 +22,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from halfspace.model.layout import BLOCK, TILE
+
 __all__ = [
-    "BLOCK",
     "FORM",
     "FORMS",
     "GROUP",
-    "TILE",
     "half_to_float",
     "matrix_begin",
     "matrix_dot",
@@ -39,10 +39,6 @@ __all__ = [
     "tile_dot",
 ]
 
-BLOCK = 16
-"""Vectors in a block."""
-TILE = 64
-"""Vectors in a tile: four blocks, which are taken at once wherever they lie."""
 GROUP = 16
 """Directions that `matrix_dot` takes at once."""
 

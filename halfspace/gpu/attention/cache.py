@@ -8,12 +8,13 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.gpu.codes import BLOCK, CHUNK
 from halfspace.gpu.runtime.device import capturing
 from halfspace.gpu.runtime.launch import Kernel, format_of
+from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
 from halfspace.model.kv_cache import GRAINS, SAMPLE, Cache, longest_codes
-from halfspace.model.segment import Cells, address
+from halfspace.model.layout import BLOCK, CHUNK
+from halfspace.model.segment import address
 
 __all__ = ["CACHE", "describe", "extend", "new_cache", "reframe"]
 

@@ -9,10 +9,9 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.attention.policy import ESTIMATORS
 from halfspace.gpu.attention.cache import CACHE, describe
 from halfspace.gpu.runtime.launch import Kernel, format_of
-from halfspace.model.kv_cache import SAMPLE, Cache
+from halfspace.model.kv_cache import ESTIMATORS, SAMPLE, Cache
 from halfspace.model.segment import address
 
 __all__ = ["certify", "estimate"]

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from halfspace.gpu.codes import blank, mean, put_balls, widen_centre
 from halfspace.gpu.partition import partition
-from halfspace.model.segment import Balls, Codes
+from halfspace.model.filters.balls import Balls
+from halfspace.model.layout import Codes
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["enclose"]

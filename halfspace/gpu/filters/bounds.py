@@ -12,7 +12,8 @@ import numpy as np
 from halfspace.gpu.filters import sweep
 from halfspace.gpu.runtime.launch import Kernel
 from halfspace.gpu.runtime.records import CALL
-from halfspace.model.segment import Balls, Segment
+from halfspace.model.filters.balls import Balls
+from halfspace.model.segment import Segment
 
 __all__ = ["Bounds", "bytes_for_each_direction", "test_balls"]
 

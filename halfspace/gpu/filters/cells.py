@@ -8,10 +8,11 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.gpu.codes import BLOCK, CHUNK, COLUMNS, TILE, mean, warps
+from halfspace.gpu.codes import COLUMNS, mean, warps
 from halfspace.gpu.formats import BLOCK_ROWS
 from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
-from halfspace.model.segment import Cells
+from halfspace.model.filters.cells import Cells
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["encode"]

@@ -8,8 +8,9 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.gpu.codes import BLOCK, CHUNK, TILE, blank, mean, put_balls, put_rows, widen_centre
-from halfspace.model.segment import Groups
+from halfspace.gpu.codes import blank, mean, put_balls, put_rows, widen_centre
+from halfspace.model.filters.groups import Groups
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["enclose_groups"]

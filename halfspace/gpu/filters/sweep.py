@@ -11,7 +11,7 @@ import numpy as np
 
 from halfspace.gpu.runtime.launch import Kernel
 from halfspace.gpu.runtime.records import CALL
-from halfspace.model.segment import Balls
+from halfspace.model.filters.balls import Balls
 
 __all__ = ["bytes_for_each_direction", "sweep"]
 

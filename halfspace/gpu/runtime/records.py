@@ -5,7 +5,8 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.model.segment import Codes, Segment, address
+from halfspace.model.layout import Codes
+from halfspace.model.segment import Segment, address
 
 __all__ = ["CALL", "HEADER", "PLAN", "SEGMENT", "VIEW", "tabulate"]
 
