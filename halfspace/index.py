@@ -13,6 +13,7 @@ from halfspace.contents import Contents
 from halfspace.explain import Explanation
 from halfspace.files import index_file
 from halfspace.hits import Hits
+from halfspace.model.counters import Want
 from halfspace.model.filters import AUTO, FILTERS, names
 from halfspace.model.formats import FORMATS, parse
 from halfspace.model.question import Question
@@ -282,12 +283,13 @@ class HalfspaceIndex(Contents):
         with self._on:
             if out is not None:
                 self._backend.may_fill(out, directions, tau, within)
-            question, single = self._asked(snapshot, directions, tau, within, threads)
+            wanted = Want.SCORES if scores or sort or best is not None else Want.IDS
+            question, single = self._asked(snapshot, (directions, tau, within), wanted, threads)
             if out is not None:
                 shape = {"scores": scores, "sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
                 filled: Hits = self._backend.fill(out, question, **shape)
                 return filled
-            offsets, ids, values, totals = asking.rows(self._backend, question, scores, sort, best)
+            offsets, ids, values, totals = asking.rows(self._backend, question, sort, best)
             snapshot.builder.remember(question.directions, question.tau)
             return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
 
@@ -307,7 +309,7 @@ class HalfspaceIndex(Contents):
         """
         snapshot = self._snapshot
         with self._on:
-            question, single = self._asked(snapshot, directions, tau, within, threads)
+            question, single = self._asked(snapshot, (directions, tau, within), Want.COUNT, threads)
             counts = (asking.total if single else asking.counts)(self._backend, question)
             snapshot.builder.remember(question.directions, question.tau)
             return counts
@@ -327,7 +329,7 @@ class HalfspaceIndex(Contents):
         """
         snapshot = self._snapshot
         with self._on:
-            question, single = self._asked(snapshot, direction, tau, None, 1)
+            question, single = self._asked(snapshot, (direction, tau, None), Want.EXPLAINED, 1)
             if not single:
                 raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(question.directions)}")
             explanation = Explanation.of(self._filter, *asking.work(self._backend, question), snapshot.segments)
@@ -335,19 +337,20 @@ class HalfspaceIndex(Contents):
             return explanation
 
     def _asked(
-        self, snapshot: Snapshot, directions: Any, tau: Any, within: Any, threads: int | None
+        self, snapshot: Snapshot, given: tuple[Any, Any, Any], wanted: Want, threads: int | None
     ) -> tuple[Question, bool]:
-        """Validate a question; returns it, and whether it has a single direction."""
+        """Validate a question: directions, tau and within; returns it, and whether it has a single direction."""
+        directions, tau, within = given
         backend = self._backend
         numbers, single = checks.as_matrix(backend.asarray(directions, "directions"), self._dim, "directions")
         thresholds = backend.as_tau(tau, len(numbers), single)
         workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
         table = restrict(snapshot, within)
-        if numbers.dtype != _FLOAT32 or not backend.is_kernel_ready(
-            numbers
-        ):  # of others, kernels find what is not finite
+        ready = numbers.dtype == _FLOAT32 and backend.is_kernel_ready(numbers)
+        if not ready:  # of those that are, kernels find what is not finite
             numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
-        return Question(table, self._like, numbers, thresholds, self._filter == AUTO, workers), single
+        how = self._filter == AUTO, workers, wanted, backend.MOST_HITS
+        return Question(table, self._like, numbers, thresholds, *how), single
 
     # -- keeping it ---------------------------------------------------------------------------------------------------
 

@@ -19,17 +19,17 @@ Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float3
 """Offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
 
 
-def rows(backend: Backend, question: Question, scores: bool, sort: bool, limit: int | None) -> Rows:
+def rows(backend: Backend, question: Question, sort: bool, limit: int | None) -> Rows:
     """Find the hits."""
     try:
-        return _rows(backend, question, scores, sort, limit)
+        return _rows(backend, question, sort, limit)
     except MemoryError as error:
         if of_a_handler(error):
             raise
         remedy = "" if limit is not None else ", or keep the best of each direction by limit="
         why = f" ({error})" if str(error) else ""
         try:
-            hits = f"the {total(backend, question):,} hits"
+            hits = f"the {total(backend, question._replace(wanted=Want.COUNT)):,} hits"
         except MemoryError:
             hits = "all hits"
         raise MemoryError(
@@ -37,11 +37,10 @@ def rows(backend: Backend, question: Question, scores: bool, sort: bool, limit: 
         ) from error
 
 
-def _rows(backend: Backend, question: Question, scores: bool, sort: bool, limit: int | None) -> Rows:
-    wanted = Want.SCORES if scores or sort or limit is not None else Want.IDS
+def _rows(backend: Backend, question: Question, sort: bool, limit: int | None) -> Rows:
     threads = question.threads
     whole: Any = None
-    for found in _found(backend, question, wanted):
+    for found in _found(backend, question):
         own = backend.collect(found, threads) if limit is None else backend.best(found, limit, threads)
         if sort:
             own = backend.sort_by_score(*own, threads)
@@ -54,12 +53,12 @@ def _rows(backend: Backend, question: Question, scores: bool, sort: bool, limit:
 
 def total(backend: Backend, question: Question) -> int:
     """Count the hits of all directions together."""
-    return sum(found.hits for found in _found(backend, question, Want.COUNT))
+    return sum(found.hits for found in _found(backend, question))
 
 
 def counts(backend: Backend, question: Question) -> npt.NDArray[np.int64]:
     """Count the hits (m,)."""
-    blocks = [found.counts for found in _found(backend, question, Want.COUNT)]
+    blocks = [found.counts for found in _found(backend, question)]
     counted: npt.NDArray[np.int64] = blocks[0] if len(blocks) == 1 else backend.xp.concatenate(blocks)
     return counted
 
@@ -68,16 +67,15 @@ def work(backend: Backend, question: Question) -> tuple[int, list[tuple[Any, ...
     """Count the hits with scores, and what each stage did: its name, then the columns of its counters."""
     hits = 0
     counted = np.zeros(())
-    for found in _found(backend, question, Want.EXPLAINED):
+    for found in _found(backend, question):
         hits += found.hits
         counted = counted + host(found.work)
     return hits, [(name, *map(int, row)) for name, row in zip(STAGES, counted, strict=True)]
 
 
-def _found(backend: Backend, question: Question, wanted: Want) -> Iterator[Any]:
+def _found(backend: Backend, question: Question) -> Iterator[Any]:
     """Search block by block: as many directions at once as there is room to prepare, and to hold the hits of."""
     count, dim = question.directions.shape
-    question = question._replace(wanted=wanted, most=backend.MOST_HITS)
     room = size = backend.room(question.table, dim)
     first = 0
     while first < max(count, 1):

@@ -20,6 +20,7 @@ from halfspace.hits import Hits
 from halfspace.model.arrays import equal, host
 from halfspace.model.formats import FORMATS, as_numbers, parse
 from halfspace.model.kv_cache import NOT_FINITE, ROW_STEP, Cache, grown, reservoir, select, view
+from halfspace.model.counters import Want
 from halfspace.model.question import Question
 from halfspace.model.table import Table
 from halfspace.runtime.lock import Lock
@@ -293,12 +294,15 @@ class KVIndex:
             backend = self._backend
             queries = self._given.directions(backend.asarray(q, "q"), self.batch_size)
             levels = self._given.thresholds(tau, self.batch_size).reshape(-1)
+            wanted = Want.SCORES if scores else Want.IDS
             whole: tuple[Any, ...] | None = None
             for sequence, length in enumerate(self.lengths.tolist()):
                 own = slice(sequence * self._query_heads, (sequence + 1) * self._query_heads)
                 table = Table.of([view(self._cache, sequence, length, self._format)], backend)
-                asked = Question(table, self._like, queries[own], levels[own], threads=self._threads)
-                block = asking.rows(backend, asked, scores, False, None)
+                asked = Question(
+                    table, self._like, queries[own], levels[own], False, self._threads, wanted, backend.MOST_HITS
+                )
+                block = asking.rows(backend, asked, False, None)
                 whole = block if whole is None else backend.joined(whole, block)
             assert whole is not None
             offsets, ids, values, totals = whole

@@ -24,22 +24,16 @@ from halfspace.cpu.runtime.simd import tile_dot
 from halfspace.model.layout import BLOCK, TILE, Codes
 
 __all__ = [
-    "DROP",
-    "LOOK",
-    "TAKE",
     "blank",
+    "classify_tile",
     "dot_centre",
     "mean",
     "put_ball",
     "put_rows",
-    "test_tile",
     "thresholds",
     "value_in_tile",
     "widen_centre",
 ]
-
-DROP, LOOK, TAKE = 0, 1, 2
-"""Verdicts on a ball."""
 
 
 def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
@@ -152,61 +146,62 @@ def widen_centre(centre):
 
 
 @inlined
-def dot_centre(direction, plan, centre):
-    """Dot product of a direction (d,) in float64 with a float32 centre (d,), and a bound on its error."""
+def dot_centre(wide, direction, centre):
+    """Dot product of a direction, in float64 (d,), with a float32 centre (d,), and a bound on its error."""
     base = 0.0
     total = 0.0
     for j in range(centre.size):
         value = exact64(centre[j])
-        base += direction[j] * value
+        base += wide[j] * value
         total += value * value
-    return base, plan.slope * norm_bound(total, centre.size) + plan.intercept
+    return base, direction.slope * norm_bound(total, centre.size) + direction.intercept
 
 
 @inlined
-def thresholds(direction, plan, tau, centre):
-    """Move tau to a segment's centre; returns (below, above).
+def thresholds(wide, direction, centre):
+    """Move the threshold of a direction to a segment's centre; returns (below, above).
 
     From there, a ball is dropped if its upper bound is less than `below`, taken if its lower bound reaches `above`.
     """
+    tau = direction.tau
     if np.isinf(tau):
         return tau, tau
-    base, error = dot_centre(direction, plan, centre)
+    base, error = dot_centre(wide, direction, centre)
     margin = threshold_margin(tau, base, error)
     return (tau - base) - margin, (tau - base) + margin
 
 
 @inlined
-def test_tile(codes, scales, radii, at, count, digits, plan, scratch):
-    """Test the balls of one to four blocks, scratch.blocks[at:at + count].
+def classify_tile(job, level, at, count, direction):
+    """Test the balls of one to four blocks, job.blocks[at:at + count].
 
-    codes, scales, radii : addresses of the level's arrays; digits : int8 (steps, 2, 4), the direction's
-    Thresholds of the blocks are those in scratch.below and scratch.above, from `at` on; scratch.products gets the
-    products (2, 64).
+    level : int64 (3,), addresses of codes, scales and radii
+    Thresholds of the blocks are those in job.below and job.above, from `at` on; job.products gets the products (2, 64).
 
     Returns a bit for each ball that is left, and a bit for each that is taken.
     """
-    steps = digits.shape[0]
+    codes, scales, radii, steps = level[0], level[1], level[2], direction.steps
     for b in range(4):  # of fewer blocks, the first one again
-        scratch.places[b] = codes + scratch.blocks[at + (b if b < count else 0)] * (4 * BLOCK * steps)
-    products = scratch.products.ctypes.data
-    tile_dot(scratch.places.ctypes.data, digits.ctypes.data, steps, products)
-    unit, bias, slack, factor = plan.digit_scale, np.float64(plan.bias), plan.reach, radius_factor(plan.norm)
+        job.places[b] = codes + job.blocks[at + (b if b < count else 0)] * (4 * BLOCK * steps)
+    products = job.products.ctypes.data
+    tile_dot(job.places.ctypes.data, direction.digits, steps, products)
+    unit, bias, slack = direction.digit_scale, np.float64(direction.bias), direction.reach
+    factor = radius_factor(direction.norm)
     left, taken = np.int64(0), np.int64(0)
     for b in range(count):
-        block = 4 * BLOCK * scratch.blocks[at + b]
-        below, above = scratch.below[at + b], scratch.above[at + b]
-        bits = block_verdicts(
-            products + 4 * BLOCK * b, scales + block, radii + block, unit, bias, slack, factor, below, above
-        )
+        block = 4 * BLOCK * job.blocks[at + b]
+        addresses = (products + 4 * BLOCK * b, scales + block, radii + block)
+        numbers = (unit, bias, slack, factor, job.below[at + b], job.above[at + b])
+        bits = block_verdicts(addresses, numbers)
         left |= (bits & 0xFFFF) << (BLOCK * b)
         taken |= (bits >> BLOCK) << (BLOCK * b)
     return left, taken
 
 
 @inlined
-def value_in_tile(scales, i, plan, scratch):
+def value_in_tile(job, scales, i, direction):
     """Value s a (A c) of ball `i` of the tile just tested, and its slack s k; `scales` : address of its first scale."""
     scale = np.float64(pointer(scales, np.float32)[i])
-    product = np.float64(scratch.products[i]) * 256.0 + np.float64(scratch.products[TILE + i])
-    return scale * (plan.digit_scale * (product - np.float64(plan.bias))), scale * plan.reach
+    product = np.float64(job.products[i]) * 256.0 + np.float64(job.products[TILE + i])
+    value = scale * (direction.digit_scale * (product - np.float64(direction.bias)))
+    return value, scale * direction.reach

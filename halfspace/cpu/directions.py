@@ -6,31 +6,18 @@ import numpy as np
 import numpy.typing as npt
 from numba import carray
 
+from halfspace.cpu.exact import reachable
 from halfspace.cpu.formats import SLICE, exact64, grain_of, leading_bit, lowest_exponent
 from halfspace.cpu.rounding import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import bits_of, compiled, float64_of, inlined, multiply_add, pointer
+from halfspace.cpu.runtime.records import DIRECTION
 from halfspace.model.segment import address
 
-__all__ = ["PLAN", "Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
+__all__ = ["Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
 
 DIGIT_LIMIT = 127 * 256 + 127
 """Largest |A_j|: two signed digits of 8 bits, the high one within 127."""
-
-PLAN = np.dtype(
-    [
-        ("norm", np.float64),  # upper bound of |q|
-        ("grain", np.float64),  # a power of two of which every q_j is a multiple
-        ("slope", np.float64),  # error of a float64 dot product: slope * |x| + intercept
-        ("intercept", np.float64),
-        ("slope32", np.float64),  # the same of a float32 dot product
-        ("intercept32", np.float64),
-        ("digit_scale", np.float64),  # a, a power of two
-        ("reach", np.float64),  # k: what the coding of q costs, per unit of a cell's scale
-        ("bias", np.int64),  # 128 sum_j A_j, since codes are stored as c + 128
-    ]
-)
-"""What the stages need to know of a direction, besides its components and digits."""
 
 
 class Directions(NamedTuple):
@@ -39,7 +26,7 @@ class Directions(NamedTuple):
     narrow: npt.NDArray[np.float32]  # (m, d)
     wide: npt.NDArray[np.float64]  # (m, d), the same values
     digits: npt.NDArray[np.int8]  # (m, steps, 2, 4): of four dimensions the high digits, then the low ones
-    plans: np.ndarray  # PLAN (m,)
+    records: np.ndarray  # DIRECTION (m,)
 
 
 @inlined
@@ -75,8 +62,8 @@ def code_in_digits(values, count, digits):
 
 
 @inlined
-def _measure(narrow, wide, plan):
-    """Widen a direction (d,) of float32 and fill in its plan, all but the digits."""
+def _measure(narrow, wide, record):
+    """Widen a direction (d,) of float32 and fill in its record, all but the digits."""
     dim = narrow.size
     total = 0.0
     lowest = np.int32(1000)
@@ -86,12 +73,13 @@ def _measure(narrow, wide, plan):
         total = multiply_add(total, value, value)
         lowest = min(lowest, lowest_exponent(narrow[j]))
     norm = norm_bound(total, dim)
-    plan.norm = norm
-    plan.grain = grain_of(lowest)
-    plan.slope = dot_slope(dim, norm)
-    plan.intercept = dot_intercept(dim, norm)
-    plan.slope32 = dot32_slope(dim, norm)
-    plan.intercept32 = dot32_intercept(dim, norm)
+    record.narrow, record.wide = narrow.ctypes.data, wide.ctypes.data
+    record.norm = norm
+    record.grain = grain_of(lowest)
+    record.slope = dot_slope(dim, norm)
+    record.intercept = dot_intercept(dim, norm)
+    record.slope32 = dot32_slope(dim, norm)
+    record.intercept32 = dot32_intercept(dim, norm)
 
 
 @inlined
@@ -102,41 +90,48 @@ def blank_directions(narrow):
         narrow,
         np.empty((count, dim)),
         np.zeros((count, (dim + 3) // 4, 2, 4), np.int8),
-        np.empty(count, PLAN),
+        np.empty(count, DIRECTION),
     )
 
 
-def prepare(narrow: npt.NDArray[np.float32]) -> Directions:
-    """Prepare directions (m, d) of finite float32."""
+def prepare(narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64]) -> Directions:
+    """Prepare directions (m, d) of finite float32 with their thresholds (m,); all arrays must outlive the records."""
     count, dim = narrow.shape
-    digits, plans = np.zeros((count, (dim + 3) // 4, 2, 4), np.int8), np.empty(count, PLAN)
-    prepared = Directions(narrow, np.empty((count, dim)), digits, plans)
+    digits, records = np.zeros((count, (dim + 3) // 4, 2, 4), np.int8), np.empty(count, DIRECTION)
+    prepared = Directions(narrow, np.empty((count, dim)), digits, records)
     for first, last in _threads.spans(count, -(-narrow.size // SLICE)):
-        _prepare(narrow[first:last], prepared.wide[first:last], digits[first:last], address(plans[first:last]))
+        own = narrow[first:last], prepared.wide[first:last], digits[first:last]
+        _prepare(own, address(records[first:last]), tau[first:last], first)
     return prepared
 
 
 @compiled
-def _prepare(narrow, wide, digits, plans):
-    """Fill in the other parts of `Directions`; plans : their address."""
-    fill_directions(Directions(narrow, wide, digits, carray(pointer(plans, PLAN), narrow.shape[0])), True)
+def _prepare(arrays, records, tau, first):
+    """Fill in the other parts of `Directions`, the first of which has the number `first`; records : their address."""
+    narrow, wide, digits = arrays
+    directions = Directions(narrow, wide, digits, carray(pointer(records, DIRECTION), narrow.shape[0]))
+    fill_directions(directions, tau, True)
+    for k in range(tau.size):
+        directions.records[k].number += first
 
 
 @inlined
-def fill_directions(directions, digits_too):
+def fill_directions(directions, tau, digits_too):
     """Fill in all that is derived from the components; the digits and what goes with them only where they are used."""
-    narrow, wide, digits, plans = directions
+    narrow, wide, digits, records = directions
     count, dim = narrow.shape
     flat = np.zeros((2, dim), np.int8)
     for i in range(count):
-        plan = plans[i]
-        _measure(narrow[i], wide[i], plan)
+        record = records[i]
+        _measure(narrow[i], wide[i], record)
+        record.number, record.tau = i, reachable(tau[i])
+        record.digits, record.steps = digits[i].ctypes.data, digits.shape[1]
         if not digits_too:
             continue
         scale, rest, total = code_in_digits(wide[i], dim, flat)
         for j in range(dim):
             digits[i, j // 4, 0, j % 4] = flat[0, j]
             digits[i, j // 4, 1, j % 4] = flat[1, j]
-        plan.digit_scale = scale
-        plan.reach = reach(scale, rest, plan.norm, 128.0 * np.sqrt(dim), dim)
-        plan.bias = 128 * total
+        record.digit_scale = scale
+        record.reach = reach(scale, rest, record.norm, 128.0 * np.sqrt(dim), dim)
+        record.bias = 128 * total

@@ -1,21 +1,12 @@
 """Hits as they come: three columns that Python owns, which the kernel fills, and stops where they are full."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from halfspace.cpu.runtime.jit import inlined, pointer
 
-__all__ = ["SINK_FIELDS", "Columns", "Found", "emit"]
-
-SINK_FIELDS: list[Any] = [
-    ("owners", np.int64),  # address of int32 (room,): directions
-    ("ids", np.int64),  # address of int64 (room,)
-    ("scores", np.int64),  # address of float32 (room,)
-    ("room", np.int64),
-    ("found", np.int64),
-]
-"""Where hits go: fields of `halfspace.cpu.by_chunk.SCRATCH`."""
+__all__ = ["Columns", "Found", "emit"]
 
 LARGE = 1 << 16
 """Hits from which on columns are cut in place instead of copied."""

@@ -1,24 +1,22 @@
-"""Searching all segments: cut the work into runs of chunks, and, where there are balls, bound them first."""
+"""Searching all segments: cut the work into runs of chunks, and bound segments first whose filter asks for it."""
 
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.by_chunk import BYTES, FULL, GATES, PAUSED, SCRATCH, SWEEP
-from halfspace.cpu.directions import prepare
+from halfspace.cpu.directions import Directions, prepare
 from halfspace.cpu.emit import Columns, Found
 from halfspace.cpu.exact import each_reachable
-from halfspace.cpu.filters.balls import bound, record
+from halfspace.cpu.filters import FilterCode, code_of
 from halfspace.cpu.filters.matrix import LEAST
-from halfspace.cpu.filters.sweep import sweep
-from halfspace.cpu.pipeline import COUNT, SCORES, search_chunks
-from halfspace.cpu.prepared import Ready, ready_for
+from halfspace.cpu.job import BYTES, COUNT, FULL, PAUSED, SCORES
+from halfspace.cpu.pipeline import search_kernel
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import TURN
-from halfspace.cpu.runtime.records import BALLS
+from halfspace.cpu.runtime.records import new_job, pack_head, work_of
 from halfspace.model.counters import WORK_SHAPE, State
-from halfspace.model.layout import CHUNK
+from halfspace.model.layout import CHUNK, chunks_of
 from halfspace.model.question import ALL, Question
 from halfspace.model.segment import address
 from halfspace.model.table import Table
@@ -48,7 +46,7 @@ class Answer(NamedTuple):
 
     counts: npt.NDArray[np.int64]  # (m,)
     parts: list[Found]
-    counted: np.ndarray  # int64 (STAGES, WORK), or the scratch of a kernel, which has them inside
+    counted: np.ndarray  # int64 (stages, columns), or the job of a kernel, which has them inside
     state: int  # 0, or why there is no answer
 
     @property
@@ -58,12 +56,16 @@ class Answer(NamedTuple):
 
     @property
     def work(self) -> npt.NDArray[np.int64]:
-        """The counters (STAGES, WORK)."""
-        if self.counted.dtype == np.uint8:
-            start = -self.counted.ctypes.data % 64
-            work: npt.NDArray[np.int64] = self.counted[start : start + SCRATCH.itemsize].view(SCRATCH)["work"][0]
-            return work
-        return self.counted
+        """The counters (stages, columns)."""
+        return work_of(self.counted) if self.counted.dtype == np.uint8 else self.counted
+
+
+class _Prepared(NamedTuple):
+    """What a batch needs, made once for all threads that share it."""
+
+    directions: Directions
+    shared: int  # address of what the filter has made of it, or 0
+    keepalive: object
 
 
 def room(table: Table, dim: int) -> int:
@@ -74,40 +76,59 @@ def room(table: Table, dim: int) -> int:
 def search(question: Question) -> Answer:
     """Find the vectors of all segments in the halfspaces of the directions.
 
-    Where there is no answer, because of a direction or of the hits, its state says so.
+    Where there is no answer, because of a direction or of the hits, its state says so. Segments of different filters
+    are searched one filter after another, each by a kernel of its own.
     """
-    table, directions, tau, threads = question.table, question.directions, question.tau, question.threads
-    asked = question
-    if any(name in ("balls", "sweep") for name in table.filters):
-        return _search_balls(asked, threads)
+    table = question.table
+    if len(table.filters) < 2:
+        return _search(question, code_of(table.filters[0] if table.filters else "scan"))
+    answers: list[Answer] = []
+    for filter, part in table.by_filter.items():
+        held = sum(answer.hits for answer in answers)
+        answers.append(_search(question._replace(table=part, most=max(0, question.most - held)), code_of(filter)))
+        if answers[-1].state:
+            return answers[-1]
+    return _sum(answers)
+
+
+def _search(question: Question, code: FilterCode) -> Answer:
+    """Search a table whose segments have this filter, or none."""
+    if code.bound is not None:
+        return _search_bounded(question, code)
+    table, threads = question.table, question.threads
+    size = table.rows * question.directions.size
     if threads > 1:
-        threads = min(threads, table.rows * directions.size // MIN_BYTES)
-    many = len(tau) >= LEAST
-    if threads <= 1 and not (many and table.rows * directions.size >= PREPARED):
-        return _run(asked, (0, ALL))[0]
-    return (_search_many if many else _search_few)(asked, max(threads, 1))
+        threads = min(threads, size // MIN_BYTES)
+    many = len(question.tau) >= LEAST
+    if threads <= 1 and not (many and size >= PREPARED):
+        return _run(question, code, (0, ALL))[0]
+    return (_search_many if many else _search_few)(question, code, max(threads, 1))
 
 
 def _run(
-    asked: Question, span: tuple[int, int], ready: Ready | None = None, pause: tuple[int, int] = (ALL, ALL)
+    question: Question,
+    code: FilterCode,
+    span: tuple[int, int],
+    prepared: _Prepared | None = None,
+    pause: tuple[int, int] = (ALL, ALL),
 ) -> tuple[Answer, int]:
     """Search a run of chunks in this thread, and tell where it stopped; holds all memory that is read.
 
+    pause : the chunk at which to stop if so many bytes have been read by then
+
     The kernel returns every so often, for an interrupt to take effect, and where more hits come than there is room for.
     """
-    table, like, directions, tau, adapt, _, wanted, most = asked
-    wanted = min(int(wanted), SCORES)
-    prepared = 0 if ready is None else address(ready.record)
+    table, like, directions, tau, may_scan, _, wanted, most = question
+    kernel = search_kernel(code)
+    ready = (0, 0) if prepared is None else (address(prepared.directions.records), prepared.shared)
     first, last = span
-    most = most if tau.size > table.place[1] else ALL
-    counts, scratch = np.zeros(tau.size, np.int64), np.empty(SCRATCH.itemsize + 63, np.uint8)
+    most = most if tau.size > table.address[1] else ALL
+    counts, job = np.zeros(tau.size, np.int64), new_job()
     columns = Columns(0 if wanted == COUNT else ROOM)
     state = 0
     while True:
-        first, found, state = search_chunks(
-            *table.place, like, directions, tau, prepared, first, last, *pause, adapt, wanted, TURN, state != 0,
-            scratch, counts, columns.owners, columns.ids, columns.scores,
-        )  # fmt: skip
+        pack_head(job, *table.address, *ready, first, last, *pause, may_scan, wanted, state != 0, TURN)
+        first, found, state = kernel(job, like, directions, tau, counts, columns.owners, columns.ids, columns.scores)
         if found > most:
             state = int(State.OVERFULL)
         elif state == FULL:
@@ -115,40 +136,42 @@ def _run(
         if state not in (FULL, PAUSED):
             break
         _threads.go_on()
-    hits = columns.taken(0 if state else found, wanted == SCORES)
-    return Answer(counts, [hits], scratch, state), first
+    hits = columns.taken(0 if state else found, wanted >= SCORES)
+    return Answer(counts, [hits], job, state), first
 
 
-def _search_few(asked: Question, threads: int) -> Answer:
+def _search_few(question: Question, code: FilterCode, threads: int) -> Answer:
     """Search for few directions: alone, unless the first chunks read so many bytes that threads are worth waking."""
-    total = sum(-(-segment.rows // CHUNK) for segment in asked.table.segments)
+    total = question.table.chunks
     first = -(-total // START)
     pause = first, 2 * MIN_BYTES * first // max(1, total - first) if threads > 1 else ALL
-    begun, reached = _run(asked, (0, ALL), pause=pause)
+    begun, reached = _run(question, code, (0, ALL), pause=pause)
     if reached >= total or begun.state:
         return begun
     left = int(begun.work[:, BYTES].sum()) * (total - first) // first
     threads = max(2, min(threads, left // MIN_BYTES))
-    shared = asked._replace(most=(asked.most - begun.parts[0].ids.size) // threads)
+    shared = question._replace(most=(question.most - begun.parts[0].ids.size) // threads)
     spans = [(first + low, first + high) for low, high in _threads.spans(total - first, RUNS * threads)]
-    return _sum([begun, *_threads.run(lambda span: _run(shared, span)[0], spans, threads)])
+    return _sum([begun, *_threads.run(lambda span: _run(shared, code, span)[0], spans, threads)])
 
 
-def _search_many(asked: Question, threads: int) -> Answer:
+def _search_many(question: Question, code: FilterCode, threads: int) -> Answer:
     """Search for a batch, prepared once for each segment and shared by all threads, which take runs of chunks."""
-    tasks: list[tuple[Question, Ready, tuple[int, int]]] = []
-    total = sum(-(-segment.rows // CHUNK) for segment in asked.table.segments)
-    prepared = prepare(asked.directions)
-    for which, segment in enumerate(asked.table.segments):
-        own = asked._replace(table=asked.table.part(which), most=asked.most // threads)
-        ready = ready_for(own.table, prepared, asked.tau, segment.data if segment.filter == "cells" else None)
-        chunks = -(-segment.rows // CHUNK)
-        runs = max(1, round(RUNS * threads * chunks / total))
-        tasks += [(own, ready, span) for span in _threads.spans(chunks, runs)]
+    tasks: list[tuple[Question, _Prepared, tuple[int, int]]] = []
+    table = question.table
+    directions = prepare(question.directions, question.tau)
+    for which, segment in enumerate(table.segments):
+        own = question._replace(table=table.part(which), most=question.most // threads)
+        shared: tuple[int, object] = (0, None)
+        if code.share is not None and segment.data is not None:
+            shared = code.share(own.table, directions)
+        chunks = chunks_of(segment.rows)
+        runs = max(1, round(RUNS * threads * chunks / table.chunks))
+        tasks += [(own, _Prepared(directions, *shared), span) for span in _threads.spans(chunks, runs)]
 
-    def run(task: tuple[Question, Ready, tuple[int, int]]) -> Answer:
-        own, ready, span = task
-        return _run(own, span, ready)[0]
+    def run(task: tuple[Question, _Prepared, tuple[int, int]]) -> Answer:
+        own, prepared, span = task
+        return _run(own, code, span, prepared)[0]
 
     return _sum(_threads.run(run, tasks, threads))
 
@@ -166,54 +189,48 @@ def _sum(answers: list[Answer]) -> Answer:
     )
 
 
-def _search_balls(asked: Question, threads: int) -> Answer:
-    """Bound the balls of segments that have them for one direction of each space at a time, and search."""
-    tau = asked.tau
-    batch = len(tau) // len(asked.table.records)
+def _search_bounded(question: Question, code: FilterCode) -> Answer:
+    """Bound segments for one direction of each space at a time, and search."""
+    tau, directions = question.tau, question.directions
+    batch = len(tau) // len(question.table.records)
     counts = np.zeros(tau.size, np.int64)
     parts = []
     held = 0
     total = np.zeros(WORK_SHAPE, np.int64)
     for k in range(batch):
-        levels = each_reachable(tau[k::batch])
-        own = asked.directions[k::batch].copy()
+        levels, own = each_reachable(tau[k::batch]), directions[k::batch].copy()
         if not np.isfinite(own).all():
             return Answer(counts, [], total, int(State.NOT_FINITE))
-        bounded, work = _bounded(asked.table, own, levels, threads)
-        found = _search_few(asked._replace(table=bounded, directions=own, tau=levels, most=ALL), threads)
+        asked = question._replace(directions=own, tau=levels, most=ALL)
+        bounded, work = _bounded(asked, code)
+        found = _search_few(asked._replace(table=bounded), code, question.threads)
         if found.state:
             return found
         counts[k::batch] = found.counts
         parts += [Found(part.owners * np.int32(batch) + np.int32(k), part.ids, part.scores) for part in found.parts]
         total += work + found.work
         held += sum(part.ids.size for part in found.parts)
-        if k + 1 < batch and held > asked.most:
+        if k + 1 < batch and held > question.most:
             return Answer(counts, [], total, int(State.OVERFULL))
     return Answer(counts, parts, total, 0)
 
 
-def _bounded(
-    table: Table, directions: npt.NDArray[np.float32], tau: npt.NDArray[np.float64], threads: int
-) -> tuple[Table, npt.NDArray[np.int64]]:
-    """Bound the balls of all segments for one direction of each space, and sweep them where that is the filter.
+def _bounded(question: Question, code: FilterCode) -> tuple[Table, npt.NDArray[np.int64]]:
+    """Bound all segments that have the filter for one direction of each space.
 
     Returns a table that knows of it, and the counters.
     """
+    assert code.bound is not None
+    table = question.table
     records = table.records.copy()
-    owners: list[object] = []
+    keepalive: list[object] = []
     work = np.zeros(WORK_SHAPE, np.int64)
     for which, segment in enumerate(table.segments):
-        if segment.filter not in ("balls", "sweep"):
+        if segment.data is None:
             continue
-        workers = threads if segment.data.members.size >= MIN_BYTES else 1
-        for space, direction in enumerate(directions):
-            bounds = bound(segment.data, space, direction, float(tau[space]), workers)
-            work[GATES, BYTES] += bounds.bytes_read
-            swept = None
-            if segment.filter == "sweep":
-                swept = sweep(segment.data, space, bounds, workers)
-                work[SWEEP] += (segment.rows, segment.rows - swept.left, 0, swept.left, 0, swept.bytes_read)
-            entry = np.array([record(segment.data, space, bounds, swept and swept.candidates)], BALLS)
-            records[space, which]["balls"] = address(entry)
-            owners += [bounds, swept, entry]
-    return table.changed(records, owners), work
+        for space, direction in enumerate(question.directions):
+            bounded = code.bound(segment, space, direction, float(question.tau[space]), question.threads)
+            records[space, which]["data"] = address(bounded.record)
+            work += bounded.work
+            keepalive.append(bounded)
+    return table.changed(records, keepalive), work

@@ -50,9 +50,9 @@ class Precision(NamedTuple):
 
 
 @inlined
-def precision(plan, row_grain):
+def precision(direction, row_grain):
     """Tell the precision for a direction and vectors whose components are multiples of `row_grain`."""
-    return Precision(plan.norm, exact_below(plan.grain, row_grain), plan.slope, plan.intercept)
+    return Precision(direction.norm, exact_below(direction.grain, row_grain), direction.slope, direction.intercept)
 
 
 @inlined
@@ -73,14 +73,15 @@ def decide(row, norm, wide, trust, tau, scored):
 
 
 @inlined
-def decide_hairline(row, norm, row_grain, direction, plan, tau, scored, scratch):
+def decide_hairline(row, norm, row_grain, narrow, direction, tau, scored, parts):
     """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score).
 
-    direction : float32 (d,); scratch : float64 (2, d); the rest as for `decide`
+    narrow : the direction in float32 (d,), and `direction` its DIRECTION; parts : float64 (2, d), to work in; the rest
+    as for `decide`
     """
-    size = plan.norm * np.float64(norm)
+    size = direction.norm * np.float64(norm)
     if 0.0 < size < 2.0**500:
-        high, low, bound = split_dot(row, direction, size, plan.grain * row_grain, scratch)
+        high, low, bound = split_dot(row, narrow, size, direction.grain * row_grain, parts)
         gap, rest = _two_sum(high, -tau)
         rest, tail = _two_sum(rest, low)
         gap, rest = _two_sum(gap, rest)
@@ -94,4 +95,4 @@ def decide_hairline(row, norm, row_grain, direction, plan, tau, scored, scratch)
                 spread = 2.0 * spread + 2.0**-52 * abs(total)
             if _rounds_once(total, spread):
                 return True, np.float32(total + 0.0)
-    return compare_exactly(row, direction, tau)
+    return compare_exactly(row, narrow, tau)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from halfspace.model.layout import chunks_of
 from halfspace.model.segment import Segment, address
 from halfspace.runtime.derived import derived
 
@@ -37,7 +38,7 @@ class Table:
         return replace(self, records=records, segments=tuple(self.segments[number] for number in which))
 
     @derived
-    def place(self) -> tuple[int, int, int]:
+    def address(self) -> tuple[int, int, int]:
         """Where the records lie, and their numbers of spaces and segments."""
         return address(self.records), *self.records.shape
 
@@ -58,6 +59,19 @@ class Table:
     def rows(self) -> int:
         """Rows of all segments."""
         return sum(segment.rows for segment in self.segments)
+
+    @derived
+    def chunks(self) -> int:
+        """Chunks of all segments."""
+        return sum(chunks_of(segment.rows) for segment in self.segments)
+
+    @derived
+    def by_filter(self) -> dict[str, "Table"]:
+        """Return the table of the segments of each filter; those without any go with the first."""
+        first = self.filters[0] if self.filters else "scan"
+        owners = [first if segment.data is None else segment.filter for segment in self.segments]
+        parts = {name: [k for k, owner in enumerate(owners) if owner == name] for name in dict.fromkeys(owners)}
+        return {name: self.part(*which) for name, which in parts.items()}
 
     @derived
     def filters(self) -> tuple[str, ...]:

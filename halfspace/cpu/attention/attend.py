@@ -24,12 +24,12 @@ from halfspace.cpu.attention.heads import (
     writeable,
 )
 from halfspace.cpu.attention.softmax import MOST, add_values, exponential, merge, raise_to
-from halfspace.cpu.by_chunk import fetch
 from halfspace.cpu.filters.cascade import out_of_reach
+from halfspace.cpu.filters.records import CELLS
+from halfspace.cpu.job import fetch
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu.runtime.jit import borrowed, compiled, fetch_add, hold, inlined, pointer
-from halfspace.cpu.runtime.records import CELLS
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.cpu.verify import decide_hairline, dot, precision
 from halfspace.model.formats import FORMATS

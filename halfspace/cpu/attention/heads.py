@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from halfspace.cpu.by_chunk import bits_between, fetch
 from halfspace.cpu.directions import blank_directions, fill_directions
-from halfspace.cpu.exact import reachable
+from halfspace.cpu.filters.records import CELLS, fill_cells
 from halfspace.cpu.filters.views import DIGITS, VIEW, view_one
 from halfspace.cpu.formats import widen
+from halfspace.cpu.job import bits_between, fetch
 from halfspace.cpu.rounding import pair_margin, radius_factor
 from halfspace.cpu.runtime.jit import borrowed, float32_of, inlined, pointer
 from halfspace.cpu.runtime.lanes import digits_reaching, join_block, lowest_bit_of
-from halfspace.cpu.runtime.records import CELLS, tabulate_cells
 from halfspace.cpu.runtime.simd import AMX, FORM, GROUP, matrix_dot, tile_dot
 from halfspace.model.kv_cache import Cache
 from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
@@ -85,7 +84,7 @@ def cells_of(cache: Cache) -> int:
         return known[1]
     records = np.zeros(cache.keys.shape[0], CELLS)
     for space in range(records.size):
-        tabulate_cells(cache.cells, space, records[space])
+        fill_cells(cache.cells, space, records[space])
     place = address(records)
     cache.kept["cells"] = records, place
     return place
@@ -111,17 +110,17 @@ def see(cells, queries, tau):
         for j in range(dim):
             narrow[k, j] = widen(queries[k, j])
     directions = blank_directions(narrow)
-    fill_directions(directions, False)
     own = np.empty(group)
+    fill_directions(directions, tau, False)
     views, levels = np.zeros(group, VIEW), np.empty(group, LEVEL)
     digits = np.zeros((group, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8)
     steps = np.zeros((group, 2 * ((dim + 7) // 8), 2, 4), np.int8)
     matrix = np.zeros(((group + PACK - 1) // PACK, GROUP, (dim + TILE - 1) // TILE * TILE), np.int8)
     scaled = np.empty(dim)
     for k in range(group):
-        own[k] = reachable(tau[k])
-        plan, view, level = directions.plans[k], views[k], levels[k]
-        view_one(cells, directions.wide[k], plan, own[k], scaled, digits[k], view)
+        plan, view, level = directions.records[k], views[k], levels[k]
+        own[k] = plan.tau
+        view_one(cells, plan, scaled, digits[k], view)
         magnitude = np.int64(0)
         for j in range(dim):
             high, low = digits[k, 0, j], digits[k, 1, j]
@@ -132,7 +131,7 @@ def see(cells, queries, tau):
         margin = pair_margin(np.float64(magnitude), factor, dim)
         level.level, level.factor = np.float32(view.below / view.unit), np.float32(factor)
         level.offset = np.float32(128.0 * view.digit_sum - view.low_slack / view.unit - margin)
-    return Group(narrow, directions.wide, directions.plans, own, views, levels, steps, matrix, digits)
+    return Group(narrow, directions.wide, directions.records, own, views, levels, steps, matrix, digits)
 
 
 @inlined

@@ -11,9 +11,10 @@ from numba import carray
 
 from halfspace.cpu.attention.heads import PACK, blank_tile, cells_of, load_tile, multiply, see, seen, workers, writeable
 from halfspace.cpu.attention.softmax import MOST, exponential
-from halfspace.cpu.by_chunk import fetch
 from halfspace.cpu.codes import dot_centre
+from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.formats import exact64, widen
+from halfspace.cpu.job import fetch
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu.runtime.jit import (
@@ -27,7 +28,6 @@ from halfspace.cpu.runtime.jit import (
     inlined,
     pointer,
 )
-from halfspace.cpu.runtime.records import CELLS
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.cpu.verify import dot
 from halfspace.model.kv_cache import ESTIMATORS, SAMPLE, Cache

@@ -14,31 +14,23 @@ are below tau. A ball fails its *gate* if even with the most that there is in al
 its bound is then minus infinity, and with it that of every row it holds. All of it follows from tau alone.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.codes import DROP, LOOK, TAKE, blank, dot_centre, mean, put_ball, widen_centre
-from halfspace.cpu.directions import prepare
-from halfspace.cpu.formats import SLICE, round_up32
+from halfspace.cpu.codes import blank, mean, put_ball, widen_centre
+from halfspace.cpu.filters import Bounded, FilterCode
+from halfspace.cpu.filters.ball_tests import bound, record, search_balls
+from halfspace.cpu.filters.records import nothing_bounded
+from halfspace.cpu.formats import SLICE
 from halfspace.cpu.partition import partition
-from halfspace.cpu.rounding import radius_factor
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import compiled, inlined, pointer
-from halfspace.cpu.runtime.simd import tile_dot
+from halfspace.cpu.runtime.jit import compiled
+from halfspace.model.counters import WORK_SHAPE, Column, Stage
 from halfspace.model.filters.balls import Balls
-from halfspace.model.layout import BLOCK, TILE
-from halfspace.model.rounding import UNIT, sum_margin
-from halfspace.model.segment import address
+from halfspace.model.segment import Segment
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["Bounds", "bound", "enclose", "record", "test_balls"]
-
-SPAN = 1 << 14
-"""Groups that are bounded as one task."""
-GATED = 1 << 20
-"""Groups that meet a gate as one task."""
+__all__ = ["CODE", "enclose"]
 
 
 def enclose(
@@ -100,175 +92,14 @@ def _enclose(vectors, members, holders, low, centre, codes, scales, radii, size,
             holders[members[at]] = group
 
 
-class Bounds(NamedTuple):
-    """The balls of one space of one segment, seen from one direction."""
-
-    bounds: npt.NDArray[np.float32]  # (S, groups, 2), lower and upper
-    order: npt.NDArray[np.int64]  # (S,), the subspace that rules out most first
-    rest: npt.NDArray[np.float64]  # (S + 1,), sum of the largest upper bounds of the k-th in that order and all after
-    below: float  # rows whose upper bounds sum to less are dropped
-    above: float  # rows whose lower bounds sum to as much are taken
-    bytes_read: int
-
-
-def bound(balls: Balls, space: int, direction: npt.NDArray[np.float32], tau: float, threads: int) -> Bounds:
-    """Bound every ball of one space of a segment for one direction (d,), and let the gates rule out what they can."""
-    subspaces, groups = balls.columns.size - 1, -(-balls.members.shape[2] // balls.size)
-    width = int(np.diff(balls.columns).max())
-    parts = np.zeros((2, subspaces, width), np.float32)
-    for part, (low, high) in enumerate(zip(balls.columns[:-1], balls.columns[1:], strict=True)):
-        parts[0, part, : high - low] = direction[low:high]
-        parts[1, part, : high - low] = balls.centre[space, low:high]
-    ready = prepare(parts[0])
-    bounds = np.empty((subspaces, groups, 2), np.float32)
-    tasks = [(part, span) for part in range(subspaces) for span in _threads.spans(groups, -(-groups // SPAN), TILE)]
-
-    def fill(task: tuple[int, tuple[int, int]]) -> float:
-        part, span = task
-        at = space * subspaces + part
-        seen = ready.wide[part], ready.digits[part], ready.plans[part : part + 1], parts[1, part]
-        places = balls.groups.codes[at], balls.groups.scales[at], balls.groups.radii[at]
-        total: float = _bound(*seen, *places, bounds[part], *span)
-        return total
-
-    largest = np.zeros(subspaces)
-    for (part, _), size in zip(tasks, _threads.run(fill, tasks, threads), strict=True):
-        largest[part] = max(largest[part], size)
-    margin = sum_margin(float(tau), float(largest.sum()), subspaces) if np.isfinite(tau) else 0.0
-    order, rest = _gates(bounds, tau - margin, threads)
-    read = subspaces * groups * (4 * ready.digits.shape[1] + 8)
-    return Bounds(bounds, order, rest, tau - margin, tau + margin, read)
+def _bound(segment: Segment, space: int, direction: npt.NDArray[np.float32], tau: float, threads: int) -> Bounded:
+    """Bound the balls of a segment for one direction."""
+    balls = segment.data
+    assert isinstance(balls, Balls)
+    bounds = bound(balls, space, direction, tau, threads)
+    work = np.zeros(WORK_SHAPE, np.int64)
+    work[Stage.GATES, Column.BYTES] = bounds.bytes_read
+    return Bounded(record(balls, space, bounds, None), work, bounds)
 
 
-@compiled
-def _bound(direction, digits, plans, centre, codes, scales, radii, bounds, first, last):
-    """Bound balls [first, last) of one subspace, from whole tiles; returns the largest magnitude of a finite bound."""
-    plan = plans[0]
-    steps = digits.shape[0]
-    base, error = dot_centre(direction, plan, centre)
-    error += 8 * UNIT * abs(base)
-    factor = radius_factor(plan.norm)
-    places = np.empty(4, np.int64)
-    products = np.empty((2, TILE), np.int32)
-    largest = 0.0
-    for tile in range(first, last, TILE):
-        for b in range(4):
-            places[b] = codes.ctypes.data + (tile // BLOCK + b) * (4 * BLOCK * steps)
-        tile_dot(places.ctypes.data, digits.ctypes.data, steps, products.ctypes.data)
-        for i in range(min(TILE, last - tile)):
-            product = np.float64(products[0, i]) * 256.0 + np.float64(products[1, i])
-            scale = np.float64(scales[tile + i])
-            value = base + scale * (plan.digit_scale * (product - np.float64(plan.bias)))
-            slack = scale * plan.reach + factor * np.float64(radii[tile + i]) + error
-            lower, upper = _outward(value - slack, value + slack)
-            bounds[tile + i, 0], bounds[tile + i, 1] = lower, upper
-            for one in (lower, upper):
-                if abs(one) < np.inf:
-                    largest = max(largest, np.float64(abs(one)))
-    return largest
-
-
-@inlined
-def _outward(lower, upper):
-    """Round a lower bound down to float32, and an upper bound up; where either is NaN, they bound nothing."""
-    if not lower <= upper:
-        return -np.float32(np.inf), np.float32(np.inf)
-    return -round_up32(-lower), round_up32(upper)
-
-
-def _gates(
-    bounds: npt.NDArray[np.float32], below: float, threads: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Give balls that fail their gates the upper bound minus infinity; returns the order of subspaces and the rest."""
-    subspaces, groups, _ = bounds.shape
-    tasks = [(s, span) for s in range(subspaces) for span in _threads.spans(groups, -(-groups // GATED))]
-    most, failing = [-np.inf] * subspaces, np.zeros(subspaces, np.int64)
-    for (s, _), largest in zip(tasks, _threads.run(lambda t: _most(bounds[t[0]], *t[1]), tasks, threads), strict=True):
-        most[s] = max(most[s], largest)
-    gates = [below - sum(most[t] for t in range(subspaces) if t != s) for s in range(subspaces)]
-    failed = _threads.run(lambda t: _gate(bounds[t[0]], gates[t[0]], *t[1]), tasks, threads)
-    for (s, _), count in zip(tasks, failed, strict=True):
-        failing[s] += count
-    order = np.argsort(-failing, kind="stable")
-    rest = [0.0]
-    for s in order[::-1].tolist():
-        rest.append(rest[-1] + most[s])
-    return order, np.array(rest[::-1])
-
-
-@compiled
-def _most(bounds, first, last):
-    """Find the largest upper bound of balls [first, last)."""
-    most = -np.inf
-    for g in range(first, last):
-        most = max(most, np.float64(bounds[g, 1]))
-    return most
-
-
-@compiled
-def _gate(bounds, gate, first, last):
-    """Give balls [first, last) below their gate the upper bound minus infinity; returns how many there are."""
-    failing = 0
-    for g in range(first, last):
-        if np.float64(bounds[g, 1]) < gate:
-            bounds[g, 1] = -np.inf
-            failing += 1
-    return failing
-
-
-@inlined
-def test_balls(balls, rows, low, high, sums, alive, verdicts):
-    """Test rows [low, high) of a segment that are candidates; returns how many came to the gates, failed them, the sum.
-
-    balls : a BALLS record; sums : float64 scratch; alive : int32 scratch; verdicts : int32, from that of row `low` on
-
-    The fourth number counts the bounds that were looked up.
-    """
-    count = 0
-    for row in range(low, high):
-        verdicts[row - low] = DROP
-        if balls.candidates == 0 or (pointer(balls.candidates, np.uint8)[row >> 3] >> (row & 7)) & 1 == 1:
-            sums[count] = 0.0
-            alive[count] = row - low
-            count += 1
-    came, gated, looked = count, 0, 0
-    order = pointer(balls.order, np.int64)
-    rest = pointer(balls.rest, np.float64)
-    for k in range(balls.subspaces):
-        holders = pointer(balls.holders + 4 * (order[k] * rows + low), np.int32)
-        bounds = pointer(balls.bounds + 8 * order[k] * balls.groups, np.float32)
-        looked += count
-        kept = 0
-        for at in range(count):
-            group = holders[alive[at]]
-            inside = 0 <= group < balls.groups  # not so in a damaged file that is mapped and not verified
-            total = sums[at] + np.float64(bounds[2 * group + 1] if inside else np.float32(np.inf))
-            gated += total == -np.inf
-            if not total + rest[k + 1] < balls.below:
-                sums[kept] = total
-                alive[kept] = alive[at]
-                kept += 1
-        count = kept
-    for at in range(count):
-        lower = 0.0
-        for k in range(balls.subspaces):
-            holders = pointer(balls.holders + 4 * (k * rows + low), np.int32)
-            bounds = pointer(balls.bounds + 8 * k * balls.groups, np.float32)
-            group = holders[alive[at]]
-            lower += np.float64(bounds[2 * group] if 0 <= group < balls.groups else -np.float32(np.inf))
-        verdicts[alive[at]] = TAKE if lower >= balls.above else LOOK
-    return came, gated, came - gated - count, looked + balls.subspaces * count
-
-
-def record(balls: Balls, space: int, bounds: Bounds, candidates: npt.NDArray[np.uint8] | None) -> tuple[object, ...]:
-    """Fields of a `halfspace.cpu.runtime.records.BALLS`."""
-    return (
-        *bounds.bounds.shape[:2],
-        address(bounds.bounds),
-        address(balls.holders[space]),
-        address(bounds.order),
-        address(bounds.rest),
-        0 if candidates is None else address(candidates),
-        bounds.below,
-        bounds.above,
-    )
+CODE = FilterCode("balls", describe=nothing_bounded, search=search_balls, bound=_bound)

@@ -4,15 +4,21 @@ After the first blocks of a chunk the rest of it goes on with the steps that pai
 """
 
 import numpy as np
+from numba import carray
 
-from halfspace.cpu.by_chunk import (
+from halfspace.cpu.filters.records import CELLS
+from halfspace.cpu.filters.scan import classify_blocks
+from halfspace.cpu.formats import widen16
+from halfspace.cpu.job import (
     AXES,
     BYTES,
     DROPPED,
     HIGH,
     LEFT,
+    LOOK,
     LOW,
     NORMS,
+    TAKE,
     TAKEN,
     TESTED,
     bits_between,
@@ -20,15 +26,13 @@ from halfspace.cpu.by_chunk import (
     keep,
     list_blocks,
 )
-from halfspace.cpu.codes import LOOK, TAKE
-from halfspace.cpu.formats import widen16
 from halfspace.cpu.rounding import longest_product
 from halfspace.cpu.runtime.jit import inlined, pointer
 from halfspace.cpu.runtime.lanes import cell_verdicts, lowest_bit_of
 from halfspace.cpu.runtime.simd import nibble_dot, row_dot
 from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LOW_MIDDLE
 
-__all__ = ["by_cells", "out_of_reach"]
+__all__ = ["cascade", "classify_cells", "out_of_reach"]
 
 SAMPLE = 8
 """Blocks of a chunk after which it is judged which steps pay."""
@@ -41,33 +45,47 @@ def out_of_reach(cells, chunk, norm, tau):
 
 
 @inlined
-def by_cells(segment, cells, view, plan, tau, words, low, high, row_bytes, adapt, counting, scored, scratch):
+def classify_cells(job, segment, rows, seen, direction, low, high):
+    """Test the cells of rows [low, high) of a chunk; what the codes do not pay for is scanned.
+
+    Returns how many rows are left, and how many hits were counted instead where ``job.counting``.
+    """
+    cells, view = carray(pointer(segment.data, CELLS), 1)[0], seen.views[direction.number]
+    left, counted, after = cascade(job, segment, cells, view, direction, low, high)
+    if after < high:
+        left = classify_blocks(job, segment, rows, direction, list_blocks(job, after, high), left)
+    return left, counted
+
+
+@inlined
+def cascade(job, segment, cells, view, direction, low, high):
     """Test the cells of rows [low, high) of a chunk.
 
-    Returns how many rows are left, how many hits were counted instead where `counting`, and the row from which on the
-    vectors had better be scanned, where `adapt`.
+    Returns how many rows are left, how many hits were counted instead, and the row from which on the vectors had better
+    be scanned, where the job may.
     """
-    work = scratch.work
+    work = job.work
     work[NORMS, TESTED] += high - low
     work[NORMS, BYTES] += 4
-    if out_of_reach(cells, low // CHUNK, plan.norm, tau):
+    if out_of_reach(cells, low // CHUNK, direction.norm, direction.tau):
         work[NORMS, DROPPED] += high - low
         return 0, 0, high
     work[NORMS, LEFT] += high - low
-    high_bytes, low_bytes, vector_bytes = 4 * words + 4, 4 * words + 2, row_bytes + 4
+    high_bytes, low_bytes, vector_bytes = 4 * job.words + 4, 4 * job.words + 2, job.row_bytes + 4
     use_axes, use_low = cells.axes != 0, True
     left, counted, first = 0, 0, low
     while first < high:
         last = min(first + SAMPLE * BLOCK, high) if first == low else high
-        listed = list_blocks(first, last, scratch)
+        listed = list_blocks(job, first, last)
         before_axes, before_high = work[AXES, BYTES], work[HIGH, BYTES]
         before_low, dropped_low, kept = work[LOW, TESTED], work[LOW, DROPPED], left
         if use_axes:
-            listed = _test_axes(segment, cells, view, low, last, listed, scratch)
-        found, hits = _test_high(segment, cells, view, words, low, listed, counting, scratch)
-        left, more = _test_low(
-            segment, cells, view, words, low, found, use_low, row_bytes, counting, scored, scratch, left
-        )
+            listed = _test_axes(job, segment, cells, view, low, listed)
+        found, hits = _test_high(job, segment, cells, view, low, listed)
+        if use_low:
+            left, more = _test_low(job, segment, cells, view, low, found, left)
+        else:
+            left, more = _keep_candidates(job, segment, found, left), 0
         counted += hits + more
         rows = last - first
         first = last
@@ -76,24 +94,24 @@ def by_cells(segment, cells, view, plan, tau, words, low, high, row_bytes, adapt
             use_axes = use_axes and spent < rows * high_bytes
             candidates = work[LOW, TESTED] - before_low
             use_low = (work[LOW, DROPPED] - dropped_low) * vector_bytes >= candidates * low_bytes
-            if adapt and spent + candidates * low_bytes + (left - kept) * vector_bytes >= rows * vector_bytes:
+            if job.may_scan and spent + candidates * low_bytes + (left - kept) * vector_bytes >= rows * vector_bytes:
                 return left, counted, first
     return left, counted, high
 
 
 @inlined
-def _place(codes, words, at, count, scratch):
-    """Say where the blocks scratch.blocks[at:at + count] lie, the first one again for those that lack of four."""
+def _locate(job, codes, words, at, count):
+    """Say where the blocks job.blocks[at:at + count] lie, the first one again for those that lack of four."""
     for b in range(4):
-        scratch.places[b] = codes + scratch.blocks[at + (b if b < count else 0)] * (4 * BLOCK * words)
+        job.places[b] = codes + job.blocks[at + (b if b < count else 0)] * (4 * BLOCK * words)
 
 
 @inlined
-def _clear(scratch, low, listed):
+def _clear(job, low, listed):
     for b in range(listed):
-        at = BLOCK * scratch.blocks[b] - low
+        at = BLOCK * job.blocks[b] - low
         for i in range(at, at + BLOCK):
-            scratch.values[i] = 0.0
+            job.values[i] = 0.0
 
 
 @inlined
@@ -103,36 +121,37 @@ def _rows(segment, block):
 
 
 @inlined
-def _test_axes(segment, cells, view, low, last, listed, scratch):
+def _test_axes(job, segment, cells, view, low, listed):
     """Test the listed blocks along the first half of the axes, then along all; returns how many are still listed."""
     half = cells.axes // 2
     words = half // 8
-    products, values = scratch.products.ctypes.data, scratch.values.ctypes.data - 8 * low
-    work = scratch.work
-    _clear(scratch, low, listed)
+    products, values = job.products.ctypes.data, job.values.ctypes.data - 8 * low
+    work = job.work
+    _clear(job, low, listed)
+    alive = 0
     for part in range(2):
         codes, bias = cells.axes_codes[part], LOW_MIDDLE * view.axes_sums[part]
         radii, rests = cells.axes_radii[part], cells.axes_rests[part]
         factor, remainder = view.axes_factors[part], view.axes_remainders[part]
+        numbers = (view.axes_unit, bias, view.axes_slack, factor, remainder, view.below, np.inf)
         rows, kept, alive = 0, 0, 0
         for at in range(0, listed, 4):
             count = min(4, listed - at)
-            _place(codes, words, at, count, scratch)
+            _locate(job, codes, words, at, count)
             digits = view.axes_digits + part * half
-            nibble_dot(scratch.places.ctypes.data, digits, view.axes_stride, words, products)
+            nibble_dot(job.places.ctypes.data, digits, view.axes_stride, words, products)
             for b in range(count):
-                block = scratch.blocks[at + b]
+                block = job.blocks[at + b]
                 row = BLOCK * block
-                bits = cell_verdicts(
-                    products + 4 * BLOCK * b, values + 8 * row, cells.axes_scales + 2 * row, radii + 2 * row,
-                    rests + 2 * row, view.axes_unit, bias, view.axes_slack, factor, remainder, view.below, np.inf,
-                )  # fmt: skip
-                own = _rows(segment, block)
-                rows += own
+                codes_of, scales = products + 4 * BLOCK * b, cells.axes_scales + 2 * row
+                own = (codes_of, values + 8 * row, scales, radii + 2 * row, rests + 2 * row)
+                bits = cell_verdicts(own, numbers)
+                present = _rows(segment, block)
+                rows += present
                 if bits & 0xFFFF:
-                    scratch.blocks[kept] = block
+                    job.blocks[kept] = block
                     kept += 1
-                    alive += own
+                    alive += present
         if part == 0:
             work[AXES, TESTED] += rows
         work[AXES, DROPPED] += rows - alive
@@ -143,29 +162,29 @@ def _test_axes(segment, cells, view, low, last, listed, scratch):
 
 
 @inlined
-def _test_high(segment, cells, view, words, low, listed, counting, scratch):
+def _test_high(job, segment, cells, view, low, listed):
     """Test the high codes of the listed blocks.
 
-    Lists the candidates; returns how many there are and, where `counting`, how many hits were counted.
+    Lists the candidates; returns how many there are, and how many hits were counted instead where ``job.counting``.
     """
-    products, values = scratch.products.ctypes.data, scratch.values.ctypes.data - 8 * low
-    unit, bias = 16.0 * view.unit, HIGH_MIDDLE / 16.0 * view.digit_sum
+    products, values = job.products.ctypes.data, job.values.ctypes.data - 8 * low
+    unit, bias, words = 16.0 * view.unit, HIGH_MIDDLE / 16.0 * view.digit_sum, job.words
+    numbers = (unit, bias, view.high_slack, view.factor, 0.0, view.below, view.above)
+    counting, radii = job.counting, cells.high_radii
     found, rows, looks, taken = 0, 0, 0, 0
-    _clear(scratch, low, listed)
+    _clear(job, low, listed)
     for at in range(0, listed, 4):
         count = min(4, listed - at)
-        _place(cells.high, words, at, count, scratch)
-        nibble_dot(scratch.places.ctypes.data, view.digits, view.stride, words, products)
+        _locate(job, cells.high, words, at, count)
+        nibble_dot(job.places.ctypes.data, view.digits, view.stride, words, products)
         for b in range(count):
-            block = scratch.blocks[at + b]
+            block = job.blocks[at + b]
             row = BLOCK * block
-            bits = cell_verdicts(
-                products + 4 * BLOCK * b, values + 8 * row, cells.scales + 2 * row, cells.high_radii + 2 * row,
-                cells.high_radii + 2 * row, unit, bias, view.high_slack, view.factor, 0.0, view.below, view.above,
-            )  # fmt: skip
-            own = _rows(segment, block)
-            rows += own
-            remaining = bits & 0xFFFF & bits_between(0, own)
+            own = (products + 4 * BLOCK * b, values + 8 * row, cells.scales + 2 * row, radii + 2 * row, radii + 2 * row)
+            bits = cell_verdicts(own, numbers)
+            present = _rows(segment, block)
+            rows += present
+            remaining = bits & 0xFFFF & bits_between(0, present)
             while remaining:
                 i = lowest_bit_of(remaining)
                 remaining &= remaining - 1
@@ -173,11 +192,11 @@ def _test_high(segment, cells, view, words, low, listed, counting, scratch):
                 taken += hit
                 looks += 1 - hit
                 if not (hit and counting):
-                    scratch.candidates[found] = 2 * (row + i) + hit
+                    job.candidates[found] = 2 * (row + i) + hit
                     found += 1
                     if not hit:
                         fetch(cells.low + 4 * words * (row + i), 4 * words)
-    work = scratch.work
+    work = job.work
     work[HIGH, TESTED] += rows
     work[HIGH, DROPPED] += rows - looks - taken
     work[HIGH, TAKEN] += taken
@@ -187,19 +206,27 @@ def _test_high(segment, cells, view, words, low, listed, counting, scratch):
 
 
 @inlined
-def _test_low(segment, cells, view, words, low, found, use, row_bytes, counting, scored, scratch, left):
-    """Test the low codes of the candidates, where they are of use; returns how many rows are left, and hits counted."""
-    bias = LOW_MIDDLE * view.digit_sum
+def _keep_candidates(job, segment, found, left):
+    """List the candidates as they are; returns how many rows are left."""
+    for at in range(found):
+        left = keep(job, segment, job.candidates[at] >> 1, TAKE if job.candidates[at] & 1 else LOOK, left)
+    return left
+
+
+@inlined
+def _test_low(job, segment, cells, view, low, found, left):
+    """Test the low codes of the candidates; returns how many rows are left, and how many hits were counted instead."""
+    bias, words, counting = LOW_MIDDLE * view.digit_sum, job.words, job.counting
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
     tested, dropped, taken, counted = 0, 0, 0, 0
     for at in range(found):
-        row, hit = scratch.candidates[at] >> 1, scratch.candidates[at] & 1
+        row, hit = job.candidates[at] >> 1, job.candidates[at] & 1
         verdict = TAKE if hit else LOOK
-        if use and not hit:
+        if not hit:
             tested += 1
             product = row_dot(cells.low + 4 * words * row, view.row_digits, view.stride, words)
             scale = widen16(scales[row])
-            value = scratch.values[row - low] + scale * (view.unit * (np.float64(product) - bias))
+            value = job.values[row - low] + scale * (view.unit * (np.float64(product) - bias))
             width = scale * view.low_slack + view.factor * widen16(radii[row])
             if value + width < view.below:
                 dropped += 1
@@ -210,8 +237,8 @@ def _test_low(segment, cells, view, words, low, found, use, row_bytes, counting,
                 if counting:
                     counted += 1
                     continue
-        left = keep(segment, row, verdict, row_bytes, scored, scratch, left)
-    work = scratch.work
+        left = keep(job, segment, row, verdict, left)
+    work = job.work
     work[LOW, TESTED] += tested
     work[LOW, DROPPED] += dropped
     work[LOW, TAKEN] += taken

@@ -19,7 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.codes import mean
-from halfspace.cpu.filters import axes
+from halfspace.cpu.filters import FilterCode, axes
+from halfspace.cpu.filters.multiply import search_cells
+from halfspace.cpu.filters.prepared import share
+from halfspace.cpu.filters.records import cells_record
+from halfspace.cpu.filters.views import look
 from halfspace.cpu.formats import SLICE, exact64, round_up16, widen, widen16
 from halfspace.cpu.rounding import norm_bound, residual_bound
 from halfspace.cpu.runtime import jit as _jit
@@ -30,7 +34,7 @@ from halfspace.model.formats import as_numbers
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["choose_frame", "encode", "encode_rows"]
+__all__ = ["CODE", "choose_frame", "encode", "encode_rows"]
 
 FLATTEN = 0.75
 """Weights are spreads to this power: the codes of a dimension get coarser with its spread, but less than that."""
@@ -196,3 +200,6 @@ def encode_rows(
                 high[block, word, lane, b] = (one >> 4) | (other & 0xF0)
                 low[4 * (i * words + word) + b] = (one & 15) | ((other & 15) << 4)
     lengths[0], lengths[1] = longest_high, longest
+
+
+CODE = FilterCode("cells", describe=cells_record, search=search_cells, prepare=look, share=share)

@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.codes import blank, mean, put_ball, put_rows, widen_centre
+from halfspace.cpu.filters import FilterCode
+from halfspace.cpu.filters.group_tests import prepare_groups, search_groups
+from halfspace.cpu.filters.records import groups_record
 from halfspace.cpu.formats import SLICE
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled
@@ -15,7 +18,7 @@ from halfspace.model.filters.groups import Groups
 from halfspace.model.layout import BLOCK, CHUNK
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["enclose_groups"]
+__all__ = ["CODE", "enclose_groups"]
 
 
 def enclose_groups(
@@ -73,3 +76,6 @@ def _encode_groups(
             of_group,
         )  # fmt: skip
         put_rows(vectors, of_group, extent, codes, scales, radii, start, end, row)
+
+
+CODE = FilterCode("groups", describe=groups_record, search=search_groups, prepare=prepare_groups, needs_digits=True)

@@ -61,24 +61,25 @@ def can_multiply(cells, rows):
 
 
 @inlined
-def fill_matrix(cells, plans, views, tau, wide, space, out):
-    """Sort the directions (m,) of one space and code them in one digit; wide : float64 (m, d)."""
-    count, dim = wide.shape
+def fill_matrix(cells, directions, views, dim, space, out):
+    """Sort the directions (m,) of one space, with their views, and code them in one digit."""
+    count = directions.size
     weights = carray(pointer(cells.weights, np.float32), dim)
     least = np.empty(count)
     for k in range(count):
-        least[k] = least_norm(tau[k], plans[k].norm)
+        least[k] = least_norm(directions[k].tau, directions[k].norm)
     order = np.argsort(least, kind="mergesort")
     for place in range(count):
         k = order[place]
-        view, norm = views[k], plans[k].norm
+        view, norm = views[k], directions[k].norm
+        wide = pointer(directions[k].wide, np.float64)
         digits = pointer(view.digits, np.int8)
         unit = 256.0 * view.unit
         rest, total, magnitude = 0.0, np.int64(0), np.int64(0)
         for j in range(dim):
             digit = np.int64(digits[j])
             out.digits[space, place, j] = digits[j]
-            error = wide[k, j] * np.float64(weights[j]) - unit * digit
+            error = wide[j] * np.float64(weights[j]) - unit * digit
             rest += error * error
             total += digit
             magnitude += abs(digit)
@@ -98,12 +99,13 @@ def reachable_by(reach, peak):
 
 
 @inlined
-def pack_tile(cells, first, words, columns, tile, inverses, ratios):
+def pack_tile(cells, first, words, columns, out):
     """Join the codes of rows [first, first + 64) into bytes, and divide by their scales.
 
-    tile : uint8 (4 blocks, 16 columns, 16 vectors, 4), of which steps beyond 2 * words stay zero
-    inverses, ratios : float32 (64,), get 1 / s and r / s
+    out : the codes, uint8 (4 blocks, 16 columns, 16 vectors, 4), of which steps beyond 2 * words stay zero; and two of
+        float32 (64,), which get 1 / s and r / s
     """
+    tile, inverses, ratios = out
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
     low_half, high_half = np.uint32(0x0F0F0F0F), np.uint32(0xF0F0F0F0)
     four = np.uint32(4)
@@ -111,12 +113,12 @@ def pack_tile(cells, first, words, columns, tile, inverses, ratios):
         block = first // BLOCK + b
         high = pointer(cells.high + block * (4 * BLOCK * words), np.uint32)
         low = pointer(cells.low + block * (4 * BLOCK * words), np.uint32)
-        out = pointer(tile.ctypes.data + b * (1024 * columns), np.uint32)
+        target = pointer(tile.ctypes.data + b * (1024 * columns), np.uint32)
         for word in range(words):
             for lane in range(BLOCK):
                 upper, lower = high[BLOCK * word + lane], low[lane * words + word]
-                out[2 * BLOCK * word + lane] = ((upper & low_half) << four) | (lower & low_half)
-                out[2 * BLOCK * word + BLOCK + lane] = (upper & high_half) | ((lower >> four) & low_half)
+                target[2 * BLOCK * word + lane] = ((upper & low_half) << four) | (lower & low_half)
+                target[2 * BLOCK * word + BLOCK + lane] = (upper & high_half) | ((lower >> four) & low_half)
     for i in range(TILE):
         scale, radius = widen16(scales[first + i]), widen16(radii[first + i])
         if scale > 0.0:

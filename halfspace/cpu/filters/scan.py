@@ -1,29 +1,69 @@
 """The scan: every vector's float32 dot product, with a bound on its error; the honest baseline.
 
-The ball is the rounding error: |computed - <q, x>| <= slope32 |x| + intercept32 (`halfspace.model.rounding.dot32_slope`), so
-the verdicts are those of any ball: drop, take, look.
+The ball is the rounding error: |computed - <q, x>| <= slope32 |x| + intercept32, see
+`halfspace.model.rounding.dot32_slope`. So the verdicts are those of any ball: drop, take, look.
 """
 
 import numpy as np
+from numba import carray
 
-from halfspace.cpu.codes import DROP, LOOK
+from halfspace.cpu.by_chunk import chunkwise
+from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.formats import widen
-from halfspace.cpu.runtime.jit import inlined, multiply_add
+from halfspace.cpu.job import BYTES, DOTS, DROP, DROPPED, LEFT, LOOK, SCAN, TAKE, TAKEN, TESTED, keep, list_blocks
+from halfspace.cpu.runtime.jit import inlined, multiply_add, pointer
+from halfspace.model.layout import BLOCK
 
-__all__ = ["test_rows"]
+__all__ = ["CODE", "classify_blocks", "classify_rows"]
 
 
 @inlined
-def test_rows(vectors, norms, low, high, direction, plan, tau, verdicts):
-    """Test rows [low, high) of vectors (n, d) against a float32 direction (d,); verdicts : int32, from row `low` on."""
+def classify_rows(rows, direction, low, high, verdicts):
+    """Test rows [low, high) against a direction; verdicts : int32, from that of row `low` on."""
+    narrow = carray(pointer(direction.narrow, np.float32), rows.vectors.shape[1])
+    tau = direction.tau
     for i in range(low, high):
         total = np.float32(0.0)
-        for j in range(vectors.shape[1]):
-            total = multiply_add(total, direction[j], widen(vectors[i, j]))
-        norm = np.float64(norms[i])
+        for j in range(rows.vectors.shape[1]):
+            total = multiply_add(total, narrow[j], widen(rows.vectors[i, j]))
+        norm = np.float64(rows.norms[i])
         value = np.float64(total)
-        width = plan.slope32 * norm + plan.intercept32
-        if not plan.norm * norm < 2.0**126:  # the float32 sum might have overflowed
+        width = direction.slope32 * norm + direction.intercept32
+        if not direction.norm * norm < 2.0**126:  # the float32 sum might have overflowed
             width = np.inf
             value = 0.0
         verdicts[i - low] = np.int32(DROP if value + width < tau else LOOK) + np.int32(value - width >= tau)
+
+
+@inlined
+def classify_blocks(job, segment, rows, direction, listed, left):
+    """Scan the first `listed` blocks of the job; returns how many rows are left."""
+    tested, taken, looks = 0, 0, 0
+    for b in range(listed):
+        low = BLOCK * job.blocks[b]
+        high = min(low + BLOCK, segment.rows)
+        classify_rows(rows, direction, low, high, job.verdicts)
+        tested += high - low
+        for i in range(high - low):
+            verdict = job.verdicts[i]
+            if verdict != DROP:
+                taken += verdict == TAKE
+                looks += verdict == LOOK
+                left = keep(job, segment, low + i, verdict, left)
+    work = job.work
+    work[SCAN, TESTED] += tested
+    work[SCAN, DROPPED] += tested - taken - looks
+    work[SCAN, TAKEN] += taken
+    work[SCAN, LEFT] += looks
+    work[SCAN, DOTS] += tested
+    work[SCAN, BYTES] += tested * (job.row_bytes + 4)
+    return left
+
+
+@inlined
+def _classify(job, segment, rows, state, direction, low, high):
+    """Scan a chunk."""
+    return classify_blocks(job, segment, rows, direction, list_blocks(job, low, high), 0), 0
+
+
+CODE = FilterCode("scan", describe=None, search=chunkwise(_classify))

@@ -18,12 +18,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.filters.balls import Bounds
+from halfspace.cpu.filters import Bounded
+from halfspace.cpu.filters.ball_tests import Bounds, bound, record, threads_for
+from halfspace.cpu.filters.balls import CODE as BALLS_CODE
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined
+from halfspace.model.counters import WORK_SHAPE, Column, Stage
 from halfspace.model.filters.balls import Balls
+from halfspace.model.segment import Segment
 
-__all__ = ["Swept", "cut", "sweep"]
+__all__ = ["CODE", "Swept", "cut", "sweep"]
 
 COLLECTED = 1 << 18
 """Groups whose members are collected at once."""
@@ -164,3 +168,18 @@ def _collect(members, size, groups, candidates):
                 candidates[row >> 3] |= bit
                 fresh += 1
     return fresh
+
+
+def _bound(segment: Segment, space: int, direction: npt.NDArray[np.float32], tau: float, threads: int) -> Bounded:
+    """Bound the balls of a segment for one direction, and sweep them."""
+    balls = segment.data
+    assert isinstance(balls, Balls)
+    bounds = bound(balls, space, direction, tau, threads)
+    swept = sweep(balls, space, bounds, threads_for(balls, threads))
+    work = np.zeros(WORK_SHAPE, np.int64)
+    work[Stage.GATES, Column.BYTES] = bounds.bytes_read
+    work[Stage.SWEEP] = segment.rows, segment.rows - swept.left, 0, swept.left, 0, swept.bytes_read
+    return Bounded(record(balls, space, bounds, swept.candidates), work, (bounds, swept))
+
+
+CODE = BALLS_CODE._replace(bound=_bound)

@@ -8,11 +8,13 @@ from numba import carray
 from halfspace.cpu.codes import thresholds
 from halfspace.cpu.directions import code_in_digits
 from halfspace.cpu.filters.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
+from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.rounding import norm_bound, radius_factor, reach
 from halfspace.cpu.runtime.jit import inlined, multiply_add, pointer
-from halfspace.cpu.runtime.records import CELLS
+from halfspace.cpu.runtime.simd import GROUP
+from halfspace.model.layout import TILE
 
-__all__ = ["VIEW", "Seen", "blank_seen", "fill_seen", "look", "view_one"]
+__all__ = ["SHARED", "VIEW", "Seen", "blank_seen", "fill_seen", "look", "view_one"]
 
 DIGITS = 128
 """Digits are padded with zeros to a multiple of so many dimensions."""
@@ -62,60 +64,103 @@ def blank_seen(total, batch, dim, axes, multiplied):
 
 
 @inlined
-def look(table, which, directions, tau):
-    """View all directions (total,) from segment `which` of a table (spaces, segments); it has cells."""
-    spaces = table.shape[0]
-    total, dim = directions.wide.shape
+def look(table, which, directions, dim, shared):
+    """View all directions from segment `which` of a table (spaces, segments), unless it has no cells.
+
+    shared : address of what `halfspace.cpu.filters.prepared` has made of it, or 0
+    """
+    if shared != 0:
+        return borrow_seen(shared, table.shape[0], directions.size, dim)
+    spaces, total = table.shape[0], directions.size
+    if table[0, which].data == 0:
+        return blank_seen(0, 0, dim, 0, 0)
     batch = total // spaces
-    first = carray(pointer(table[0, which].cells, CELLS), 1)[0]
+    first = carray(pointer(table[0, which].data, CELLS), 1)[0]
     multiplied = batch >= LEAST
     for space in range(spaces):
-        cells = carray(pointer(table[space, which].cells, CELLS), 1)[0]
+        cells = carray(pointer(table[space, which].data, CELLS), 1)[0]
         multiplied = multiplied and can_multiply(cells, table[space, which].rows)
     axes = 0 if multiplied else first.axes  # a matrix product does without them
     seen = blank_seen(total, batch, dim, axes, spaces if multiplied else 0)
-    fill_seen(table, which, directions, tau, seen)
+    fill_seen(table, which, directions, dim, seen)
     return seen
 
 
 @inlined
-def fill_seen(table, which, directions, tau, seen):
+def fill_seen(table, which, directions, dim, seen):
     """Fill in the views of all directions (total,) from segment `which` of a table (spaces, segments)."""
     spaces = table.shape[0]
-    wide, plans = directions.wide, directions.plans
-    total, dim = wide.shape
-    batch = total // spaces
+    batch = directions.size // spaces
     multiplied, axes = seen.matrix.order.shape[0] > 0, seen.axes_digits.shape[2]
     scaled = np.empty(dim)
     for space in range(spaces):
-        cells = carray(pointer(table[space, which].cells, CELLS), 1)[0]
+        cells = carray(pointer(table[space, which].data, CELLS), 1)[0]
         low, high = space * batch, (space + 1) * batch
         for k in range(low, high):
-            view_one(cells, wide[k], plans[k], tau[k], scaled, seen.digits[k], seen.views[k])
+            view_one(cells, directions[k], scaled, seen.digits[k], seen.views[k])
             if axes:
-                _view_axes(cells, wide[k], plans[k], scaled, seen.axes_digits[k], seen.views[k])
+                _view_axes(cells, directions[k], scaled, seen.axes_digits[k], seen.views[k])
         if multiplied:
-            fill_matrix(cells, plans[low:high], seen.views[low:high], tau[low:high], wide[low:high], space, seen.matrix)
+            fill_matrix(cells, directions[low:high], seen.views[low:high], dim, space, seen.matrix)
+
+
+SHARED = np.dtype(
+    [
+        ("views", np.int64),  # addresses of the arrays of `Seen`
+        ("multiplied", np.int64),  # whether the directions meet the cells in a matrix product
+        ("order", np.int64),  # of `halfspace.cpu.filters.matrix.Matrix`
+        ("reach", np.int64),
+        ("digits", np.int64),
+        ("levels", np.int64),
+        ("factors", np.int64),
+        ("offsets", np.int64),
+    ]
+)
+"""What was seen of all directions, for all threads."""
 
 
 @inlined
-def view_one(cells, wide, plan, tau, scaled, digits, out):
+def borrow_seen(address, spaces, count, dim):
+    """Read the views at the address of a SHARED record; the digits that they refer to are left out."""
+    shared = carray(pointer(address, SHARED), 1)[0]
+    multiplied = spaces if shared.multiplied else 0
+    batch = count // spaces
+    padded = (batch + GROUP - 1) // GROUP * GROUP
+    columns = (dim + TILE - 1) // TILE
+    return Seen(
+        carray(pointer(shared.views, VIEW), count),
+        np.empty((0, 4, 0), np.int8),
+        np.empty((0, 2, 0), np.int8),
+        Matrix(
+            carray(pointer(shared.order, np.int64), (multiplied, batch)),
+            carray(pointer(shared.reach, np.float64), (multiplied, batch)),
+            carray(pointer(shared.digits, np.int8), (multiplied, padded, TILE * columns)),
+            carray(pointer(shared.levels, np.float32), (multiplied, padded)),
+            carray(pointer(shared.factors, np.float32), (multiplied, padded)),
+            carray(pointer(shared.offsets, np.float32), (multiplied, padded)),
+        ),
+    )
+
+
+@inlined
+def view_one(cells, direction, scaled, digits, out):
     """Fill in the view of one direction, but for the axes.
 
-    cells : a CELLS record; wide, plan : the direction (d,), as in `halfspace.cpu.directions.Directions`
-    scaled : float64 (d,), scratch; digits : int8 (4, stride), zero; out : a VIEW
+    cells : a CELLS record; direction : a DIRECTION
+    scaled : float64 (d,), to work in; digits : int8 (4, stride), zero; out : a VIEW
     """
-    dim = wide.size
+    dim = scaled.size
+    wide = carray(pointer(direction.wide, np.float64), dim)
     centre = carray(pointer(cells.centre, np.float32), dim)
     weights = carray(pointer(cells.weights, np.float32), dim)
-    out.below, out.above = thresholds(wide, plan, tau, centre)
-    out.factor = radius_factor(plan.norm)
+    out.below, out.above = thresholds(wide, direction, centre)
+    out.factor = radius_factor(direction.norm)
     for j in range(dim):
         scaled[j] = wide[j] * np.float64(weights[j])
     unit, rest, total = code_in_digits(scaled, dim, digits[:2])
     out.unit, out.digit_sum = unit, total
-    out.high_slack = reach(unit, rest, plan.norm, cells.high_span, dim)
-    out.low_slack = reach(unit, rest, plan.norm, cells.low_span, dim)
+    out.high_slack = reach(unit, rest, direction.norm, cells.high_span, dim)
+    out.low_slack = reach(unit, rest, direction.norm, cells.low_span, dim)
     out.digits, out.stride = digits.ctypes.data, digits.shape[1]
     out.row_digits = out.digits + 2 * out.stride
     own, row = pointer(out.digits, np.int32), pointer(out.row_digits, np.int32)
@@ -126,8 +171,9 @@ def view_one(cells, wide, plan, tau, scaled, digits, out):
 
 
 @inlined
-def _view_axes(cells, wide, plan, along, digits, out):
-    dim, count = wide.size, cells.axes
+def _view_axes(cells, direction, along, digits, out):
+    dim, count = along.size, cells.axes
+    wide = carray(pointer(direction.wide, np.float64), dim)
     matrix = carray(pointer(cells.axes_matrix, np.float32), (count, dim))
     weights = carray(pointer(cells.axes_weights, np.float32), count)
     total = 0.0
@@ -141,13 +187,13 @@ def _view_axes(cells, wide, plan, along, digits, out):
         if k == count // 2 - 1 or k == count - 1:
             part = k // (count // 2)
             out.axes_factors[part] = radius_factor(norm_bound(total, count))
-            left = plan.norm * plan.norm * (1.0 + 2.0**-34) - total * (1.0 - cells.axes_spread)
+            left = direction.norm * direction.norm * (1.0 + 2.0**-34) - total * (1.0 - cells.axes_spread)
             out.axes_remainders[part] = radius_factor(np.sqrt(max(left, 0.0)))
     for k in range(count):
         along[k] *= np.float64(weights[k])
     unit, rest, _ = code_in_digits(along, count, digits)
     out.axes_unit = unit
-    out.axes_slack = reach(unit, rest, plan.norm, 7.5 * np.sqrt(count), count)
+    out.axes_slack = reach(unit, rest, direction.norm, 7.5 * np.sqrt(count), count)
     half = count // 2
     for part in range(2):
         own = np.int64(0)

@@ -6,6 +6,7 @@ bound in `halfspace.model.rounding` holds for every order of summation.
 
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "inlined",
     "multiply_add",
     "pointer",
+    "specialised",
     "trailing_zeros",
     "zeros",
 ]
@@ -37,7 +39,7 @@ inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfun
 """Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
     """Compile a function that Python calls: kept on disk, and the GIL released while it runs.
 
     Such a function takes arrays and numbers, fills arrays that Python owns, and returns numbers or nothing. Where compiled
@@ -46,14 +48,27 @@ def compiled(function: Callable[..., Any]) -> Any:
     It runs for some 50 ms at most, since an interrupt takes effect when it returns; longer work is cut into spans.
 
     It is loaded or compiled as `halfspace.runtime.interrupts` says. Where no folder can be written (a read-only installation,
-    no home), kernels are compiled anew in each process.
+    no home), kernels are compiled anew in each process. `source` is a file beside those of this package that it takes
+    code from.
     """
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    cache = KernelCache.of(function)
+    cache = KernelCache.of(function, source)
     if cache is not None:
         dispatcher._cache = cache
     dispatcher._compile_for_args = partial(undisturbed, dispatcher._compile_for_args, meanwhile=go_on)
     return dispatcher
+
+
+def specialised(template: Callable[..., Any], name: str | None = None, **parts: Any) -> Callable[..., Any]:
+    """Return a function like `template`, in which the names of `parts` stand for what is given.
+
+    They are globals of it, and so constants of the compiled code. (As variables of a closure they would be part of the
+    key under which the code is kept on disk, and functions are never the same there in another process.)
+    """
+    names = template.__globals__ | parts
+    function = FunctionType(template.__code__, names, name or template.__name__, template.__defaults__)
+    function.__qualname__ = name or template.__qualname__
+    return function
 
 
 @intrinsic

@@ -37,12 +37,15 @@ _ABANDONED = 3600
 
 
 @functools.cache
-def _stamp() -> str:
-    """Digest of all that machine code depends on beside its signature: sources, compilers, form of instructions."""
+def _stamp(other: str | None = None) -> str:
+    """Digest of all that machine code depends on beside its signature: sources, compilers, form of instructions.
+
+    other : a source that does not belong to this package
+    """
     tick = time.get_clock_info("monotonic").resolution  # kernels know it as a constant
     versions = sys.version, numba.__version__, llvmlite.__version__, platform.machine(), FORMS[FORM], tick
     digest = hashlib.sha256(repr(versions).encode())
-    for source in _sources():
+    for source in [*_sources(), *([Path(other)] if other else [])]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -75,14 +78,14 @@ def _warn(problem: str) -> None:
 class _File:
     """The files of one function, in the place of `numba.core.caching.IndexDataCacheFile`."""
 
-    def __init__(self, folder: str, function: str) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str, function: str, stamp: str) -> None:
+        self._folder, self._stamp = Path(folder), stamp
         python = f"py{sys.version_info[0]}{sys.version_info[1]}{getattr(sys, 'abiflags', '')}"
         self._family = f"{function}.{python}-{FORMS[FORM]}-"
 
     def _path(self, key: Any) -> Path:
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-        return self._folder / f"{self._family}{_stamp()}-{digest}.nbc"
+        return self._folder / f"{self._family}{self._stamp}-{digest}.nbc"
 
     def load(self, key: Any) -> Any:
         """Return what was saved under a key, or None."""
@@ -110,7 +113,7 @@ class _File:
             temporary.unlink(missing_ok=True)
         for other in self._folder.glob(f"{self._family}*"):
             with suppress(FileNotFoundError):  # another process is at it, too
-                stale = not other.name.startswith(f"{self._family}{_stamp()}-")
+                stale = not other.name.startswith(f"{self._family}{self._stamp}-")
                 if stale or (other.suffix == ".tmp" and time.time() - other.stat().st_mtime > _ABANDONED):
                     other.unlink()
 
@@ -123,16 +126,19 @@ class _File:
 class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     """The cache of one compiled function, for the attribute ``_cache`` of its dispatcher."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], source: str | None) -> None:
         super().__init__(function)
         name = f"{Path(function.__code__.co_filename).stem}.{function.__qualname__}"
-        self._cache_file = _File(self._cache_path, re.sub("[<>]", "", name))
+        self._cache_file = _File(self._cache_path, re.sub("[<>]", "", name), _stamp(source))
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> "KernelCache | None":
-        """Return the cache of a function, or None where no folder can be written."""
+    def of(cls, function: Callable[..., Any], source: str | None = None) -> "KernelCache | None":
+        """Return the cache of a function, or None where no folder can be written.
+
+        source : a file outside of this package that it takes code from, too
+        """
         with suppress(RuntimeError, OSError):
-            return cls(function)
+            return cls(function, source)
         _warn("no folder can be written")
         return None
 

@@ -52,31 +52,22 @@ def _bits(builder: Any, value: Any, width: Any, below: Any, above: Any) -> Any:
 
 
 @intrinsic
-def block_verdicts(
-    typingctx: Any,
-    products: Any,
-    scales: Any,
-    radii: Any,
-    unit: Any,
-    bias: Any,
-    slack: Any,
-    factor: Any,
-    below: Any,
-    above: Any,
-) -> Any:
+def block_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
     """Test the 16 balls of a block; returns bits 0 to 15 where a ball is not dropped, bits 16 to 31 where it is taken.
 
-    products : address of what `tile_dot` wrote for the block; scales, radii : addresses of float32 (16,)
+    addresses : of what `tile_dot` wrote for the block, and of its scales and radii, float32 (16,)
+    numbers : unit, bias, slack, factor, below, above
 
     With value = scale * (unit * (256 * high + low - bias)) and width = scale * slack + factor * radius, all in float64,
     a ball is dropped where value + width < below, and taken where value - width >= above; neither where one is NaN.
     """
-    signature = types.int64(*[types.intp] * 3, *[types.float64] * 6)
+    signature = types.int64(types.UniTuple(types.intp, 3), types.UniTuple(types.float64, 6))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         wide = ir.VectorType(_DOUBLE, BLOCK)
-        products, scales, radii, *numbers = args
-        unit, bias, slack, factor, below, above = (splat(builder, number, BLOCK) for number in numbers)
+        products, scales, radii = cgutils.unpack_tuple(builder, args[0])
+        numbers = [splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[1])]
+        unit, bias, slack, factor, below, above = numbers
         scale, radius = (builder.fpext(_load(builder, part, _FLOAT), wide) for part in (scales, radii))
         offset = builder.fsub(_product(builder, products), bias)
         value = builder.fmul(scale, builder.fmul(unit, offset))
@@ -87,34 +78,22 @@ def block_verdicts(
 
 
 @intrinsic
-def cell_verdicts(
-    typingctx: Any,
-    products: Any,
-    values: Any,
-    scales: Any,
-    radii: Any,
-    rests: Any,
-    unit: Any,
-    bias: Any,
-    slack: Any,
-    factor: Any,
-    remainder: Any,
-    below: Any,
-    above: Any,
-) -> Any:
+def cell_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
     """Test 16 vectors by part of their codes; returns bits as `block_verdicts` does.
 
-    products : address of what `nibble_dot` wrote for the block; scales, radii, rests : addresses of bfloat16 (16,)
-    values : address of float64 (16,), what the parts before came to; this one is added
+    addresses : of what `nibble_dot` wrote for the block; of values, float64 (16,), what the parts before came to, to
+        which this one is added; of scales, radii and rests, bfloat16 (16,)
+    numbers : unit, bias, slack, factor, remainder, below, above
 
     To each value comes scale * (unit * (256 * high + low - bias)); the width is scale * slack + factor * radius +
     remainder * rest.
     """
-    signature = types.int64(*[types.intp] * 5, *[types.float64] * 7)
+    signature = types.int64(types.UniTuple(types.intp, 5), types.UniTuple(types.float64, 7))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        products, values, scales, radii, rests, *numbers = args
-        unit, bias, slack, factor, remainder, below, above = (splat(builder, number, BLOCK) for number in numbers)
+        products, values, scales, radii, rests = cgutils.unpack_tuple(builder, args[0])
+        numbers = [splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[1])]
+        unit, bias, slack, factor, remainder, below, above = numbers
         scale, radius, rest = (_short(builder, part) for part in (scales, radii, rests))
         offset = builder.fsub(_product(builder, products), bias)
         value = builder.fadd(_load(builder, values, _DOUBLE), builder.fmul(scale, builder.fmul(unit, offset)))

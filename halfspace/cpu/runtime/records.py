@@ -1,14 +1,18 @@
-"""Segments as kernels see them: records of addresses, which own nothing."""
+"""What kernels are told, as records of numbers and addresses, which own nothing."""
 
+import struct
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from halfspace.model.filters.cells import Cells
-from halfspace.model.filters.groups import Groups
+from halfspace.cpu.runtime.clock import CLOCK_FIELDS
+from halfspace.model.counters import WORK_SHAPE
+from halfspace.model.filters import FILTERS
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 from halfspace.model.segment import Segment, address
 
-__all__ = ["BALLS", "CELLS", "SEGMENT", "tabulate", "tabulate_cells"]
+__all__ = ["DIRECTION", "HEAD", "JOB", "SEGMENT", "SINK_FIELDS", "new_job", "pack_head", "tabulate", "work_of"]
 
 SEGMENT = np.dtype(
     [
@@ -18,104 +22,136 @@ SEGMENT = np.dtype(
         ("norms", np.int64),  # address of float32 (rows,)
         ("grain", np.float64),
         ("excluded", np.int64),  # address of uint8 (ceil(rows / 8),), a bit a row, or 0
-        ("cells", np.int64),  # address of one CELLS record, or 0
-        ("centre", np.int64),  # groups: address of float32 (d,)
-        ("codes", np.int64),  # balls of rows: address of uint8 (blocks, steps, 16, 4), or 0
-        ("scales", np.int64),  # address of float32 (16 blocks,)
-        ("radii", np.int64),  # address of float32 (16 blocks,)
-        ("group_codes", np.int64),  # the same of each 16 rows
-        ("group_scales", np.int64),
-        ("group_radii", np.int64),
-        ("chunk_codes", np.int64),  # the same of each 1,024 rows
-        ("chunk_scales", np.int64),
-        ("chunk_radii", np.int64),
-        ("balls", np.int64),  # address of one BALLS record, or 0
+        ("data", np.int64),  # address of the record of its filter, or 0 where every row is scanned
     ]
 )
 """One space of one segment."""
 
-CELLS = np.dtype(
+DIRECTION = np.dtype(
     [
-        ("centre", np.int64),  # address of float32 (d,)
-        ("weights", np.int64),  # address of float32 (d,)
-        ("high", np.int64),  # address of uint8 (blocks, words, 16, 4)
-        ("low", np.int64),  # address of uint8 (16 blocks, words, 4)
-        ("scales", np.int64),  # address of bfloat16 (16 blocks,)
-        ("high_radii", np.int64),  # address of bfloat16 (16 blocks,)
-        ("low_radii", np.int64),  # address of bfloat16 (16 blocks,)
-        ("peaks", np.int64),  # address of float32 (chunks,)
-        ("high_span", np.float64),
-        ("low_span", np.float64),
-        ("axes", np.int64),  # their number, h, or 0
-        ("axes_matrix", np.int64),  # address of float32 (h, d)
-        ("axes_weights", np.int64),  # address of float32 (h,)
-        ("axes_spread", np.float64),
-        ("axes_codes", np.int64, (2,)),  # of each part: address of uint8 (blocks, words, 16, 4)
-        ("axes_scales", np.int64),  # address of bfloat16 (16 blocks,)
-        ("axes_radii", np.int64, (2,)),  # of each part: address of bfloat16 (16 blocks,)
-        ("axes_rests", np.int64, (2,)),
+        ("number", np.int64),  # among the directions of a search
+        ("narrow", np.int64),  # address of float32 (d,)
+        ("wide", np.int64),  # address of float64 (d,), the same values
+        ("digits", np.int64),  # address of int8 (steps, 2, 4): of four dimensions the high digits, then the low ones
+        ("steps", np.int64),
+        ("tau", np.float64),  # the threshold, brought to where dot products are
+        ("norm", np.float64),  # upper bound of |q|
+        ("grain", np.float64),  # a power of two of which every q_j is a multiple
+        ("slope", np.float64),  # error of a float64 dot product: slope * |x| + intercept
+        ("intercept", np.float64),
+        ("slope32", np.float64),  # the same of a float32 dot product
+        ("intercept32", np.float64),
+        ("digit_scale", np.float64),  # a, a power of two
+        ("reach", np.float64),  # k: what the coding of q costs, per unit of a ball's scale
+        ("bias", np.int64),  # 128 sum_j A_j, since codes are stored as c + 128
     ]
 )
-"""The cells of one space of one segment."""
+"""A direction, and what the stages need to know of it."""
 
-BALLS = np.dtype(
+HEAD = np.dtype(
     [
-        ("subspaces", np.int64),
-        ("groups", np.int64),  # in each subspace
-        ("bounds", np.int64),  # address of float32 (subspaces, groups, 2): lower and upper bounds
-        ("holders", np.int64),  # address of int32 (subspaces, rows): the group that holds each row
-        ("order", np.int64),  # address of int64 (subspaces,): the best subspace first
-        ("rest", np.int64),  # address of float64 (subspaces + 1,): the largest bounds of the k-th and all after
-        ("candidates", np.int64),  # address of uint8 (ceil(rows / 8),), a bit a row, or 0 where all rows are
-        ("below", np.float64),  # a row whose upper bounds sum to less is dropped
-        ("above", np.float64),  # a row whose lower bounds sum to as much is taken
+        ("table", np.int64),  # address of SEGMENT (spaces, segments)
+        ("spaces", np.int64),
+        ("segments", np.int64),
+        ("directions", np.int64),  # address of DIRECTION (m,), or 0 where they are to be prepared
+        ("shared", np.int64),  # address of what the filter has prepared for the only segment, or 0
+        ("first", np.int64),  # chunks to be searched
+        ("last", np.int64),
+        ("pause", np.int64),  # the search stops at this chunk
+        ("enough", np.int64),  # if so many bytes have been read by then
+        ("may_scan", np.int64),  # whether to read vectors instead where a filter does not pay
+        ("wanted", np.int64),  # of `halfspace.model.counters.Want`
+        ("goes_on", np.int64),  # whether the search goes on from where a call before has stopped
+        ("budget", np.float64),  # seconds after which the call returns
     ]
 )
-"""The balls of one space of one segment, bounded for one direction."""
+"""What a call of the search is told."""
+
+SINK_FIELDS: list[Any] = [
+    ("owners", np.int64),  # address of int32 (room,): directions
+    ("ids", np.int64),  # address of int64 (room,)
+    ("scores", np.int64),  # address of float32 (room,)
+    ("room", np.int64),
+    ("found", np.int64),
+]
+"""Where hits go."""
+
+JOB = np.dtype(
+    [
+        ("rows", np.int64, (CHUNK,)),  # the rows left, ascending within a block
+        ("kinds", np.int32, (CHUNK,)),  # their verdicts
+        ("blocks", np.int64, (TILE,)),  # blocks of rows that are still to be tested
+        ("below", np.float64, (TILE,)),  # their thresholds
+        ("above", np.float64, (TILE,)),
+        ("products", np.int32, (2 * TILE,)),
+        ("values", np.float64, (CHUNK,)),  # of the chunk's rows, what the parts of their codes came to
+        ("candidates", np.int64, (CHUNK,)),  # rows left by the high codes, twice, plus one where they are taken
+        ("places", np.int64, (TILE // BLOCK,)),
+        ("verdicts", np.int32, (CHUNK,)),
+        ("sums", np.float64, (CHUNK,)),
+        ("alive", np.int32, (CHUNK,)),
+        ("work", np.int64, WORK_SHAPE),
+        ("dim", np.int64),
+        ("words", np.int64),  # of 8 codes of 4 bits
+        ("row_bytes", np.int64),  # of a vector
+        ("wanted", np.int64),
+        ("may_scan", np.int64),
+        ("counting", np.bool_),  # whether hits of this segment are counted instead of listed
+        ("scored", np.bool_),  # whether scores are wanted
+        *SINK_FIELDS,
+        *CLOCK_FIELDS,
+        ("weight", np.int64),  # of what was done since the clock was read
+        ("ahead", np.int64),  # whether this call has done anything yet, which every call does
+        ("stopped", np.int64),  # why a search has stopped: 0, or PAUSED or FULL
+        ("resumed", np.int64),  # whether it goes on from where it did:
+        ("space", np.int64),
+        ("chunk", np.int64),  # of a segment
+        ("place", np.int64),  # of a direction
+        ("row", np.int64),  # in a matrix product, the first of the tiles that were being verified
+    ],
+    align=True,
+)
+"""The search of one thread: what it is about, room to work in, the counters and the hits."""
 
 
-def tabulate(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+def new_job() -> np.ndarray:
+    """Make room for a HEAD, and for a JOB at the next multiple of 64 bytes."""
+    return np.empty(HEAD.itemsize + JOB.itemsize + 63, np.uint8)
+
+
+_PACKED = struct.Struct(f"={len(HEAD.names or ()) - 1}qd")
+
+
+def pack_head(job: np.ndarray, *fields: float) -> None:
+    """Fill in the HEAD: much faster than NumPy would."""
+    _PACKED.pack_into(job, 0, *fields)
+
+
+def work_of(job: np.ndarray) -> npt.NDArray[np.int64]:
+    """Return the counters of a job."""
+    start = HEAD.itemsize + -(job.ctypes.data + HEAD.itemsize) % 64
+    work: npt.NDArray[np.int64] = job[start : start + JOB.itemsize].view(JOB)["work"][0]
+    return work
+
+
+def tabulate(segment: Segment) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return SEGMENT (spaces,), and what it refers to beside the segment's own arrays."""
     kept = segment.kept
-    known: tuple[np.ndarray, np.ndarray] | None = kept.get("cpu")
+    known: tuple[np.ndarray, list[np.ndarray]] | None = kept.get("cpu")
     return known or kept.setdefault("cpu", _tabulate(segment))
 
 
-def _tabulate(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+def _tabulate(segment: Segment) -> tuple[np.ndarray, list[np.ndarray]]:
     spaces = segment.vectors.shape[0]
     records = np.zeros(spaces, SEGMENT)
-    cells = np.zeros(spaces if segment.filter == "cells" else 0, CELLS)
+    describe = FILTERS[segment.filter].on("cpu").CODE.describe
+    others = []
     for space in range(spaces):
         row = records[space]
         row["rows"], row["ids"], row["grain"] = segment.rows, address(segment.ids), segment.grain
         row["vectors"], row["norms"] = address(segment.vectors[space]), address(segment.norms[space])
         row["excluded"] = 0 if segment.dead is None else address(segment.dead)
-        if segment.filter == "cells":
-            tabulate_cells(segment.data, space, cells[space])
-            row["cells"] = address(cells[space : space + 1])
-        if segment.filter == "groups":
-            _tabulate_groups(segment.data, space, row)
-    return records, cells
-
-
-def tabulate_cells(cells: Cells, space: int, row: Any) -> None:
-    """Fill in a CELLS record of one space."""
-    for name in ("centre", "weights", "high", "low", "scales", "peaks"):
-        row[name] = address(getattr(cells, name)[space])
-    row["high_radii"], row["low_radii"] = (address(radii) for radii in cells.radii[space])
-    row["high_span"], row["low_span"] = cells.spans[space]
-    axes = cells.axes
-    if axes is None:
-        return
-    row["axes"], row["axes_spread"] = axes.weights.shape[1], axes.spread[space]
-    row["axes_matrix"], row["axes_weights"] = address(axes.axes[space]), address(axes.weights[space])
-    row["axes_scales"] = address(axes.scales[space])
-    for name in ("codes", "radii", "rests"):
-        row[f"axes_{name}"] = [address(part) for part in getattr(axes, name)[space]]
-
-
-def _tabulate_groups(groups: Groups, space: int, row: Any) -> None:
-    row["centre"] = address(groups.centre[space])
-    for level, prefix in ((groups.cells, ""), (groups.groups, "group_"), (groups.chunks, "chunk_")):
-        for name in ("codes", "scales", "radii"):
-            row[f"{prefix}{name}"] = address(getattr(level, name)[space])
+        if describe is not None:
+            others.append(describe(segment.data, space))
+            row["data"] = address(others[-1])
+    return records, others

@@ -1,0 +1,235 @@
+"""The tests of groups: down a ball tree of two levels, from chunks to groups of 16 rows to rows.
+
+On the way down a direction's threshold is moved from centre to centre, by s a (A c) and, for safety, by s k.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray
+
+from halfspace.cpu.by_chunk import chunkwise
+from halfspace.cpu.codes import classify_tile, thresholds, value_in_tile
+from halfspace.cpu.filters.records import GROUPS
+from halfspace.cpu.job import (
+    BYTES,
+    CHUNKS,
+    DROP,
+    DROPPED,
+    LEFT,
+    LOOK,
+    ROWS,
+    TAKE,
+    TAKEN,
+    TESTED,
+    bits_between,
+    fetch,
+    keep,
+    take,
+)
+from halfspace.cpu.job import GROUPS as GROUPS_STAGE
+from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.lanes import count_bits, lowest_bit_of
+from halfspace.model.layout import BLOCK, CHUNK, TILE
+
+__all__ = ["Chunks", "prepare_groups", "search_groups"]
+
+
+class Chunks(NamedTuple):
+    """The chunks of a tile, as the directions of all spaces see them."""
+
+    below: np.ndarray  # float64 (m,), thresholds seen from the centre of the segment
+    above: np.ndarray
+    verdicts: np.ndarray  # int32 (m, 64)
+    chunk_below: np.ndarray  # float64 (m, 64), thresholds seen from the centre of each chunk
+    chunk_above: np.ndarray
+    dropped: np.ndarray  # bool (64,), by every direction of the space
+
+
+@inlined
+def prepare_groups(table, which, directions, dim, shared):
+    """Move the thresholds of all directions to the centre of segment `which`, if it has groups."""
+    spaces = table.shape[0]
+    count = directions.size if table[0, which].data != 0 else 0
+    chunks = Chunks(
+        np.empty(count),
+        np.empty(count),
+        np.empty((count, TILE), np.int32),
+        np.empty((count, TILE)),
+        np.empty((count, TILE)),
+        np.zeros(TILE, np.bool_),
+    )
+    for k in range(count):
+        groups = carray(pointer(table[k // (count // spaces), which].data, GROUPS), 1)[0]
+        centre, wide = carray(pointer(groups.centre, np.float32), dim), pointer(directions[k].wide, np.float64)
+        chunks.below[k], chunks.above[k] = thresholds(carray(wide, dim), directions[k], centre)
+    return chunks
+
+
+@inlined
+def _ball_bytes(direction):
+    """Bytes of a ball: its code, scale and radius."""
+    return 4 * direction.steps + 8
+
+
+@inlined
+def _fetch_balls(level, first, count, direction):
+    """Have the balls of whole blocks fetched that will be tested soon; long codes fetch themselves once begun."""
+    fetch(level[0] + first * 4 * direction.steps, min(count * 4 * direction.steps, 512))
+    fetch(level[1] + 4 * first, 4 * count)
+    fetch(level[2] + 4 * first, 4 * count)
+
+
+@inlined
+def _open_chunk(job, segment, chunks, directions, chunk, span):
+    """Test a tile of chunks where a new one begins; returns whether some direction has to look at this chunk."""
+    start, stop = span
+    if chunk == start or chunk % TILE == 0:
+        counted = job.work[CHUNKS].copy()
+        chunks.dropped[:] = True
+        groups = carray(pointer(segment.data, GROUPS), 1)[0]
+        for k in range(directions.size):
+            _test_chunks(job, segment, groups, chunks, directions[k], chunk, stop)
+        if chunk == start and job.resumed:  # they were tested before the search stopped
+            job.work[CHUNKS] = counted
+    return not chunks.dropped[chunk % TILE]
+
+
+@inlined
+def _test_chunks(job, segment, groups, chunks, direction, chunk, stop):
+    """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64."""
+    k = direction.number
+    first = chunk % TILE
+    tile = chunk - first
+    last = min(TILE, stop - tile)
+    below, above = chunks.below[k], chunks.above[k]
+    for b in range(4):
+        job.blocks[b] = tile // BLOCK + b
+        job.below[b] = below
+        job.above[b] = above
+    level = groups.chunks
+    left, hits = classify_tile(job, level, 0, 4, direction)
+    scales = level[1] + 4 * tile
+    tested, taken, looks = min((tile + last) * CHUNK, segment.rows) - chunk * CHUNK, 0, 0
+    chunks.verdicts[k] = DROP
+    left &= bits_between(first, last)
+    while left:
+        i = lowest_bit_of(left)
+        left &= left - 1
+        rows = min(CHUNK, segment.rows - (tile + i) * CHUNK)
+        chunks.dropped[i] = False
+        if (hits >> i) & 1:
+            chunks.verdicts[k, i] = TAKE
+            taken += rows
+        else:
+            chunks.verdicts[k, i] = LOOK
+            looks += rows
+            _fetch_balls(groups.groups, (tile + i) * TILE, TILE, direction)
+            value, slack = value_in_tile(job, scales, i, direction)
+            chunks.chunk_below[k, i] = below - value - slack
+            chunks.chunk_above[k, i] = above - value + slack
+    work = job.work
+    work[CHUNKS, TESTED] += tested
+    work[CHUNKS, DROPPED] += tested - taken - looks
+    work[CHUNKS, TAKEN] += taken
+    work[CHUNKS, LEFT] += looks
+    work[CHUNKS, BYTES] += (last - first) * _ball_bytes(direction)
+
+
+@inlined
+def _classify(job, segment, rows, chunks, direction, low, high):
+    """List which rows of a chunk that is a ball are left; returns how many, and how many hits were counted instead."""
+    k, at = direction.number, low // CHUNK % TILE
+    verdict = chunks.verdicts[k, at]
+    if verdict == DROP:
+        return 0, 0
+    if verdict == TAKE:
+        if job.counting:
+            return 0, high - low
+        return take(job, segment, low, high, 0), 0
+    groups = carray(pointer(segment.data, GROUPS), 1)[0]
+    for b in range(4):
+        job.blocks[b] = low // CHUNK * 4 + b
+        job.below[b] = chunks.chunk_below[k, at]
+        job.above[b] = chunks.chunk_above[k, at]
+    listed, left, counted = _test_groups(job, segment, groups, direction, low, high)
+    left, more = _test_rows(job, segment, groups, direction, listed, left)
+    return left, counted + more
+
+
+@inlined
+def _test_groups(job, segment, groups, direction, low, high):
+    """Test the groups of a chunk, whose blocks and thresholds are listed.
+
+    Lists the blocks that are still to be tested; returns how many, how many rows are listed as hits, and how many hits
+    were counted instead.
+    """
+    level = groups.groups
+    below, above = job.below[0], job.above[0]
+    remaining, hits = classify_tile(job, level, 0, 4, direction)
+    balls = (high - low + BLOCK - 1) // BLOCK
+    short = BLOCK * balls - (high - low)  # rows that the last group lacks
+    hits &= bits_between(0, balls)
+    looks = remaining & bits_between(0, balls) & ~hits
+    taken = BLOCK * count_bits(hits) - short * ((hits >> (balls - 1)) & 1)
+    tested = BLOCK * count_bits(looks) - short * ((looks >> (balls - 1)) & 1)
+    left, listed = 0, 0
+    while hits and not job.counting:
+        first = low + BLOCK * lowest_bit_of(hits)
+        hits &= hits - 1
+        left = take(job, segment, first, min(first + BLOCK, high), left)
+    scales = level[1] + 4 * (low // BLOCK)
+    while looks:
+        i = lowest_bit_of(looks)
+        looks &= looks - 1
+        value, slack = value_in_tile(job, scales, i, direction)
+        _fetch_balls(groups.rows, low + BLOCK * i, BLOCK, direction)
+        job.blocks[listed] = low // BLOCK + i
+        job.below[listed] = below - value - slack
+        job.above[listed] = above - value + slack
+        listed += 1
+    work = job.work
+    work[GROUPS_STAGE, TESTED] += high - low
+    work[GROUPS_STAGE, DROPPED] += high - low - taken - tested
+    work[GROUPS_STAGE, TAKEN] += taken
+    work[GROUPS_STAGE, LEFT] += tested
+    work[GROUPS_STAGE, BYTES] += balls * _ball_bytes(direction)
+    return listed, left, taken if job.counting else 0
+
+
+@inlined
+def _test_rows(job, segment, groups, direction, listed, left):
+    """Test the balls of the rows in the listed blocks, a tile at a time.
+
+    Returns how many rows are left, and how many hits were counted instead.
+    """
+    whole = segment.rows // BLOCK  # blocks; the next one, if any, is short
+    tested, taken, looks = 0, 0, 0
+    for at in range(0, listed, 4):
+        count = min(4, listed - at)
+        rows = BLOCK * count
+        if job.blocks[at + count - 1] == whole:
+            rows -= BLOCK - segment.rows % BLOCK
+        remaining, hits = classify_tile(job, groups.rows, at, count, direction)
+        remaining &= bits_between(0, rows)
+        hits &= bits_between(0, rows)
+        tested += rows
+        taken += count_bits(hits)
+        looks += count_bits(remaining) - count_bits(hits)
+        if job.counting:
+            remaining &= ~hits
+        while remaining:
+            i = lowest_bit_of(remaining)
+            remaining &= remaining - 1
+            row = BLOCK * job.blocks[at + i // BLOCK] + i % BLOCK
+            left = keep(job, segment, row, TAKE if (hits >> i) & 1 else LOOK, left)
+    work = job.work
+    work[ROWS, TESTED] += tested
+    work[ROWS, DROPPED] += tested - taken - looks
+    work[ROWS, TAKEN] += taken
+    work[ROWS, LEFT] += looks
+    work[ROWS, BYTES] += tested * _ball_bytes(direction)
+    return left, taken if job.counting else 0
+
+
+search_groups = chunkwise(_classify, _open_chunk)
