@@ -77,13 +77,11 @@ class HalfspaceIndex(Contents):
 
     Notes
     -----
-    Vectors lie in immutable segments and a small tail that is scanned; segments of like size merge, so that n inserts
-    cost O(n log n). With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >= 128.
+    An index is log-structured (an LSM tree): immutable segments, tombstones, and a small tail that is scanned.
+    Segments of like size merge, so that n inserts cost O(n log n).
+    With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >= 128.
     The first query of a stored format compiles its kernels; `halfspace.warmup` does it ahead.
-
-    References
-    ----------
-    The bound on a vector in a ball is the Cauchy-Schwarz inequality; ``docs/exactness.md`` has the proofs.
+    ``docs/exactness.md`` has the proofs.
     """
 
     def __init__(
@@ -397,8 +395,6 @@ class HalfspaceIndex(Contents):
             index._publish(Snapshot(tuple(sealed), tail, loaded.next_id, index._snapshot.builder))
         index._stored = loaded.stored
         return index
-
-    # -- details ------------------------------------------------------------------------------------------------------
 
     def _publish(self, snapshot: Snapshot) -> None:
         """Make a new state the one that is asked, once all of it is there."""

@@ -130,8 +130,8 @@ def test_build_with_subspaces(files, tmp_path):
     options = ["--filter", "sweep", "--subspaces", 3, "--group-size", 5]
     succeed("build", files / "x.npy", "-o", tmp_path / "y.hs", *options)
     index = halfspace.HalfspaceIndex.load(tmp_path / "y.hs")
-    assert index._snapshot.sealed[0].balls.members.shape == (1, 3, N)
-    assert index._snapshot.sealed[0].balls.size == 5
+    assert index._snapshot.sealed[0].data.members.shape == (1, 3, N)
+    assert index._snapshot.sealed[0].data.size == 5
     text = succeed("query", tmp_path / "y.hs", files / "q.npy", "--tau", 9, "--explain")
     assert all(name in text for name in ("sweep", "gates", "balls", "bytes read"))
     assert "subspaces" in fail(2, "build", files / "x.npy", "-o", tmp_path / "z.hs", "--subspaces", 3)

@@ -18,7 +18,6 @@ from helpers.checking import FILTERS, build, equal
 
 from halfspace import HalfspaceIndex
 from halfspace.attention import KVIndex
-from halfspace.cpu.runtime.jit import entry
 
 search = importlib.import_module("halfspace.cpu.search")
 threads_of = importlib.import_module("halfspace.cpu.runtime.threads")
@@ -314,11 +313,11 @@ def fork_while_a_kernel_is_compiled():
 
     def work():
         while not done.is_set():
-            compiled.append(entry(lambda x: 2 * x + 1)(1))
+            compiled.append(compiled(lambda x: 2 * x + 1)(1))
 
     def ask_and_compile():
         ask(index, directions, expected, 2)
-        assert entry(lambda x: x + 41)(1) == 42
+        assert compiled(lambda x: x + 41)(1) == 42
         assert "scan" in HalfspaceIndex(32, filter="scan").stats()["filter"]
 
     worker = threading.Thread(target=work)

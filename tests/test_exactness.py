@@ -5,12 +5,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from helpers import reference
-from helpers.checking import DTYPES, FILTERS, build, build_each, check, equal, identical
+from helpers.checking import DTYPES, EXTENDED, build, build_each, check, equal, identical
 from helpers.families import EXTREME_TAUS, FAMILIES, boundary_taus, pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
-every_filter = pytest.mark.parametrize("filter", FILTERS)
+every_filter = pytest.mark.parametrize("filter", EXTENDED)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
@@ -21,7 +21,7 @@ def test_ten_thousand_adversarial_comparisons(dtype, rng):
         for d in (1, 2, 3, 17):
             vectors, directions = family(rng, 33, d, 2, dtype)
             compared += check(build_each(vectors, dtype=dtype), vectors, *pairs(rng, vectors, directions))
-    assert compared >= 10_000 * len(FILTERS)
+    assert compared >= 10_000 * len(EXTENDED)
 
 
 @every_dtype
@@ -45,7 +45,7 @@ def test_sizes_around_blocks(n, compact, rng):
         indexes = build_each(vectors, dtype=dtype, compact=compact)
         taus = np.concatenate([boundary_taus(rng, vectors, directions[0], 2), [0.0, -np.inf]])
         compared = check(indexes, vectors, np.repeat(directions, len(taus), axis=0), taus, faster=True)
-        assert compared == 8 * len(FILTERS) * n
+        assert compared == 8 * len(EXTENDED) * n
 
 
 @every_dtype
@@ -108,7 +108,7 @@ def test_any_floats_at_all(space, tau, seed):
 @given(
     family=st.sampled_from(FAMILIES),
     dtype=st.sampled_from(DTYPES),
-    filter=st.sampled_from(FILTERS),
+    filter=st.sampled_from(EXTENDED),
     compact=st.booleans(),
     n=st.integers(1, 70),
     d=st.integers(1, 70),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfspace import HalfspaceIndex, cpu
-from halfspace.cpu.by_chunk import WORK
+from halfspace.model.counters import STAGES, Column, Want
 from halfspace.state import build as seal
 from halfspace.state.choose import TRIAL_ROWS
 
@@ -37,6 +37,9 @@ def sealed(vectors, filter, **options):
     return index
 
 
+COUNTS = "tested", "dropped", "taken", "left", "dot_products", "bytes_read"
+
+
 def tau_for(vectors, direction, hits):
     """A threshold that about so many vectors reach."""
     return float(np.partition(vectors @ direction, -hits)[-hits])
@@ -45,7 +48,7 @@ def tau_for(vectors, direction, hits):
 def stages_of(index, direction, tau):
     """The stages of a query by name, those that did nothing as well, and the number of hits."""
     explanation = index.explain(direction, tau)
-    nothing = {name: dict.fromkeys(WORK, 0) for name in cpu.STAGES}
+    nothing = {name: dict.fromkeys(COUNTS, 0) for name in STAGES}
     return nothing | {stage.name: vars(stage) for stage in explanation.stages}, explanation.hits
 
 
@@ -54,9 +57,8 @@ def bytes_of(stages):
 
 
 def found_by(index, directions, tau, wanted, threads=1):
-    query, _ = index._asked(index._snapshot, directions, tau, None, threads)
-    (found,) = query._found(wanted)
-    return found
+    question, _ = index._asked(index._snapshot, (directions, tau, None), wanted, threads)
+    return cpu.search(question)
 
 
 # Counters
@@ -109,7 +111,7 @@ def test_counters_do_not_depend_on_threads(filter, threads, repeats, rng, monkey
         index.insert(part)
     index.delete(np.arange(0, 9000, 7))
     directions, tau = normal(rng, 5 * repeats, 6), np.tile([0.5, 3.0, 20.0, -np.inf, np.inf], repeats)
-    for wanted in (cpu.COUNT, cpu.IDS, cpu.SCORES):
+    for wanted in (Want.COUNT, Want.IDS, Want.SCORES):
         one, many = (found_by(index, directions, tau, wanted, count) for count in (1, threads))
         assert one.work.tolist() == many.work.tolist() == found_by(index, directions, tau, wanted).work.tolist()
         assert one.counts.tolist() == many.counts.tolist()
@@ -171,17 +173,17 @@ def test_groups_read_ever_less_of_more_rows(rng):
 def test_counting_takes_wholesale(filter, rng):
     vectors = normal(rng, 20_003, 3)
     index, direction = sealed(vectors, filter), np.array([1.0, 0.5, -0.2], np.float32)
-    rows = dict(zip(cpu.STAGES, range(len(cpu.STAGES)), strict=True))
-    whole = found_by(index, direction, -1e3, cpu.COUNT)
+    rows = dict(zip(STAGES, range(len(STAGES)), strict=True))
+    whole = found_by(index, direction, -1e3, Want.COUNT)
     assert whole.counts.tolist() == [20_003]
-    taken = whole.work[:, WORK.index("taken")]
+    taken = whole.work[:, Column.TAKEN]
     assert taken[rows["chunks" if filter == "groups" else "balls"]] == taken.sum() == 20_003
-    assert not whole.work[:, WORK.index("dot_products")].any()
+    assert not whole.work[:, Column.DOTS].any()
     if filter == "groups":
-        assert whole.work[:, WORK.index("bytes_read")].sum() < 0.01 * vectors.nbytes
-    half = found_by(index, direction, 0.1, cpu.COUNT)
+        assert whole.work[:, Column.BYTES].sum() < 0.01 * vectors.nbytes
+    half = found_by(index, direction, 0.1, Want.COUNT)
     assert half.counts[0] == len(reference.one_faster(vectors, direction, 0.1)[0])
-    assert half.work[:, WORK.index("dot_products")].sum() < (0.05 if filter == "groups" else 0.15) * 20_003
+    assert half.work[:, Column.DOTS].sum() < (0.05 if filter == "groups" else 0.15) * 20_003
     index.delete(np.arange(0, 20_003, 3))  # what is taken is counted row by row now
     assert index.count(direction, -1e3) == 13_335
     assert index.count(direction, -1e3, within=np.arange(1, 20_003, 3)) == 6668

@@ -137,7 +137,7 @@ def along_axes():
     for dtype in DTYPES:
         vectors, directions = mixed(rng, 70, 64, 6, dtype)
         index = build(vectors, filter="cells", dtype=dtype)
-        assert index._snapshot.sealed[0].cells.axes is not None
+        assert index._snapshot.sealed[0].data.axes is not None
         for q in directions:
             thresholds = taus(vectors, q)
             assert len(thresholds) < LEAST

@@ -49,7 +49,7 @@ def test_a_small_insert_leaves_old_segments_alone(filter, rng, monkeypatch):
     second = index._snapshot.sealed[1]
     index.delete([17, 5017])
     for before, now in zip((old, second), index._snapshot.sealed, strict=False):
-        for part in ("vectors", "ids", "norms", "cells", "groups", "balls", "by_id"):
+        for part in ("vectors", "ids", "norms", "data", "by_id"):
             assert getattr(now, part) is getattr(before, part)
     index.insert(normal(rng, 300, 3))  # the fourth of like size: these merge, the large one stays
     large, merged = index._snapshot.sealed
@@ -127,8 +127,8 @@ def test_a_round_trip_keeps_everything(filter, mmap, tmp_path, rng, monkeypatch)
     loaded.compact()
     (segment,) = loaded._snapshot.sealed
     if filter in ("balls", "sweep"):
-        assert segment.balls.columns.tolist() == [0, 1, 2, 4]
-        assert segment.balls.size == 5
+        assert segment.data.columns.tolist() == [0, 1, 2, 4]
+        assert segment.data.size == 5
     loaded.verify()
     del loaded
 

@@ -15,7 +15,7 @@ from helpers.checking import FILTERS, build, equal
 
 from halfspace import HalfspaceIndex
 from halfspace.attention import KVIndex
-from halfspace.cpu import by_chunk as chunks
+from halfspace.cpu.job import FULL, PAUSED
 from halfspace.files.vectors import read_vectors
 from halfspace.model.layout import CHUNK
 from halfspace.runtime.interrupts import undisturbed
@@ -150,14 +150,17 @@ def test_kernels_that_stop_wherever_they_may_go_on_where_they_were(filter, count
     expected = reference.query(vectors, directions, taus, faster=True)
     explained = index.explain(directions[0], taus[0])
     states = Counter()
-    kernel = search.search_chunks
+    kernel_of = search.search_kernel
 
-    def watched(*arguments):
-        stopped = kernel(*arguments)
-        states[stopped[2]] += 1
-        return stopped
+    def watched(code):
+        def kernel(*arguments):
+            stopped = kernel_of(code)(*arguments)
+            states[stopped[2]] += 1
+            return stopped
 
-    monkeypatch.setattr(search, "search_chunks", watched)
+        return kernel
+
+    monkeypatch.setattr(search, "search_kernel", watched)
     monkeypatch.setattr(search, "TURN", -1.0)  # time is up whenever the clock is read
     monkeypatch.setattr(search, "ROOM", CHUNK)
     monkeypatch.setattr(
@@ -174,8 +177,8 @@ def test_kernels_that_stop_wherever_they_may_go_on_where_they_were(filter, count
         equal(ours, (ids[asked], scores[asked]))
     assert index.count(directions, taus, threads=threads).tolist() == [len(ids) for ids, _ in expected]
     assert index.explain(directions[0], taus[0]) == explained
-    assert states[chunks.PAUSED] > 0
-    assert count == 1 or states[chunks.FULL] > 0
+    assert states[PAUSED] > 0
+    assert count == 1 or states[FULL] > 0
 
 
 def test_many_heads_that_stop_wherever_they_may(monkeypatch, rng):

@@ -9,6 +9,7 @@ from helpers import reference
 from helpers.checking import DTYPES, build, identical
 
 from halfspace import HalfspaceIndex, cpu
+from halfspace.model.counters import STAGES, Want
 from halfspace.model.formats import as_bits
 from halfspace.model.segment import Segment, join
 from halfspace.runtime.lock import Lock
@@ -68,9 +69,9 @@ def test_kernels_refuse_rows_that_lie_apart(rng):
 
 def test_counting_a_halfspace_that_holds_everything_reads_codes_alone(rng):
     index = build(rng.standard_normal((5000, 64)).astype(np.float32))
-    query, _ = index._asked(index._snapshot, rng.standard_normal(64), -1e3, None, 1)
-    (found,) = query._found(cpu.COUNT)
-    work = dict(zip(cpu.STAGES, found.work[:, 0].tolist(), strict=True))
+    question, _ = index._asked(index._snapshot, (rng.standard_normal(64), -1e3, None), Want.COUNT, 1)
+    found = cpu.search(question)
+    work = dict(zip(STAGES, found.work[:, 0].tolist(), strict=True))
     assert found.counts.tolist() == [5000]
     assert {name: tested for name, tested in work.items() if tested} == {"norms": 5000, "high": 5000}
 
@@ -120,7 +121,7 @@ def test_axes_of_long_vectors(rng):
     vectors = rng.standard_normal((4096, 256))
     vectors[:, :8] *= 1.5e17
     index = build(vectors, filter="cells")
-    assert np.isfinite(index._snapshot.sealed[0].cells.axes.axes).all()
+    assert np.isfinite(index._snapshot.sealed[0].data.axes.axes).all()
     index.verify()
 
 

@@ -18,9 +18,9 @@ from halfspace.attention.attended import Attended
 from halfspace.attention.policy import Threshold, thresholds
 from halfspace.hits import Hits
 from halfspace.model.arrays import equal, host
+from halfspace.model.counters import Want
 from halfspace.model.formats import FORMATS, as_numbers, parse
 from halfspace.model.kv_cache import NOT_FINITE, ROW_STEP, Cache, grown, reservoir, select, view
-from halfspace.model.counters import Want
 from halfspace.model.question import Question
 from halfspace.model.table import Table
 from halfspace.runtime.lock import Lock

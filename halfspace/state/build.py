@@ -57,14 +57,14 @@ class Builder:
         if joined.rows < TRIAL_ROWS:
             return self.derive(joined, FEW, deriving)
         trying, deriving = deriving.split(ALL_TRIED, joined.vectors.size / 2**20 * DERIVE / 5)
-        counted = trial(joined, self, trying)
+        counted = trial(joined, self.derive, self.backend, self.recent, trying)
         return replace(self.derive(joined, cheapest(counted), deriving), trial=counted)
 
     def suits(self, segment: Segment, meter: Meter = SILENT) -> bool:
         """Whether a segment has the filter that a trial would choose now, by what was asked lately."""
         if self.filter != AUTO or segment.trial is None:
             return True
-        return cheapest(trial(segment, self, meter)) == segment.filter
+        return cheapest(trial(segment, self.derive, self.backend, self.recent, meter)) == segment.filter
 
     def derive(self, segment: Segment, filter: str, meter: Meter = SILENT) -> Segment:
         """Derive what a filter needs from a segment in order of ids."""

@@ -4,15 +4,15 @@ Half of the trial's questions are those that were asked lately, if any were; the
 directions, and a hundredth of the sample as hits.
 """
 
-from __future__ import annotations
-
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.backend import Backend
 from halfspace.model.arrays import host, namespace
 from halfspace.model.counters import Column, Want
 from halfspace.model.filters import FILTERS, tried
@@ -21,9 +21,6 @@ from halfspace.model.question import Question
 from halfspace.model.segment import Segment
 from halfspace.model.table import Table
 from halfspace.runtime.progress import SILENT, Meter
-
-if TYPE_CHECKING:
-    from halfspace.state.build import Builder
 
 __all__ = ["QUESTIONS", "TRIAL_ROWS", "RecentQueries", "cheapest", "trial"]
 
@@ -45,7 +42,9 @@ RecentQueries = deque[tuple[npt.NDArray[np.float32], Any]]
 
 def trial(
     segment: Segment,
-    builder: Builder,
+    derive: Callable[[Segment, str], Segment],
+    backend: Backend,
+    recent: RecentQueries,
     meter: Meter = SILENT,
 ) -> dict[str, int]:
     """Count the bytes that each filter reads for a few questions on a sample of a segment.
@@ -66,7 +65,7 @@ def trial(
         scores = xp.stack([(numbers * one).sum(axis=1) for one in own], axis=1)
         scores = xp.nan_to_num(scores).astype(np.float64)
     hits = max(1, round(SHARE * size))
-    asked = list(builder.recent)
+    asked = list(recent)
     directions = xp.stack([*own, *(direction for direction, _ in asked)])
     thresholds = xp.asarray([float(threshold) for _, threshold in asked], np.float64)
     tau = xp.concatenate([xp.partition(scores, -hits, axis=0)[-hits], thresholds])
@@ -75,10 +74,10 @@ def trial(
     names = tried()
     for filter, part in zip(names, meter.split(*(1.0 for _ in names)), strict=True):
         same = derived.data is not None and FILTERS[filter].build is FILTERS[derived.filter].build
-        derived = replace(derived, filter=filter) if same else builder.derive(sample, filter)
-        table = Table.of([derived], builder.backend)
+        derived = replace(derived, filter=filter) if same else derive(sample, filter)
+        table = Table.of([derived], backend)
         question = Question(table, vectors[0, :0, 0], directions, tau, may_scan=True, wanted=Want.EXPLAINED)
-        found = builder.backend.search(question)
+        found = backend.search(question)
         counted[filter] = int(host(found.work)[:, Column.BYTES].sum())
         part.finish()
     return counted

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import scipy.linalg
 from helpers import reference
-from helpers.cascade import adversaries, look_at, segment_of, verdicts_of
+from helpers.cascade import adversaries, look_at, prepared, segment_of, verdicts_of
 from helpers.checking import DTYPES, build, check, equal, identical
 from helpers.codes import beyond, bfloat16, bounds_along_axes, parts_of, units
 from helpers.families import EXTREME_TAUS, FAMILIES, MORE_FAMILIES, boundary_taus
 from threadpoolctl import ThreadpoolController
 
-from halfspace import HalfspaceIndex, cpu
-from halfspace.cpu.codes import DROP, TAKE
+from halfspace import HalfspaceIndex
 from halfspace.cpu.filters import axes
+from halfspace.cpu.job import DROP, TAKE
 from halfspace.files import container as storage
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -41,7 +41,7 @@ def with_axes(family, rng, n, m, dtype):
     vectors, directions = family(rng, n, DIM, m, dtype)
     segment = segment_of(vectors)
     moderate = 2.0**-40 <= segment.norms.max() <= 2.0**60 and (vectors != vectors[0]).any()
-    assert (segment.cells.axes is not None) == moderate
+    assert (segment.data.axes is not None) == moderate
     return (segment if moderate else None), vectors, directions
 
 
@@ -56,7 +56,7 @@ def test_bounds_along_axes_are_true(family, dtype, rng, eager):
     segment, vectors, directions = with_axes(family, rng, n, 2, dtype)
     if segment is None:
         return
-    cells = segment.cells
+    cells = segment.data
     own = cells.axes
     x = units(vectors) - units(cells.centre[0])
     directions = np.concatenate([adversaries(cells, vectors, directions), own.axes[0, ::9], -own.axes[0, :1]])
@@ -64,7 +64,7 @@ def test_bounds_along_axes_are_true(family, dtype, rng, eager):
     across = wide - own.axes[0].T @ (own.axes[0] @ wide)
     across = across.clip(-3e38, 3e38).astype(np.float32)
     directions = np.concatenate([directions, across[None], own.axes[0].sum(axis=0)[None]])
-    seen = look_at(segment, cpu.prepare(directions), np.zeros(len(directions)))
+    seen = look_at(segment, prepared(directions))
     for q, view, digits in zip(directions, seen.views, seen.axes_digits, strict=True):
         products = x @ units(q)
         for value, width in zip(*bounds_along_axes(own, view, digits, n), strict=True):
@@ -80,7 +80,7 @@ def test_lengths_along_and_beyond_axes_are_bounds(family, dtype, rng, eager):
     segment, vectors, _ = with_axes(family, rng, n, 1, dtype)
     if segment is None:
         return
-    own, centre = segment.cells.axes, segment.cells.centre[0]
+    own, centre = segment.data.axes, segment.data.centre[0]
     assert own.axes.shape == (1, DIM // 4, DIM)
     matrix, weights = own.axes[0].astype(np.float64), own.weights[0].astype(np.float64)
     assert np.linalg.norm(matrix @ matrix.T - np.eye(len(matrix)), 2) < own.spread[0] < 0.01
@@ -106,14 +106,13 @@ def test_verdicts_with_axes_are_true(family, dtype, rng, eager):
     segment, vectors, directions = with_axes(family, rng, n, 2, dtype)
     if segment is None:
         return
-    for q in adversaries(segment.cells, vectors, directions):
-        ready = cpu.prepare(q[None])
+    for q in adversaries(segment.data, vectors, directions):
         products, exponent = reference.dots(vectors, q)
         highest = reference.from_bits([reference.encode(products.max(), exponent, "float64")], "float64")
         for tau in [*boundary_taus(rng, vectors, q, 2), *highest, *EXTREME_TAUS[:2], np.inf, -np.inf]:
             hit = reference.reaches(products, exponent, tau)
-            seen = look_at(segment, ready, np.array([tau]))
-            verdicts, _, work = verdicts_of(segment, ready, seen, tau)
+            ready = prepared(q[None], tau)
+            verdicts, _, work = verdicts_of(segment, ready)
             assert not hit[verdicts == DROP].any()
             assert hit[verdicts == TAKE].all()
             assert work["axes"][0] in (0, 128, n)  # nothing, or the first eight blocks, or all
@@ -129,10 +128,10 @@ def test_few_families_have_no_axes(eager, rng):
 
 def test_when_axes_are_chosen(rng):
     few = on_few_axes(rng, 4096, 256)
-    assert segment_of(few).cells.axes.axes.shape == (1, 64, 256)
-    assert segment_of(few[:-1]).cells.axes is None  # too few rows for so many dimensions
-    assert segment_of(few[:, :255]).cells.axes is None
-    assert segment_of(rng.standard_normal((4096, 256)).astype(np.float32)).cells.axes is None  # all axes alike
+    assert segment_of(few).data.axes.axes.shape == (1, 64, 256)
+    assert segment_of(few[:-1]).data.axes is None  # too few rows for so many dimensions
+    assert segment_of(few[:, :255]).data.axes is None
+    assert segment_of(rng.standard_normal((4096, 256)).astype(np.float32)).data.axes is None  # all axes alike
 
 
 def test_axes_are_found_on_one_thread_of_one_library(rng, monkeypatch):
@@ -146,7 +145,7 @@ def test_axes_are_found_on_one_thread_of_one_library(rng, monkeypatch):
     monkeypatch.setattr(scipy.linalg, "eigh", watched)
     before = ThreadpoolController().info()
     vectors = rng.standard_normal((4200, 8)) @ rng.standard_normal((8, 256))
-    assert build(vectors.astype(np.float32), filter="cells")._snapshot.sealed[0].cells.axes is not None
+    assert build(vectors.astype(np.float32), filter="cells")._snapshot.sealed[0].data.axes is not None
     assert ThreadpoolController().info() == before
     assert during
     scipys = [library for library in during if "scipy" in library["filepath"]]
@@ -189,7 +188,7 @@ def few(request):
     index.insert(vectors[:-10])
     index.compact()
     index.insert(vectors[-10:])
-    assert index._snapshot.sealed[0].cells.axes is not None
+    assert index._snapshot.sealed[0].data.axes is not None
     return index, vectors
 
 
@@ -218,7 +217,7 @@ def test_files_keep_axes(few, mmap, tmp_path, rng):
     index.save(tmp_path / "first")
     loaded = HalfspaceIndex.load(tmp_path / "first", mmap=mmap)
     loaded.verify()
-    assert loaded._snapshot.sealed[0].cells.axes is not None
+    assert loaded._snapshot.sealed[0].data.axes is not None
     loaded.save(tmp_path / "second")
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
     q = vectors[7].astype(np.float32)
@@ -233,7 +232,7 @@ def test_files_keep_axes(few, mmap, tmp_path, rng):
     equal(loaded.query(q, 1.0), expected)
     loaded.compact()
     equal(loaded.query(q, 1.0), expected)
-    assert loaded._snapshot.sealed[0].cells.axes is None  # of so few rows
+    assert loaded._snapshot.sealed[0].data.axes is None  # of so few rows
     loaded.verify()
     del loaded
 

@@ -3,27 +3,26 @@
 import numpy as np
 import pytest
 from helpers import reference
-from helpers.cascade import adversaries, look_at, segment_of, table_of, verdicts_of
+from helpers.cascade import adversaries, look_at, prepared, segment_of, table_of, verdicts_of
 from helpers.checking import DTYPES
 from helpers.codes import beyond, bfloat16, bounds_of_cells, by_halves, planes, units
 from helpers.families import EXTREME_TAUS, FAMILIES, MORE_FAMILIES, boundary_taus, gaussian, integers, pairs
 from numba import carray, njit
 
-from halfspace import cpu
-from halfspace.cpu.by_chunk import WORK
-from halfspace.cpu.codes import DROP, LOOK, TAKE
 from halfspace.cpu.filters.matrix import pack_tile
+from halfspace.cpu.filters.records import CELLS
+from halfspace.cpu.job import DROP, LOOK, TAKE
 from halfspace.cpu.runtime.jit import pointer
-from halfspace.cpu.runtime.records import CELLS
+from halfspace.model.counters import STAGES, WORK_SHAPE, Column
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_family = pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
 
 
 @njit
-def _pack(table, first, words, columns, tile, inverses, ratios):
-    cells = carray(pointer(table[0, 0].cells, CELLS), 1)[0]
-    pack_tile(cells, first, words, columns, tile, inverses, ratios)
+def _pack(table, first, words, columns, out):
+    cells = carray(pointer(table[0, 0].data, CELLS), 1)[0]
+    pack_tile(cells, first, words, columns, out)
 
 
 # What is stored
@@ -34,7 +33,7 @@ def _pack(table, first, words, columns, tile, inverses, ratios):
 def test_cells_hold_their_vectors(family, dtype, rng):
     for n, d in ((70, 9), (1, 1), (17, 24)):
         vectors, _ = family(rng, n, d, 1, dtype)
-        made = segment_of(vectors).cells
+        made = segment_of(vectors).data
         assert made.axes is None
         high, low = planes(made, n, d)
         codes = 16 * high + low - 128
@@ -60,7 +59,7 @@ def test_cells_hold_their_vectors(family, dtype, rng):
 @pytest.mark.parametrize("n", [1, 15, 16, 63, 64, 65, 1023, 1024, 1025, 3000])
 def test_peaks_are_the_longest_of_each_chunk(n, rng):
     vectors = (rng.standard_normal((n, 3)) * rng.pareto(1.5, (n, 1))).astype(np.float32)
-    peaks, x = segment_of(vectors).cells.peaks, units(vectors)
+    peaks, x = segment_of(vectors).data.peaks, units(vectors)
     assert peaks.shape == (1, -(-n // 1024))
     for chunk, peak in enumerate(peaks[0]):
         longest = (x[1024 * chunk : 1024 * chunk + 1024] ** 2).sum(axis=1).max()
@@ -70,11 +69,11 @@ def test_peaks_are_the_longest_of_each_chunk(n, rng):
 @every_dtype
 def test_threads_and_frames_that_are_taken_over_make_the_same_cells(dtype, rng):
     vectors, _ = gaussian(rng, 5000, 40, 1, dtype)
-    one = segment_of(vectors).cells
-    for again in (segment_of(vectors, 3).cells, segment_of(vectors, 2, like=one).cells):
+    one = segment_of(vectors).data
+    for again in (segment_of(vectors, 3).data, segment_of(vectors, 2, like=one).data):
         for name, part in vars(one).items():
             np.testing.assert_array_equal(getattr(again, name), part, err_msg=name)
-    first = segment_of(vectors[:100], like=one).cells
+    first = segment_of(vectors[:100], like=one).data
     np.testing.assert_array_equal(first.high[0, :6], one.high[0, :6])
     np.testing.assert_array_equal(first.centre, one.centre)
     np.testing.assert_array_equal(first.weights, one.weights)
@@ -84,10 +83,10 @@ def test_weights_follow_spreads(rng):
     """Few dimensions that vary much leave the others their digits."""
     spreads = np.where(np.arange(64) < 4, 100.0, 1.0)
     vectors = (rng.standard_normal((500, 64)) * spreads).astype(np.float32)
-    made = segment_of(vectors).cells
+    made = segment_of(vectors).data
     assert made.weights[0, 4:].max() < 0.1 < 0.5 < made.weights[0, :4].min()
     assert np.median(bfloat16(made.radii[0, 1, :500])) < 3.0  # 127 steps of 300 for all would leave 5.5
-    constant = segment_of(np.full((70, 3), 7.0, np.float32)).cells
+    constant = segment_of(np.full((70, 3), 7.0, np.float32)).data
     assert (constant.weights == 1).all()
     assert not constant.scales.any()
 
@@ -102,10 +101,10 @@ def test_bounds_are_true(family, dtype, rng):
     n, d = 70, 13
     vectors, directions = family(rng, n, d, 2, dtype)
     segment = segment_of(vectors)
-    cells = segment.cells
+    cells = segment.data
     x = units(vectors) - units(cells.centre[0])
     directions = adversaries(cells, vectors, directions)
-    seen = look_at(segment, cpu.prepare(directions), np.zeros(len(directions)))
+    seen = look_at(segment, prepared(directions))
     assert seen.matrix.order.size == 0
     finite = 0
     for q, view, digits in zip(directions, seen.views, seen.digits, strict=True):
@@ -126,33 +125,32 @@ def test_verdicts_are_true(row_bytes, family, dtype, rng):
     n, d = 300, 13
     vectors, directions = family(rng, n, d, 2, dtype)
     segment = segment_of(vectors)
-    for q in adversaries(segment.cells, vectors, directions):
-        ready = cpu.prepare(q[None])
+    for q in adversaries(segment.data, vectors, directions):
         products, exponent = reference.dots(vectors, q)
         for tau in [*boundary_taus(rng, vectors, q, 3), *EXTREME_TAUS]:
             hit = reference.reaches(products, exponent, tau)
-            seen = look_at(segment, ready, np.array([tau]))
-            verdicts, counted, work = verdicts_of(segment, ready, seen, tau, row_bytes=row_bytes)
+            ready = prepared(q[None], tau)
+            verdicts, counted, work = verdicts_of(segment, ready, row_bytes=row_bytes)
             assert counted == 0
             assert set(verdicts.tolist()) <= {DROP, LOOK, TAKE}
             assert not hit[verdicts == DROP].any()
             assert hit[verdicts == TAKE].all()
-            again, counted, same = verdicts_of(segment, ready, seen, tau, True, row_bytes)
+            again, counted, same = verdicts_of(segment, ready, True, row_bytes)
             np.testing.assert_array_equal(again, np.where(verdicts == TAKE, DROP, verdicts))
             assert counted == np.count_nonzero(verdicts == TAKE)
-            assert all((work[name] == same[name]).all() for name in cpu.STAGES)
+            assert all((work[name] == same[name]).all() for name in STAGES)
 
 
 def test_finer_codes_decide_more(rng):
-    tested, left, dropped = (WORK.index(name) for name in ("tested", "left", "dropped"))
+    tested, left, dropped = (Column.TESTED, Column.LEFT, Column.DROPPED)
     vectors, directions = gaussian(rng, 1024, 64, 8, "float32")
     segment = segment_of(vectors)
-    total = np.zeros((len(cpu.STAGES), len(WORK)), np.int64)
+    total = np.zeros(WORK_SHAPE, np.int64)
     for q in directions:
-        tau, ready = float(np.sort(vectors @ q)[-10]), cpu.prepare(q[None])
-        _, _, work = verdicts_of(segment, ready, look_at(segment, ready, np.array([tau])), tau)
+        tau = float(np.sort(vectors @ q)[-10])
+        _, _, work = verdicts_of(segment, prepared(q[None], tau))
         total += np.stack(list(work.values()))
-    high, low = (total[cpu.STAGES.index(name)] for name in ("high", "low"))
+    high, low = (total[STAGES.index(name)] for name in ("high", "low"))
     assert high[tested] == 8 * 1024
     assert 80 <= high[left] < 0.4 * high[tested]
     assert high[left] == low[tested]
@@ -187,9 +185,9 @@ def test_matrix_products_leave_every_hit(family, dtype, rng):
     n, d = 100, 13
     vectors, directions = family(rng, n, d, 2, dtype)
     segment = segment_of(vectors)
-    cells = segment.cells
+    cells = segment.data
     directions, tau = pairs(rng, vectors, adversaries(cells, vectors, directions))
-    seen = look_at(segment, cpu.prepare(directions), tau)
+    seen = look_at(segment, prepared(directions, tau))
     if cells.peaks.max() > 2.0**60:
         assert seen.matrix.order.size == 0  # which float32 could not test
         return
@@ -211,8 +209,8 @@ def test_matrix_products_leave_little_else(family, rng):
     vectors, directions = family(rng, 500, 64, 40, "float32")
     segment, products = segment_of(vectors), vectors @ directions.T
     tau = np.sort(products, axis=0)[-5].astype(np.float64)
-    seen = look_at(segment, cpu.prepare(directions), tau)
-    left = reaching(segment.cells, seen, 500, 64)
+    seen = look_at(segment, prepared(directions, tau))
+    left = reaching(segment.data, seen, 500, 64)
     assert (tau[:, None] <= products.T).sum() <= left.sum() < 0.08 * left.size
 
 
@@ -221,18 +219,18 @@ def test_tiles_are_joined_from_both_planes(d, rng):
     vectors, _ = gaussian(rng, 100, d, 1, "float32")
     vectors[3] = vectors.mean(axis=0)
     segment = segment_of(vectors)
-    high, low = planes(segment.cells, 100, d)
+    high, low = planes(segment.data, 100, d)
     words, columns = -(-d // 8), -(-d // 64)
     for first in (0, 64):
         tile = np.zeros((4, 16 * columns, 16, 4), np.uint8)
         inverses, ratios = np.empty((2, 64), np.float32)
-        _pack(table_of(segment), first, words, columns, tile.reshape(-1), inverses, ratios)
+        _pack(table_of(segment), first, words, columns, (tile.reshape(-1), inverses, ratios))
         rows = tile.transpose(0, 2, 1, 3).reshape(64, -1)
         count = min(64, 100 - first)
         expected = (16 * high + low)[first : first + 64]
         np.testing.assert_array_equal(rows[:count, :d], expected)
         scale, radius = (
-            bfloat16(part[first : first + 64]) for part in (segment.cells.scales[0], segment.cells.radii[0, 1])
+            bfloat16(part[first : first + 64]) for part in (segment.data.scales[0], segment.data.radii[0, 1])
         )
         known = scale > 0
         np.testing.assert_array_equal(inverses[known], (1 / scale[known].astype(np.float64)).astype(np.float32))

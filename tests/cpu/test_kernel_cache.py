@@ -17,9 +17,9 @@ from halfspace.cpu.runtime import kernel_cache as _kernel_cache
 
 SOURCE = """
 import numpy as np
-from halfspace.cpu.runtime.jit import entry
+from halfspace.cpu.runtime.jit import compiled
 
-@entry
+@compiled
 def answer(values):
     for i in range(values.size):
         values[i] += 40
@@ -133,7 +133,7 @@ def test_kernels_compile_where_no_folder_can_be_written(folder, monkeypatch):
 
     monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl.__init__", nowhere)
     with pytest.warns(RuntimeWarning, match="no folder can be written"):
-        assert _jit.entry(lambda x: x + 1)(2) == 3
+        assert _jit.compiled(lambda x: x + 1)(2) == 3
 
 
 def test_the_stamp_covers_every_source_and_every_version(monkeypatch):

@@ -7,9 +7,11 @@ import pytest
 from helpers.codes import by_halves
 from numba import njit, types
 
+from halfspace.cpu.runtime import forms
 from halfspace.cpu.runtime import simd as _simd
+from halfspace.cpu.runtime.forms import FORMS
 from halfspace.cpu.runtime.lanes import block_verdicts, cell_verdicts, count_bits, lowest_bit_of, pairs_reaching
-from halfspace.cpu.runtime.simd import FORMS, GROUP, matrix_begin, matrix_dot, matrix_end, nibble_dot, row_dot, tile_dot
+from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end, nibble_dot, row_dot, tile_dot
 from halfspace.model.layout import BLOCK, TILE
 
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -34,7 +36,7 @@ BODIES = {
 @cache
 def _compiled(name, form):
     body, result, count = BODIES[name]
-    assert FORMS[_simd.FORM] == form
+    assert FORMS[forms.FORM] == form
     return njit(result(*[types.intp] * count))(body)
 
 
@@ -42,9 +44,9 @@ def _compiled(name, form):
 def kernel(form, request, monkeypatch):
     """Compile an intrinsic in some form, which is looked up while code is emitted."""
     number = FORMS.index(form)
-    if number not in _simd._offered(_simd._host_features()):
+    if number not in forms._offered(forms._host_features()):
         pytest.skip(f"this host has no {form}")
-    if form == "amx" and not _simd._may_use_amx():
+    if form == "amx" and not forms._may_use_amx():
         pytest.skip("the system does not grant the tile registers")
     monkeypatch.setattr(_simd, "FORM", number)
     return lambda name: _compiled(name, form)
@@ -163,20 +165,20 @@ def test_matrix_dot(kernel, columns, extreme, rng):
 
 
 def test_forms_that_the_host_lacks_are_refused(monkeypatch):
-    offered = {FORMS[form] for form in _simd._offered(_simd._host_features())}
+    offered = {FORMS[form] for form in forms._offered(forms._host_features())}
     assert "portable" in offered
-    assert FORMS[_simd.FORM] in offered
-    assert _simd._offered([]) == [0]
-    assert _simd._offered(["+avxvnni"]) == [0, 1]
-    assert _simd._offered(["+avx512vnni", "+avx512vl", "-avx512bw"]) == [0]
+    assert FORMS[forms.FORM] in offered
+    assert forms._offered([]) == [0]
+    assert forms._offered(["+avxvnni"]) == [0, 1]
+    assert forms._offered(["+avx512vnni", "+avx512vl", "-avx512bw"]) == [0]
     monkeypatch.setattr(_simd, "_host_features", lambda: ["+avx2"])
     for name in (*FORMS[1:], "sse", ""):
         monkeypatch.setenv("HALFSPACE_SIMD", name)
         with pytest.raises(ValueError, match="HALFSPACE_SIMD"):
-            _simd._choose()
+            forms._choose()
     for name in ("portable", "auto"):
         monkeypatch.setenv("HALFSPACE_SIMD", name)
-        assert FORMS[_simd._choose()] == "portable"
+        assert FORMS[forms._choose()] == "portable"
 
 
 def test_without_a_grant_there_are_no_tile_registers(monkeypatch):
@@ -186,30 +188,26 @@ def test_without_a_grant_there_are_no_tile_registers(monkeypatch):
     for granted, expected in ((True, "amx"), (False, "avx512")):
         monkeypatch.setattr(_simd, "_may_use_amx", lambda granted=granted: granted)
         monkeypatch.setenv("HALFSPACE_SIMD", "auto")
-        assert FORMS[_simd._choose()] == expected
+        assert FORMS[forms._choose()] == expected
         monkeypatch.setenv("HALFSPACE_SIMD", "avx512")
-        assert FORMS[_simd._choose()] == "avx512"
+        assert FORMS[forms._choose()] == "avx512"
     monkeypatch.setenv("HALFSPACE_SIMD", "amx")
     with pytest.raises(ValueError, match="does not grant"):
-        _simd._choose()
+        forms._choose()
 
 
 # Verdicts of blocks and tiles
 
 
 @njit
-def _block_verdicts(products, scales, radii, unit, bias, slack, factor, below, above):
-    return block_verdicts(
-        products.ctypes.data, scales.ctypes.data, radii.ctypes.data, unit, bias, slack, factor, below, above
-    )
+def _block_verdicts(products, scales, radii, numbers):
+    return block_verdicts((products.ctypes.data, scales.ctypes.data, radii.ctypes.data), numbers)
 
 
 @njit
-def _cell_verdicts(products, values, short, unit, bias, slack, factor, remainder, below, above):
-    return cell_verdicts(
-        products.ctypes.data, values.ctypes.data, short[0].ctypes.data, short[1].ctypes.data, short[2].ctypes.data,
-        unit, bias, slack, factor, remainder, below, above,
-    )  # fmt: skip
+def _cell_verdicts(products, values, short, numbers):
+    scales, radii, rests = short[0].ctypes.data, short[1].ctypes.data, short[2].ctypes.data
+    return cell_verdicts((products.ctypes.data, values.ctypes.data, scales, radii, rests), numbers)
 
 
 @njit
@@ -252,7 +250,7 @@ def test_block_verdicts(rng):
             width = scales * slack + factor * radii
             for below in limits(rng, value, width):
                 for above in (below, below + 1, -inf, inf):
-                    found = _block_verdicts(products, scales, radii, unit, bias, slack, factor, below, above)
+                    found = _block_verdicts(products, scales, radii, (unit, bias, slack, factor, below, above))
                     assert found == bits_of(~(value + width < below), value - width >= above)
 
 
@@ -273,7 +271,7 @@ def test_cell_verdicts(rng):
                 for above in (below, below + 1, -inf, inf):
                     values = before.copy()
                     args = unit, bias, slack, factor, remainder, below, above
-                    found = _cell_verdicts(products, values, short, *args)
+                    found = _cell_verdicts(products, values, short, args)
                     assert found == bits_of(~(value + width < below), value - width >= above)
                     np.testing.assert_array_equal(values, value)
 

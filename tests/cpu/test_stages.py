@@ -10,6 +10,7 @@ from types import CodeType, FunctionType
 import numpy as np
 import pytest
 from helpers import reference
+from helpers.cascade import prepared
 from helpers.checking import DTYPES
 from helpers.families import FAMILIES, boundary_taus
 from numba import njit
@@ -17,9 +18,11 @@ from numba.core.dispatcher import Dispatcher
 
 from halfspace import cpu
 from halfspace.cpu import formats
-from halfspace.cpu.codes import DROP, LOOK, TAKE
+from halfspace.cpu.by_chunk import Rows
 from halfspace.cpu.filters import scan
+from halfspace.cpu.job import DROP, LOOK, TAKE
 from halfspace.model.formats import FORMATS, as_bits
+from halfspace.model.question import Question
 from halfspace.model.segment import Segment
 from halfspace.model.table import Table
 
@@ -35,9 +38,9 @@ def _each(function, values, out):
 
 
 @njit
-def _verdicts_of_scan(vectors, norms, low, high, narrow, plans, tau):
+def _verdicts_of_scan(vectors, norms, direction, low, high):
     verdicts = np.empty(high - low, np.int32)
-    scan.test_rows(vectors, norms, low, high, narrow[0], plans[0], tau, verdicts)
+    scan.classify_rows(Rows(vectors, norms), direction, low, high, verdicts)
     return verdicts
 
 
@@ -99,12 +102,12 @@ def test_verdicts_of_a_scan_are_true(family, dtype, rng):
     stored = as_bits(np.ascontiguousarray(vectors))
     norms, _ = cpu.measure(stored[None], 1)
     for q in directions:
-        ready = cpu.prepare(q[None])
         for tau in [*boundary_taus(rng, vectors, q, 3), 0.0, -np.inf, np.inf]:
             hit = np.isin(np.arange(100), reference.hits(vectors, q, tau))
-            args = stored, norms[0], 0, 100, ready.narrow, ready.plans, float(tau)
-            verdicts = _verdicts_of_scan(*args)
-            np.testing.assert_array_equal(_verdicts_of_scan(*args[:2], 37, 91, *args[4:]), verdicts[37:91])
+            ready = prepared(q[None], tau)
+            args = stored, norms[0], ready.records[0]
+            verdicts = _verdicts_of_scan(*args, 0, 100)
+            np.testing.assert_array_equal(_verdicts_of_scan(*args, 37, 91), verdicts[37:91])
             assert not hit[verdicts == DROP].any()
             assert hit[verdicts == TAKE].all()
             assert set(verdicts.tolist()) <= {DROP, LOOK, TAKE}
@@ -137,7 +140,7 @@ def test_spaces_are_searched_apart(m, threads, filter, dtype, rng, monkeypatch):
         derived = {"filter": filter} | SEALED[filter](x, norms, threads) if sealed else {}
         segments.append(Segment(x, np.arange(n)[part], norms, grain, **derived))
     table, tau = Table.of(segments, cpu), rng.normal(3, 2, spaces * m)
-    found = cpu.search(table, np.empty(0, stored.dtype), directions.reshape(-1, dim), tau, False, cpu.SCORES, threads)
+    found = cpu.search(Question(table, np.empty(0, stored.dtype), directions.reshape(-1, dim), tau, threads=threads))
     offsets, ids, scores = cpu.collect(found, threads)
     for k in range(spaces * m):
         expected, rounded = reference.one(vectors[k // m], directions[k // m, k % m], tau[k])

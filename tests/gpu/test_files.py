@@ -55,10 +55,10 @@ def test_a_file_of_any_device_is_read_on_any(here, there, mmap, filter, rng, gpu
 def test_principal_axes_of_a_cpu_are_kept(rng, gpu, tmp_path):
     vectors, directions = uneven(rng, 4096, 256, 20, "float32")
     theirs = build(vectors, filter="cells")
-    assert theirs._snapshot.sealed[0].cells.axes is not None
+    assert theirs._snapshot.sealed[0].data.axes is not None
     theirs.save(tmp_path / "first")
     index = HalfspaceIndex.load(tmp_path / "first", device="gpu")
-    assert isinstance(index._snapshot.sealed[0].cells.axes.codes, gpu.xp.ndarray)
+    assert isinstance(index._snapshot.sealed[0].data.axes.codes, gpu.xp.ndarray)
     tau = np.sort(vectors @ directions.T, axis=0)[-20].astype(np.float64)
     identical(ask(gpu, index, directions, tau), theirs.query(directions, tau))
     identical(ask(gpu, index, directions[0], float(tau[0])), theirs.query(directions[0], float(tau[0])))

@@ -4,38 +4,36 @@ import numpy as np
 from numba import carray, njit
 
 from halfspace import cpu
-from halfspace.cpu.by_chunk import SCRATCH
-from halfspace.cpu.codes import DROP
-from halfspace.cpu.exact import each_reachable
-from halfspace.cpu.filters.cascade import by_cells
+from halfspace.cpu.directions import prepare
+from halfspace.cpu.filters.cascade import cascade
+from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.filters.views import look
-from halfspace.cpu.runtime.jit import pointer
-from halfspace.cpu.runtime.records import CELLS, tabulate
+from halfspace.cpu.job import DROP
+from halfspace.cpu.runtime.jit import borrowed, pointer
+from halfspace.cpu.runtime.records import JOB, tabulate
+from halfspace.model.counters import STAGES
 from halfspace.model.formats import as_bits
 from halfspace.model.segment import Segment
 
 
 @njit
-def _cascade(table, views, plans, tau, words, row_bytes, counting, scratch):
+def _cascade(table, views, direction, job):
     segment = table[0, 0]
-    cells = carray(pointer(segment.cells, CELLS), 1)[0]
-    return by_cells(
-        segment, cells, views[0], plans[0], tau, words, 0, segment.rows, row_bytes, False, counting, False, scratch[0]
-    )
+    cells = carray(pointer(segment.data, CELLS), 1)[0]
+    return cascade(job, segment, cells, views[0], direction, 0, segment.rows)
 
 
 @njit
-def _look(table, directions, tau):
-    return look(table, 0, directions, tau)
+def _look(table, records, dim):
+    return look(table, 0, borrowed(records), dim, 0)
 
 
 def segment_of(vectors, threads=1, like=None):
     """Vectors (n, d) with cells, in their own order."""
     stored = as_bits(np.ascontiguousarray(vectors))[None]
     norms, grain = cpu.measure(stored, 1)
-    return Segment(
-        stored, np.arange(len(vectors)), norms, grain, "cells", cells=cpu.encode(stored, norms, threads, like)
-    )
+    data = cpu.encode(stored, norms, threads, like)
+    return Segment(stored, np.arange(len(vectors)), norms, grain, "cells", data=data)
 
 
 def table_of(segment):
@@ -43,9 +41,23 @@ def table_of(segment):
     return tabulate(segment)[0].reshape(1, 1)
 
 
-def look_at(segment, ready, tau):
-    """Prepared directions with thresholds (m,), seen from the cells of a segment."""
-    return _look(table_of(segment), ready, each_reachable(np.asarray(tau, np.float64)))
+def prepared(directions, tau=0.0):
+    """Directions (m, d), prepared, with one threshold for all or one for each."""
+    return prepare(directions, np.broadcast_to(np.asarray(tau, np.float64), len(directions)).copy())
+
+
+def look_at(segment, ready):
+    """Prepared directions, seen from the cells of a segment."""
+    return _look(table_of(segment), ready.records, ready.narrow.shape[1])
+
+
+def job_of(dim, row_bytes, **fields):
+    """A JOB (1,) to work in, which may only be read while nothing else is done with it."""
+    job = np.zeros(1, JOB)
+    job["dim"], job["words"], job["row_bytes"] = dim, -(-dim // 8), row_bytes
+    for name, value in fields.items():
+        job[name] = value
+    return job
 
 
 def adversaries(cells, vectors, directions):
@@ -57,16 +69,15 @@ def adversaries(cells, vectors, directions):
     return np.concatenate([directions, np.array(made, np.float32)])
 
 
-def verdicts_of(segment, ready, seen, tau, counting=False, row_bytes=None):
+def verdicts_of(segment, ready, counting=False, row_bytes=None):
     """Verdicts (n,) of the cascade, how many hits it counted, and its counters; short rows do without low codes."""
     n, d = segment.vectors.shape[1:]
-    scratch = np.zeros(1, SCRATCH)
-    level, row_bytes = float(each_reachable(np.array([tau]))[0]), row_bytes or d * segment.vectors.itemsize
-    args = seen.views, ready.plans, level, -(-d // 8), row_bytes, counting, scratch
-    left, counted, after = _cascade(table_of(segment), *args)
+    job = job_of(d, row_bytes or d * segment.vectors.itemsize, counting=counting)
+    seen = look_at(segment, ready)
+    left, counted, after = _cascade(table_of(segment), seen.views, ready.records[0], job[0])
     assert after == n
     verdicts = np.full(n, DROP)
-    rows, kinds = scratch["rows"][0, :left], scratch["kinds"][0, :left]
+    rows, kinds = job["rows"][0, :left], job["kinds"][0, :left]
     assert np.unique(rows).size == left
     verdicts[rows] = kinds
-    return verdicts, counted, dict(zip(cpu.STAGES, scratch["work"][0], strict=True))
+    return verdicts, counted, dict(zip(STAGES, job["work"][0], strict=True))

@@ -3,8 +3,11 @@
 import numpy as np
 
 from helpers import reference
+from helpers.lengths import LENGTHS
 
 FILTERS = ["scan", "cells", "groups", "balls", "sweep", "auto"]
+EXTENDED = [*FILTERS, LENGTHS.name]
+"""With one that a file of the tests adds."""
 DTYPES = ["float32", "float16", "bfloat16"]
 
 
@@ -21,7 +24,7 @@ def build(vectors, *, filter="auto", dtype="float32", ids=None, threads=None, co
 
 def build_each(vectors, **options):
     """One index for each filter."""
-    return [build(vectors, filter=filter, **options) for filter in FILTERS]
+    return [build(vectors, filter=filter, **options) for filter in EXTENDED]
 
 
 def equal(ours, theirs):

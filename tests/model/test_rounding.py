@@ -6,20 +6,22 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from helpers import reference
+from helpers.cascade import job_of, prepared
 from helpers.checking import DTYPES
 from helpers.families import EXTREME_TAUS, FAMILIES, boundary_taus
-from numba import njit
+from numba import carray, njit
 
 from halfspace import cpu
-from halfspace.cpu import by_chunk as chunks
-from halfspace.cpu.codes import DROP, LOOK, TAKE, thresholds
-from halfspace.cpu.filters import balls
+from halfspace.cpu.filters import ball_tests, group_tests
+from halfspace.cpu.filters.records import GROUPS
 from halfspace.cpu.filters.sweep import sweep
+from halfspace.cpu.job import DROP, LOOK, TAKE
 from halfspace.cpu.partition import partition
-from halfspace.cpu.runtime.records import BALLS, tabulate
+from halfspace.cpu.runtime.jit import pointer
+from halfspace.cpu.runtime.records import tabulate
 from halfspace.model.formats import as_bits
 from halfspace.model.segment import Segment
-from halfspace.state.build import Sealer
+from halfspace.state.build import Builder
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -62,7 +64,7 @@ def segment_of(vectors, filter, **options):
     stored = as_bits(np.ascontiguousarray(vectors))[None]
     norms, grain = cpu.measure(stored, 1)
     plain = Segment(stored, np.arange(len(vectors)), norms, grain)
-    return Sealer(cpu, filter, options.get("subspaces"), options.get("group_size"), 1).derive(plain, filter)
+    return Builder(cpu, filter, options.get("subspaces"), options.get("group_size"), 1).derive(plain, filter)
 
 
 def check_partition(vectors, columns, size):
@@ -171,8 +173,8 @@ def test_groups_and_chunks_hold_their_vectors(family, dtype, rng):
         segment = segment_of(vectors, "groups")
         np.testing.assert_array_equal(segment.ids[segment.by_id], np.arange(n))
         np.testing.assert_array_equal(segment.vectors[0], as_bits(vectors)[segment.ids])
-        x, base, rows = units(vectors)[segment.ids], units(segment.groups.centre[0]), np.arange(n)
-        for level, size in ((segment.groups.chunks, 1024), (segment.groups.groups, 16), (segment.groups.cells, 1)):
+        x, base, rows = units(vectors)[segment.ids], units(segment.data.centre[0]), np.arange(n)
+        for level, size in ((segment.data.chunks, 1024), (segment.data.groups, 16), (segment.data.cells, 1)):
             balls = -(-n // size)
             middle = centres(level, 0, balls, base)
             assert outside(x, middle[rows // size], level.radii[0, rows // size]) == 0
@@ -183,12 +185,12 @@ def test_balls_are_no_larger_than_they_need_be(rng):
     vectors, _ = FAMILIES[0](rng, 1100, 6, 1, "float32")
     wide = vectors.astype(np.float64)
     segment = segment_of(vectors, "groups")
-    levels = segment.groups
+    levels = segment.data
     for chosen, level, size in ((segment, levels.groups, 16), (segment, levels.chunks, 1024)):
         sets = np.split(wide[chosen.ids], range(size, 1100, size))
         spread = np.array([np.linalg.norm(rows - rows.mean(axis=0), axis=1).max() for rows in sets])
         assert (level.radii[0, : len(sets)] < 1.05 * spread + 0.01).all()
-    made = segment_of(vectors, "balls", subspaces=2).balls
+    made = segment_of(vectors, "balls", subspaces=2).data
     for part in range(2):
         sets = wide[made.members[0, part].reshape(-1, 4), 3 * part : 3 * part + 3]
         spread = np.linalg.norm(sets - sets.mean(axis=1, keepdims=True), axis=2).max(axis=1)
@@ -200,39 +202,40 @@ def test_balls_are_no_larger_than_they_need_be(rng):
 
 
 @njit
-def _verdicts_of_balls(record, rows):
-    verdicts = np.empty(rows, np.int32)
-    return verdicts, balls.test_balls(record, rows, 0, rows, np.empty(rows), np.empty(rows, np.int32), verdicts)
+def _verdicts_of_balls(record, job, rows):
+    return ball_tests._test_balls(job, record, rows, 0, rows)
 
 
 @njit
-def _verdicts_of_groups(segment, centre, wide, digits, plans, tau, scratch):
+def _verdicts_of_groups(table, directions, job, dim):
     """Verdicts (3, rows) of chunks, of groups and of cells, and which chunks are said to be dropped."""
+    segment, direction = table[0, 0], directions[0]
     rows = segment.rows
     verdicts = np.empty((3, rows), np.int32)
-    below, above = thresholds(wide[0], plans[0], tau, centre)
-    of_chunks, lows, highs = np.empty(64, np.int32), np.empty(64), np.empty(64)
-    dropped = np.ones(64, np.bool_)
+    chunks = group_tests.prepare_groups(table, 0, directions, dim, 0)
+    chunks.dropped[:] = True
     count = (rows + 1023) // 1024
-    chunks.test_chunks(segment, 0, count, digits[0], plans[0], below, above, of_chunks, lows, highs, dropped, scratch)
+    groups = carray(pointer(segment.data, GROUPS), 1)[0]
+    group_tests._test_chunks(job, segment, groups, chunks, direction, 0, count)
     for chunk in range(count):
         low, high = 1024 * chunk, min(1024 * chunk + 1024, rows)
-        verdicts[:, low:high] = of_chunks[chunk]
-        if of_chunks[chunk] != LOOK:
+        verdicts[:, low:high] = chunks.verdicts[0, chunk]
+        if chunks.verdicts[0, chunk] != LOOK:
             continue
-        listed, left, _ = chunks.by_groups(
-            segment, low, high, lows[chunk], highs[chunk], 1, digits[0], plans[0], False, False, scratch
-        )
+        for b in range(4):
+            job.blocks[b] = 4 * chunk + b
+            job.below[b], job.above[b] = chunks.chunk_below[0, chunk], chunks.chunk_above[0, chunk]
+        listed, left, _ = group_tests._test_groups(job, segment, groups, direction, low, high)
         verdicts[1:, low:high] = DROP
         for at in range(left):
-            verdicts[1:, scratch.rows[at]] = TAKE
+            verdicts[1:, job.rows[at]] = TAKE
         for at in range(listed):
-            start = 16 * scratch.blocks[at]
+            start = 16 * job.blocks[at]
             verdicts[1, start : min(start + 16, high)] = LOOK
-        left, _ = chunks.by_rows(segment, listed, 1, digits[0], plans[0], False, False, scratch, 0)
+        left, _ = group_tests._test_rows(job, segment, groups, direction, listed, 0)
         for at in range(left):
-            verdicts[2, scratch.rows[at]] = scratch.kinds[at]
-    return verdicts, dropped[:count]
+            verdicts[2, job.rows[at]] = job.kinds[at]
+    return verdicts, chunks.dropped[:count]
 
 
 def check_verdicts(verdicts, hit):
@@ -253,7 +256,7 @@ def test_bounds_of_balls_are_true(family, dtype, rng):
     made = cpu.enclose(as_bits(np.ascontiguousarray(vectors))[None], COLUMNS[1], 4, 1)
     x = units(vectors)
     for q in directions:
-        bounds = balls.bound(made, 0, q, -np.inf, 1).bounds
+        bounds = ball_tests.bound(made, 0, q, -np.inf, 1).bounds
         assert not np.isnan(bounds).any()
         assert not subnormal(bounds).any()
         for part, (low, high) in enumerate(pairwise(COLUMNS[1])):
@@ -274,7 +277,7 @@ def test_bounds_pay_for_what_float64_loses():
     assert vectors[0].astype(np.float64).cumsum()[-1] < 1 < product
     for sign in (1, -1):
         made = cpu.enclose(sign * vectors[None], np.array([0, 2002]), 4, 1)
-        lower, upper = balls.bound(made, 0, q, -np.inf, 1).bounds[0, 0]
+        lower, upper = ball_tests.bound(made, 0, q, -np.inf, 1).bounds[0, 0]
         assert Fraction(float(lower)) <= sign * product <= Fraction(float(upper))
 
 
@@ -282,14 +285,14 @@ def test_bounds_of_many_groups_are_true(rng):
     vectors = rng.integers(-100, 100, (16_402, 3)).astype(np.float32)
     q = rng.integers(-9, 10, 3).astype(np.float32)
     made = cpu.enclose(vectors[None], np.array([0, 1, 3]), 1, 1)
-    bounds = balls.bound(made, 0, q, -np.inf, 1).bounds
+    bounds = ball_tests.bound(made, 0, q, -np.inf, 1).bounds
     for part, (low, high) in enumerate(((0, 1), (1, 3))):
         products = vectors[:, low:high].astype(np.float64) @ q[low:high]
         lower, upper = bounds[part, made.holders[0, part]].T
         assert ((lower <= products) & (products <= upper)).all()
         assert (upper - lower < 100).all()
     for threads in (2, 3):
-        np.testing.assert_array_equal(balls.bound(made, 0, q, -np.inf, threads).bounds, bounds)
+        np.testing.assert_array_equal(ball_tests.bound(made, 0, q, -np.inf, threads).bounds, bounds)
 
 
 @every_family
@@ -303,7 +306,7 @@ def test_gates_sums_and_sweeps_keep_every_hit(columns, family, dtype, rng):
     for q in directions:
         for tau in [*boundary_taus(rng, vectors, q, 3), *EXTREME_TAUS]:
             hit = np.isin(np.arange(n), reference.hits(vectors, q, tau))
-            bounds = balls.bound(made, 0, q, float(tau), 1)
+            bounds = ball_tests.bound(made, 0, q, float(tau), 1)
             assert bounds.below <= bounds.above
             if not 0 < abs(tau) < 2.0**-298:  # which may be raised to the nearest that a product can have
                 assert bounds.below <= tau <= bounds.above
@@ -314,8 +317,9 @@ def test_gates_sums_and_sweeps_keep_every_hit(columns, family, dtype, rng):
             assert not hit[~collected].any()
             assert swept.left == collected.sum()
             for candidates, came in ((None, np.ones(n, bool)), (swept.candidates, collected)):
-                record = np.array([balls.record(made, 0, bounds, candidates)], BALLS)
-                verdicts, counts = _verdicts_of_balls(record[0], n)
+                record, job = ball_tests.record(made, 0, bounds, candidates), job_of(9, 36)
+                counts = _verdicts_of_balls(record[0], job[0], n)
+                verdicts = job["verdicts"][0, :n]
                 check_verdicts(verdicts, hit)
                 assert (verdicts[~came | gated] == DROP).all()
                 assert counts[0] == came.sum() == counts[1] + counts[2] + np.count_nonzero(verdicts != DROP)
@@ -327,14 +331,13 @@ def test_gates_sums_and_sweeps_keep_every_hit(columns, family, dtype, rng):
 def test_verdicts_on_chunks_groups_and_cells_are_true(family, dtype, rng):
     vectors, directions = family(rng, 1100, 3, 2, dtype)
     segment = segment_of(vectors, "groups")
-    table, scratch = tabulate(segment)[0], np.zeros(1, chunks.SCRATCH)
+    table, job = tabulate(segment)[0].reshape(1, 1), job_of(3, 12)
     for q in directions:
-        ready = cpu.prepare(q[None])
         products, exponent = reference.dots(vectors[segment.ids], q)
         for tau in [*boundary_taus(rng, vectors, q, 2), 0.0, -np.inf, np.inf]:
             hit = reference.reaches(products, exponent, tau)
-            args = table[0], segment.groups.centre[0], ready.wide, ready.digits, ready.plans, float(tau)
-            verdicts, dropped = _verdicts_of_groups(*args, scratch[0])
+            ready = prepared(q[None], tau)
+            verdicts, dropped = _verdicts_of_groups(table, ready.records, job[0], 3)
             assert dropped.tolist() == [verdicts[0, row] == DROP for row in range(0, 1100, 1024)]
             for level in verdicts:
                 check_verdicts(level, hit)
@@ -345,13 +348,12 @@ def test_finer_balls_decide_more(family, rng):
     """Each level settles what the one above has settled, and cells settle nearly all."""
     vectors, directions = family(rng, 1100, 3, 4, "float32")
     segment = segment_of(vectors, "groups")
-    table, scratch = tabulate(segment)[0], np.zeros(1, chunks.SCRATCH)
+    table, job = tabulate(segment)[0].reshape(1, 1), job_of(3, 12)
     open_rows = np.zeros(3)
     for q in directions:
-        ready = cpu.prepare(q[None])
         for tau in (1 / 3, 4 / 3, 7 / 3):  # between the products of integers
-            args = table[0], segment.groups.centre[0], ready.wide, ready.digits, ready.plans, float(tau)
-            verdicts, _ = _verdicts_of_groups(*args, scratch[0])
+            ready = prepared(q[None], tau)
+            verdicts, _ = _verdicts_of_groups(table, ready.records, job[0], 3)
             for above, below in pairwise(verdicts):
                 assert (below[above != LOOK] == above[above != LOOK]).all()
             open_rows += (verdicts == LOOK).sum(axis=1)

@@ -19,9 +19,10 @@ from halfspace.cpu.filters.views import DIGITS, VIEW, view_one
 from halfspace.cpu.formats import widen
 from halfspace.cpu.job import bits_between, fetch
 from halfspace.cpu.rounding import pair_margin, radius_factor
+from halfspace.cpu.runtime.forms import AMX, FORM
 from halfspace.cpu.runtime.jit import borrowed, float32_of, inlined, pointer
 from halfspace.cpu.runtime.lanes import digits_reaching, join_block, lowest_bit_of
-from halfspace.cpu.runtime.simd import AMX, FORM, GROUP, matrix_dot, tile_dot
+from halfspace.cpu.runtime.simd import GROUP, matrix_dot, tile_dot
 from halfspace.model.kv_cache import Cache
 from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
 from halfspace.model.segment import address

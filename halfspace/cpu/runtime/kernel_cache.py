@@ -26,7 +26,7 @@ import llvmlite
 import numba
 from numba.core import caching
 
-from halfspace.cpu.runtime.simd import FORM, FORMS
+from halfspace.cpu.runtime.forms import FORM, FORMS
 
 __all__ = ["KernelCache"]
 

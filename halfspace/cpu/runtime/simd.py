@@ -5,28 +5,20 @@ VNNI, or AVX-VNNI on half a register) multiplies such a register of uint8 by fou
 saturating; AMX does it for 16 directions at once. The portable form says the same in plain vector operations, which
 LLVM lowers to `pmaddwd` or NEON.
 
-An instruction that the host lacks must never be emitted, since LLVM aborts. Which form is emitted, `FORM`, is chosen
-when this module is imported, from the features that Numba compiles for; cached code is kept apart by it.
+Which of them are emitted, `halfspace.cpu.runtime.forms` says.
 """
 
-import ctypes
-import os
-import platform
-import sys
-from functools import cache
 from typing import Any
 
-import numba
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from halfspace.cpu.runtime.forms import AMX, AVX512, AVX_VNNI, FORM, PORTABLE
 from halfspace.model.layout import BLOCK, TILE
 
 __all__ = [
-    "FORM",
-    "FORMS",
     "GROUP",
     "half_to_float",
     "matrix_begin",
@@ -42,63 +34,10 @@ __all__ = [
 GROUP = 16
 """Directions that `matrix_dot` takes at once."""
 
-PORTABLE, AVX_VNNI, AVX512, AMX = range(4)
-FORMS = ("portable", "avxvnni", "avx512", "amx")
-"""The forms of the kernels, each better than the one before."""
-
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _LANES = ir.VectorType(_I32, BLOCK)
 _BYTES = ir.VectorType(_I8, 4 * BLOCK)
 _POINTER = ir.PointerType(_I8)
-
-
-def _host_features() -> list[str]:
-    name: str = numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()
-    return name.split(",")
-
-
-def _offered(features: list[str]) -> list[int]:
-    """Forms that code for a CPU with these features may contain."""
-    offered = [PORTABLE]
-    if "+avxvnni" in features:
-        offered.append(AVX_VNNI)
-    if {"+avx512vnni", "+avx512vl", "+avx512bw"} <= set(features):
-        offered.append(AVX512)
-        if {"+amx-int8", "+amx-tile"} <= set(features) and sys.platform == "linux":
-            offered.append(AMX)
-    return offered
-
-
-@cache
-def _may_use_amx() -> bool:
-    """Ask Linux for the tile registers, which it gives to processes that want them."""
-    if platform.machine() != "x86_64":
-        return False
-    arch_prctl, request, tile_data = 158, 0x1023, 18
-    try:
-        return bool(ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0)
-    except (OSError, AttributeError):
-        return False
-
-
-def _choose() -> int:
-    offered = _offered(_host_features())
-    wanted = os.environ.get("HALFSPACE_SIMD", "auto")
-    if wanted not in ("auto", *FORMS):
-        raise ValueError(f"the environment variable HALFSPACE_SIMD must be 'auto' or one of {FORMS}, got {wanted!r}")
-    if wanted != "auto" and FORMS.index(wanted) not in offered:
-        names = [FORMS[form] for form in offered]
-        raise ValueError(f"the environment variable HALFSPACE_SIMD is {wanted!r}, but this host has {names}")
-    form = offered[-1] if wanted == "auto" else FORMS.index(wanted)
-    if form == AMX and not _may_use_amx():
-        if wanted != "auto":
-            raise ValueError("the environment variable HALFSPACE_SIMD is 'amx', but the system does not grant it")
-        form = AVX512
-    return form
-
-
-FORM = _choose()
-"""Which form is used: the best that the host has, or what the environment variable ``HALFSPACE_SIMD`` names."""
 
 
 # -- pieces of code ----------------------------------------------------------------------------------------------------
