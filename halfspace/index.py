@@ -79,9 +79,8 @@ class HalfspaceIndex(Contents):
     -----
     An index is log-structured (an LSM tree): immutable segments, tombstones, and a small tail that is scanned.
     Segments of like size merge, so that n inserts cost O(n log n).
-    With cells, an index takes about 1.3 times the bytes of its float32 vectors at d >= 128.
-    The first query of a stored format compiles its kernels; `halfspace.warmup` does it ahead.
-    ``docs/exactness.md`` has the proofs.
+    With cells, it takes about 1.3 times the bytes of its float32 vectors at d >= 128.
+    The first query compiles kernels; `halfspace.warmup` does it ahead. ``docs/exactness.md`` has the proofs.
     """
 
     def __init__(
@@ -349,8 +348,6 @@ class HalfspaceIndex(Contents):
             numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
         how = self._filter == AUTO, workers, wanted, backend.MOST_HITS
         return Question(table, self._like, numbers, thresholds, *how), single
-
-    # -- keeping it ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def load(

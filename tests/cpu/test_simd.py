@@ -171,7 +171,7 @@ def test_forms_that_the_host_lacks_are_refused(monkeypatch):
     assert forms._offered([]) == [0]
     assert forms._offered(["+avxvnni"]) == [0, 1]
     assert forms._offered(["+avx512vnni", "+avx512vl", "-avx512bw"]) == [0]
-    monkeypatch.setattr(_simd, "_host_features", lambda: ["+avx2"])
+    monkeypatch.setattr(forms, "_host_features", lambda: ["+avx2"])
     for name in (*FORMS[1:], "sse", ""):
         monkeypatch.setenv("HALFSPACE_SIMD", name)
         with pytest.raises(ValueError, match="HALFSPACE_SIMD"):
@@ -183,10 +183,10 @@ def test_forms_that_the_host_lacks_are_refused(monkeypatch):
 
 def test_without_a_grant_there_are_no_tile_registers(monkeypatch):
     features = ["+avx512vnni", "+avx512vl", "+avx512bw", "+amx-int8", "+amx-tile"]
-    monkeypatch.setattr(_simd, "_host_features", lambda: features)
-    monkeypatch.setattr(_simd.sys, "platform", "linux")
+    monkeypatch.setattr(forms, "_host_features", lambda: features)
+    monkeypatch.setattr(forms.sys, "platform", "linux")
     for granted, expected in ((True, "amx"), (False, "avx512")):
-        monkeypatch.setattr(_simd, "_may_use_amx", lambda granted=granted: granted)
+        monkeypatch.setattr(forms, "_may_use_amx", lambda granted=granted: granted)
         monkeypatch.setenv("HALFSPACE_SIMD", "auto")
         assert FORMS[forms._choose()] == expected
         monkeypatch.setenv("HALFSPACE_SIMD", "avx512")
