@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from halfspace.model.filters import FILTERS, names
 from halfspace.terminal import (
     console,
     print_json,
@@ -48,6 +49,8 @@ _CHUNK_ROWS = 1024  # directions per query
 _EXPLAINED = 3  # directions
 
 _FILES = ".npy, .npz[:NAME], .hdf5[:NAME], .fvecs or .bvecs"
+_OF_BALLS = " and ".join(spec.name for spec in FILTERS.values() if spec.options)
+FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
 _HITS = ".npz (arrays), .csv, .jsonl or .parquet (columns query, id, score)"
 _OUTPUT = "It is replaced as a whole. It may be no input, pipe or device."
 
@@ -82,7 +85,7 @@ def demo(
     tau: Annotated[float, typer.Option(help="Threshold on the score, here a cosine.")] = 0.5,
     show: Annotated[int, typer.Option(min=0, help="How many of the 32 questions to print.")] = 8,
     top: Annotated[int, typer.Option(min=0, help="How many of the best hits of each to print.")] = 3,
-    filter: Annotated[str, typer.Option(help="auto, scan, cells, groups, balls or sweep.")] = "auto",
+    filter: Annotated[str, typer.Option(help=FILTER_HELP)] = "auto",
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(min=0, help="How often to time each question; 0 for no timing.")] = 10,
     as_json: Json = False,
@@ -106,17 +109,17 @@ def build(
     vectors: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help=f"Index file to write. {_OUTPUT}", show_default=False)],
     dtype: Annotated[str, typer.Option(help="Type to store: float32, float16 or bfloat16.")] = "float32",
-    filter: Annotated[str, typer.Option(help="auto, scan, cells, groups, balls or sweep.")] = "auto",
+    filter: Annotated[str, typer.Option(help=FILTER_HELP)] = "auto",
     ids: Annotated[
         Path | None,
         typer.Option(help=".npy file of one integer id per vector.  [default: 0, 1, ...]", show_default=False),
     ] = None,
     subspaces: Annotated[
         int | None,
-        typer.Option(help="Subspaces of balls and sweep.  [default: one for 8 dimensions]", show_default=False),
+        typer.Option(help=f"Subspaces of {_OF_BALLS}.  [default: one for 8 dimensions]", show_default=False),
     ] = None,
     group_size: Annotated[
-        int | None, typer.Option(help="Vectors in a ball of balls and sweep.  [default: 4]", show_default=False)
+        int | None, typer.Option(help=f"Vectors in a ball of {_OF_BALLS}.  [default: 4]", show_default=False)
     ] = None,
     threads: Threads = None,
     as_json: Json = False,

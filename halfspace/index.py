@@ -283,8 +283,8 @@ class HalfspaceIndex(Contents):
             wanted = Want.SCORES if scores or sort or best is not None else Want.IDS
             question, single = self._asked(snapshot, (directions, tau, within), wanted, threads)
             if out is not None:
-                shape = {"scores": scores, "sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
-                filled: Hits = self._backend.fill(out, question, **shape)
+                shape: dict[str, Any] = {"sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
+                filled: Hits = self._backend.fill(out, question, scores=scores, **shape)
                 return filled
             offsets, ids, values, totals = asking.rows(self._backend, question, sort, best)
             snapshot.builder.remember(question.directions, question.tau)

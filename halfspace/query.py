@@ -43,7 +43,8 @@ def _rows(backend: Backend, question: Question, sort: bool, limit: int | None) -
     for found in _found(backend, question):
         own = backend.collect(found, threads) if limit is None else backend.best(found, limit, threads)
         if sort:
-            own = backend.sort_by_score(*own, threads)
+            offsets, ids, scores = own
+            own = backend.sort_by_score(offsets, ids, scores, threads)
         block = *own, found.counts
         whole = block if whole is None else backend.joined(whole, block)
     assert whole is not None

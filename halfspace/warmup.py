@@ -1,7 +1,6 @@
 """Compiling ahead: one small index of each kind, asked in each way."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -80,7 +79,7 @@ def warmup(
         progress(steps, steps)
 
 
-def _attend(stages: ModuleType, rng: np.random.Generator, dtype: Any, device: str, head_dim: int) -> None:
+def _attend(stages: backend.Backend, rng: np.random.Generator, dtype: Any, device: str, head_dim: int) -> None:
     """Append a prefill, as models lay it out, and a token; attend by every threshold."""
     index = KVIndex(2, head_dim, dtype=dtype, device=device)
     with stages.on(device):

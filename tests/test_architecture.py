@@ -1,4 +1,4 @@
-"""The house stays in order: floors, no circles, one definition of each constant, files and functions of a size to read."""
+"""The house stays in order: floors, no circles, constants defined once, files and functions of a size to read."""
 
 import ast
 import re

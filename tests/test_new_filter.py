@@ -61,7 +61,7 @@ def test_it_stands_where_filters_stand():
         filters.register(LENGTHS)
     with pytest.raises(ValueError, match="subspaces belongs to the filters 'balls' and 'sweep', not to 'lengths'"):
         HalfspaceIndex(3, filter="lengths", subspaces=2)
-    with pytest.raises(ValueError, match="must be one of 'auto', .*'sweep', 'lengths', got 'length'"):
+    with pytest.raises(ValueError, match=r"must be one of 'auto', .*'sweep', 'lengths', got 'length'"):
         HalfspaceIndex(3, filter="length")
 
 

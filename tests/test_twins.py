@@ -27,7 +27,7 @@ def module(device, request):
 @TWINS
 def test_a_backend_has_every_name_of_the_contract(device, module):
     assert set(module.__all__) >= {*CONTRACT, *VALUES}
-    assert module.DEVICE == device
+    assert device == module.DEVICE
     for name, expected in CONTRACT.items():
         wanted = [part for part in expected.parameters.values() if part.name != "self"]
         given = list(inspect.signature(getattr(module, name)).parameters.values())

@@ -77,7 +77,7 @@ def suits(spec: FilterSpec, dim: int, device: str | None = None) -> None:
 
 
 def asarray(values: Any, name: str) -> np.ndarray:
-    """Return an array on the host, in native byte order; see `halfspace.arguments.interop.on_host` for what is taken."""
+    """Return an array on the host, in native byte order; see `on_host` in `halfspace.arguments.interop`."""
     array = on_host(values, name)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 

@@ -7,8 +7,8 @@ the lemma <q, x> <= <q, C> + |q| r becomes an integer dot product and three mult
 
     <q, m> + s a (A c) - s k - |q| r   <=   <q, x>   <=   <q, m> + s a (A c) + s k + |q| r
 
-with k from `halfspace.model.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >= tau)
-or *look*.
+with k from `halfspace.model.rounding.reach`. The ball's verdict is *drop* (upper bound < tau), *take* (lower bound >=
+tau) or *look*.
 """
 
 import numpy as np

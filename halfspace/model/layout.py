@@ -88,7 +88,7 @@ class Arrays:
     """A record of arrays of one device: the base of all that is stored beside vectors."""
 
     SECTIONS: ClassVar[Mapping[str, str]] = {}
-    """Of each array, by its attribute, the name of its section in a file, in order: part of the format, never to be changed."""
+    """Of each array, by its attribute, the name of its section in a file, in order: part of the format, for good."""
     ON_HOST: ClassVar[frozenset[str]] = frozenset()
     """Attributes that are arrays of the host on every device."""
 

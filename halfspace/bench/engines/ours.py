@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from halfspace import HalfspaceIndex
 from halfspace.bench.engines.spec import Engine, EngineSpec, Rows
+from halfspace.model.filters import AUTO, FILTERS
 
 __all__ = ["SPECS"]
 
@@ -43,16 +44,15 @@ class Halfspace(Engine):
         return answer.offsets, answer.ids
 
 
-_ABOUT = {
-    "auto": "HalfspaceIndex(...).query with scores, hits in order of ids; the filter that suits is chosen by itself",
-    "cells": "the same with filter='cells': norms, principal axes, codes in two planes",
-    "groups": "the same with filter='groups': balls around 1,024 and 16 vectors, then around each",
-    "balls": "the same with filter='balls': balls of 4 in subspaces, as published",
-    "sweep": "the same with filter='sweep': sorted lists of those balls, as published",
-    "scan": "the same with filter='scan': every vector is read",
-}
+_ABOUT = "HalfspaceIndex(...).query with scores, hits in order of ids"
+
+
+def _spec(filter: str, what: str) -> EngineSpec:
+    name = "halfspace" if filter == AUTO else f"halfspace-{filter}"
+    return EngineSpec(name, f"{_ABOUT}; {what}", partial(Halfspace, filter=filter))
+
 
 SPECS = [
-    EngineSpec("halfspace" if filter == "auto" else f"halfspace-{filter}", about, partial(Halfspace, filter=filter))
-    for filter, about in _ABOUT.items()
+    _spec(AUTO, "the filter that suits is chosen by itself"),
+    *(_spec(name, f"filter={name!r}: {spec.summary}") for name, spec in FILTERS.items() if "cpu" in spec.code),
 ]

@@ -5,8 +5,8 @@ is left if
 
     A c  >=  level / s - factor r / s + offset
 
-which is the upper bound of `halfspace.cpu.filters.cells`, solved for the integer product; it is evaluated in float32, with the
-slack of `halfspace.model.rounding.pair_margin`.
+which is the upper bound of `halfspace.cpu.filters.cells`, solved for the integer product. It is evaluated in float32,
+with the slack of `halfspace.model.rounding.pair_margin`.
 """
 
 from typing import NamedTuple

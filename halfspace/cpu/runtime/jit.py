@@ -42,13 +42,13 @@ inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfun
 def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
     """Compile a function that Python calls: kept on disk, and the GIL released while it runs.
 
-    Such a function takes arrays and numbers, fills arrays that Python owns, and returns numbers or nothing. Where compiled
+    It takes arrays, tuples and numbers, fills arrays that Python owns, and returns numbers or nothing. Where compiled
     code makes Python objects of arrays, the exception of a signal handler comes out as another one, or not at all.
 
     It runs for some 50 ms at most, since an interrupt takes effect when it returns; longer work is cut into spans.
 
-    It is loaded or compiled as `halfspace.runtime.interrupts` says. Where no folder can be written (a read-only installation,
-    no home), kernels are compiled anew in each process. `source` is a file beside those of this package that it takes
+    It is loaded or compiled as `halfspace.runtime.interrupts` says. Where no folder can be written (a read-only
+    installation, no home), kernels are compiled anew in each process. `source` is a file beside those of this package that it takes
     code from.
     """
     dispatcher = njit(nogil=True, error_model="numpy")(function)
