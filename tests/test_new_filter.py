@@ -45,7 +45,7 @@ def test_damage_is_found(vectors, tmp_path):
 def test_it_is_explained(vectors, rng):
     index = build(vectors, filter="lengths")
     q = rng.standard_normal(9).astype(np.float32)
-    explanation = index.explain(q, 30.0)
+    explanation = index.explain(q, 60.0)
     norms, verify = explanation.stage("norms"), explanation.stage("verify")
     assert norms.tested == 5000
     assert norms.dropped > 1000

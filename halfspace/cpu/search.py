@@ -80,6 +80,8 @@ def search(question: Question) -> Answer:
     are searched one filter after another, each by a kernel of its own.
     """
     table = question.table
+    if not question.directions.flags.c_contiguous:  # kernels read them by address
+        question = question._replace(directions=np.ascontiguousarray(question.directions))
     if len(table.filters) < 2:
         return _search(question, code_of(table.filters[0] if table.filters else "scan"))
     answers: list[Answer] = []

@@ -155,6 +155,16 @@ def test_the_stamp_covers_every_source_and_every_version(monkeypatch):
     assert len(stamps) == 1 + len(sources) + 2
 
 
+def test_the_stamp_covers_a_source_of_somebody_else(tmp_path):
+    """A filter that a file outside of the package adds: its code is compiled anew when that file changes."""
+    source = tmp_path / "own.py"
+    stamps = {_kernel_cache._stamp()}
+    for text in ("a = 1", "a = 2"):
+        source.write_text(text)
+        stamps.add(_kernel_cache._stamp.__wrapped__(str(source)))
+    assert len(stamps) == 3
+
+
 def test_a_process_killed_while_it_writes_leaves_nothing_that_is_run(folder):
     """Writers that are killed at any moment, many times: whoever comes next gets the right answer."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}

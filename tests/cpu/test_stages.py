@@ -115,10 +115,10 @@ def test_verdicts_of_a_scan_are_true(family, dtype, rng):
 
 SEALED = {
     "scan": lambda x, norms, threads: {},
-    "cells": lambda x, norms, threads: {"cells": cpu.encode(x, norms, threads)},
-    "groups": lambda x, norms, threads: {"groups": cpu.enclose_groups(x, threads)},
-    "balls": lambda x, norms, threads: {"balls": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
-    "sweep": lambda x, norms, threads: {"balls": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
+    "cells": lambda x, norms, threads: {"data": cpu.encode(x, norms, threads)},
+    "groups": lambda x, norms, threads: {"data": cpu.enclose_groups(x, threads)},
+    "balls": lambda x, norms, threads: {"data": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
+    "sweep": lambda x, norms, threads: {"data": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
 }
 
 

@@ -6,7 +6,7 @@ directions at a time. A pair is left if
     A c  >=  level / s - factor r / s + offset
 
 which is the upper bound of `halfspace.cpu.filters.cells`, solved for the integer product. It is evaluated in float32,
-with the slack of `halfspace.model.rounding.pair_margin`. Pairs that are left are verified while the vectors are in cache.
+with the slack of `halfspace.model.rounding.pair_margin`. Pairs that are left are verified while vectors are in cache.
 
 Directions are sorted by tau / |q|, the norm that a vector must have to be a hit, so that those which a chunk can reach
 at all come first.
