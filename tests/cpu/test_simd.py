@@ -36,7 +36,7 @@ BODIES = {
 @cache
 def _compiled(name, form):
     body, result, count = BODIES[name]
-    assert FORMS[forms.FORM] == form
+    assert FORMS[_simd.FORM] == form
     return njit(result(*[types.intp] * count))(body)
 
 

@@ -17,7 +17,7 @@ from numba import njit
 from numba.core.dispatcher import Dispatcher
 
 from halfspace import cpu
-from halfspace.cpu import formats
+from halfspace.cpu import by_chunk, formats, pipeline
 from halfspace.cpu.by_chunk import Rows
 from halfspace.cpu.filters import scan
 from halfspace.cpu.job import DROP, LOOK, TAKE
@@ -160,9 +160,12 @@ def _steps(code):
 def test_python_calls_no_stage():
     """Stages have no wrapper for Python: a call would end the process."""
     called = []
-    for module in pkgutil.iter_modules(cpu.__path__, "halfspace.cpu."):
+    templates = {by_chunk._search, pipeline._search_chunks}  # which are compiled in the form that filters give them
+    modules = list(pkgutil.walk_packages(cpu.__path__, "halfspace.cpu."))
+    assert len(modules) > 40
+    for module in modules:
         for name, function in vars(importlib.import_module(module.name)).items():
-            if not isinstance(function, FunctionType) or name.endswith("_overload"):
+            if not isinstance(function, FunctionType) or name.endswith("_overload") or function in templates:
                 continue
             for step, then in _steps(function.__code__):
                 held = function.__globals__.get(step.argval) if step.opname == "LOAD_GLOBAL" else None
