@@ -15,44 +15,29 @@ from halfspace.gpu.filters.balls import enclose
 from halfspace.gpu.filters.cells import encode
 from halfspace.gpu.filters.groups import enclose_groups
 from halfspace.gpu.formats import measure, store
-from halfspace.gpu.out import fill, may_fill
+from halfspace.gpu.out import fill, may_fill, preallocate
 from halfspace.gpu.partition import partition
 from halfspace.gpu.runtime.device import (
+    DEVICE,
     REMEMBERED,
     as_tau,
     asarray,
     available,
     capturing,
     finish,
+    is_kernel_ready,
     on,
-    plain,
     stream,
     wait,
+    zeros,
 )
 from halfspace.gpu.runtime.records import tabulate
-from halfspace.gpu.search import (
-    COUNT,
-    EXPLAINED,
-    IDS,
-    MOST_HITS,
-    NOT_FINITE,
-    OVERFULL,
-    SCORES,
-    room,
-    search,
-)
-from halfspace.model.counters import STAGES
+from halfspace.gpu.search import MOST_HITS, room, search
 
 __all__ = [
-    "COUNT",
-    "EXPLAINED",
-    "IDS",
+    "DEVICE",
     "MOST_HITS",
-    "NOT_FINITE",
-    "OVERFULL",
     "REMEMBERED",
-    "SCORES",
-    "STAGES",
     "as_tau",
     "asarray",
     "attend",
@@ -68,13 +53,14 @@ __all__ = [
     "extend",
     "fill",
     "finish",
+    "is_kernel_ready",
     "joined",
     "may_fill",
     "measure",
     "new_cache",
     "on",
     "partition",
-    "plain",
+    "preallocate",
     "reframe",
     "room",
     "search",
@@ -84,4 +70,5 @@ __all__ = [
     "tabulate",
     "wait",
     "xp",
+    "zeros",
 ]

@@ -1,6 +1,6 @@
 """Balls with lattice-coded centres; see `halfspace.cpu.codes`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy as cp
 import numpy as np
@@ -9,19 +9,16 @@ from halfspace.gpu.formats import BLOCK_ROWS
 from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
 from halfspace.model.layout import Codes
 
-__all__ = ["BLOCK", "CHUNK", "TILE", "blank", "mean", "put_balls", "put_rows", "widen_centre"]
-
-BLOCK = 16
-"""Balls in a block of codes."""
-TILE = 4 * BLOCK
-"""Arrays of codes hold whole tiles."""
-CHUNK = TILE * BLOCK
-"""Rows in a chunk: a tile of groups, a block of rows each."""
+__all__ = ["CODING", "Bases", "Members", "blank", "mean", "put_balls", "put_rows", "warps", "widen_centre"]
 
 PARTS = 1024
 """Rows that are summed as one part of a mean, and the most parts that there are."""
 COLUMNS = 32
 """Dimensions of a block of threads that sums rows, 8 for each."""
+
+_FIELDS = ("spaces", "rows", "dim", "low", "width", "size", "per_base", "blocks", "steps")
+CODING = np.dtype([(name, np.int64) for name in _FIELDS])
+"""The twin of the struct Coding in ``kernels/codes.cu``."""
 
 _sum_rows = Kernel(
     "mean.cu",
@@ -44,7 +41,7 @@ _average = Kernel(
     ("vectors", STORED),
     ("members", np.int32, None),
     ("middles", np.float64),
-    *((name, int) for name in ("spaces", "rows", "dim", "low", "width", "size")),
+    ("coding", CODING),
 )
 _code = Kernel(
     "codes.cu",
@@ -55,7 +52,7 @@ _code = Kernel(
     ("extents", np.float64),
     ("codes", np.uint8),
     ("scales", np.float32),
-    *((name, int) for name in ("spaces", "balls", "width", "per_base", "blocks", "steps")),
+    ("coding", CODING),
 )
 _reach = Kernel(
     "codes.cu",
@@ -65,7 +62,7 @@ _reach = Kernel(
     ("holders", np.int32, None),
     ("middles", np.float64),
     ("farthest", np.uint64),
-    *((name, int) for name in ("spaces", "rows", "dim", "low", "width", "size")),
+    ("coding", CODING),
 )
 _radii = Kernel(
     "codes.cu",
@@ -73,7 +70,7 @@ _radii = Kernel(
     ("farthest", np.uint64),
     ("extents", np.float64),
     ("radii", np.float32),
-    *((name, int) for name in ("spaces", "balls", "width", "blocks")),
+    ("coding", CODING),
 )
 _put_rows = Kernel(
     "codes.cu",
@@ -84,8 +81,25 @@ _put_rows = Kernel(
     ("codes", np.uint8),
     ("scales", np.float32),
     ("radii", np.float32),
-    *((name, int) for name in ("spaces", "rows", "dim", "per_base", "blocks", "steps")),
+    ("coding", CODING),
 )
+
+
+class Members(NamedTuple):
+    """Which rows are in which ball, and the dimensions that these are about."""
+
+    size: int  # rows in a ball
+    low: int = 0  # the first dimension
+    members: Any = None  # int32 (spaces, n), the rows, ball after ball; None: in their own order
+    holders: Any = None  # int32 (spaces, n), gets the ball of each row; None: nobody wants to know
+
+
+class Bases(NamedTuple):
+    """What balls are coded around."""
+
+    points: Any  # float64 (spaces, bases, width)
+    extents: Any  # float64 (spaces, bases), the sum of the norms of the computed centres that a base consists of
+    per_base: int  # ball i is coded around base i // per_base
 
 
 def warps(spaces: int, rows: int) -> tuple[int]:
@@ -108,12 +122,7 @@ def mean(vectors: Any, threads: int) -> Any:
 
 def blank(spaces: int, balls: int, dim: int) -> Codes:
     """Make room for the codes of some balls: whole tiles, all zero."""
-    tiles = -(-balls // TILE)
-    return Codes(
-        codes=cp.zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
-        scales=cp.zeros((spaces, tiles * TILE), np.float32),
-        radii=cp.zeros((spaces, tiles * TILE), np.float32),
-    )
+    return Codes.blank(cp.zeros, Codes.shapes(spaces, balls, dim))
 
 
 def widen_centre(centre: Any) -> Any:
@@ -123,50 +132,39 @@ def widen_centre(centre: Any) -> Any:
     return wide
 
 
-def put_balls(
-    vectors: Any,
-    members: Any,
-    holders: Any,
-    low: int,
-    size: int,
-    bases: Any,
-    base_extents: Any,
-    per_base: int,
-    places: Codes,
-) -> tuple[Any, Any]:
-    """Code the mean of every `size` rows of vectors (spaces, n, d) around a base, and bound how far they lie from it.
+def _coding(vectors: Any, own: Members, bases: Bases, places: Codes) -> np.ndarray:
+    """Return one CODING."""
+    spaces, rows, dim = vectors.shape
+    blocks, steps = places.codes.shape[1:3]
+    width = bases.points.shape[2]
+    return np.array([(spaces, rows, dim, own.low, width, own.size, bases.per_base, blocks, steps)], CODING)
 
-    members, holders : None, or int32 (spaces, n): the rows, ball after ball, and where each row's ball is put
-    bases : (spaces, bases, width), for the dimensions from `low` on; ball i is coded around base i // `per_base`
-    base_extents : (spaces, bases), the sum of the norms of the computed centres that a base consists of
+
+def put_balls(vectors: Any, own: Members, bases: Bases, places: Codes) -> tuple[Any, Any]:
+    """Code the mean of the rows of each ball of vectors (spaces, n, d), and bound how far they lie from it.
+
     places : gets codes, scales and radii
 
     Returns the centres (spaces, balls, width) that the codes stand for, and their extents (spaces, balls).
     """
-    spaces, rows, dim = vectors.shape
-    balls, width = -(-rows // size), bases.shape[2]
-    blocks, steps = places.codes.shape[1:3]
-    number = format_of(vectors.dtype)
+    spaces, rows, _ = vectors.shape
+    balls, width = -(-rows // own.size), bases.points.shape[2]
+    number, coding = format_of(vectors.dtype), _coding(vectors, own, bases, places)
     middles = cp.empty((spaces, balls, width), np.float64)
     extents = cp.empty((spaces, balls), np.float64)
     farthest = cp.zeros((spaces, balls), np.uint64)
-    shape = spaces, rows, dim, low, width, size
-    _average((-(-middles.size // 256),), 256, vectors, members, middles, *shape, format=number)
-    _code(
-        warps(spaces, balls), BLOCK_ROWS, middles, bases, base_extents, extents, places.codes, places.scales,
-        spaces, balls, width, per_base, blocks, steps,
-    )  # fmt: skip
-    _reach(warps(spaces, rows), BLOCK_ROWS, vectors, members, holders, middles, farthest, *shape, format=number)
-    grid = (-(-extents.size // 256),)
-    _radii(grid, 256, farthest, extents, places.radii, spaces, balls, width, blocks)
+    _average((-(-middles.size // 256),), 256, vectors, own.members, middles, coding, format=number)
+    made = middles, bases.points, bases.extents, extents, places.codes, places.scales
+    _code(warps(spaces, balls), BLOCK_ROWS, *made, coding)
+    lists = own.members, own.holders
+    _reach(warps(spaces, rows), BLOCK_ROWS, vectors, *lists, middles, farthest, coding, format=number)
+    _radii((-(-extents.size // 256),), 256, farthest, extents, places.radii, coding)
     return middles, extents
 
 
-def put_rows(vectors: Any, bases: Any, extents: Any, per_base: int, places: Codes) -> None:
-    """Code rows of vectors (spaces, n, d) around bases (spaces, bases, d) of these extents (spaces, bases)."""
-    spaces, rows, dim = vectors.shape
-    blocks, steps = places.codes.shape[1:3]
-    _put_rows(
-        warps(spaces, rows), BLOCK_ROWS, vectors, bases, extents, places.codes, places.scales, places.radii,
-        spaces, rows, dim, per_base, blocks, steps, format=format_of(vectors.dtype),
-    )  # fmt: skip
+def put_rows(vectors: Any, bases: Bases, places: Codes) -> None:
+    """Code rows of vectors (spaces, n, d) as balls of their own."""
+    spaces, rows, _ = vectors.shape
+    parts = places.codes, places.scales, places.radii
+    coding, number = _coding(vectors, Members(1), bases, places), format_of(vectors.dtype)
+    _put_rows(warps(spaces, rows), BLOCK_ROWS, vectors, bases.points, bases.extents, *parts, coding, format=number)

@@ -1,4 +1,4 @@
-"""What a search did: counters by stage, in the columns of `halfspace.explain.Stage`.
+"""What a search did: counters by `halfspace.model.counters.Stage` and `halfspace.model.counters.Column`.
 
 Principal axes and float32 scans are for the CPU alone: here their rows stay empty.
 """
@@ -6,24 +6,20 @@ Principal axes and float32 scans are for the CPU alone: here their rows stay emp
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.model.counters import STAGES
+from halfspace.model.counters import Column, Stage
 
-__all__ = ["WORK_SHAPE", "complete"]
-
-TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES = range(6)
-VERIFY, EXACT = STAGES.index("verify"), STAGES.index("exact")
-WORK_SHAPE = (len(STAGES), 6)
+__all__ = ["complete"]
 
 
 def complete(work: np.ndarray, dim: int, itemsize: int) -> npt.NDArray[np.int64]:
     """Fill in the counters of verification that follow from what was counted: tested, and hits."""
     done: npt.NDArray[np.int64] = work.astype(np.int64)
-    verify, exact = done[VERIFY], done[EXACT]
-    verify[TAKEN] -= exact[TAKEN]
-    verify[LEFT] = exact[TESTED]
-    verify[DROPPED] = verify[TESTED] - verify[TAKEN] - verify[LEFT]
-    verify[DOTS] = verify[TESTED]
-    verify[BYTES] = verify[TESTED] * (dim * itemsize + 4)
-    exact[DOTS] = exact[TESTED]
-    exact[BYTES] = exact[TESTED] * dim * itemsize
+    verify, exact = done[Stage.VERIFY], done[Stage.EXACT]
+    verify[Column.TAKEN] -= exact[Column.TAKEN]
+    verify[Column.LEFT] = exact[Column.TESTED]
+    verify[Column.DROPPED] = verify[Column.TESTED] - verify[Column.TAKEN] - verify[Column.LEFT]
+    verify[Column.DOTS] = verify[Column.TESTED]
+    verify[Column.BYTES] = verify[Column.TESTED] * (dim * itemsize + 4)
+    exact[Column.DOTS] = exact[Column.TESTED]
+    exact[Column.BYTES] = exact[Column.TESTED] * dim * itemsize
     return done

@@ -6,12 +6,15 @@ import cupy as cp
 import numpy as np
 
 from halfspace.arguments import checks
-from halfspace.gpu.runtime.device import asarray, is_here, keep_until_read, plain, release
+from halfspace.gpu.run import Buffers, Run
+from halfspace.gpu.runtime.device import asarray, is_here, is_kernel_ready, keep_until_read, release
 from halfspace.gpu.runtime.tables import Uploaded, upload
-from halfspace.gpu.search import IDS, SCORES, Buffers, Run, room
+from halfspace.gpu.search import room
 from halfspace.hits import Hits
+from halfspace.model.counters import Want
+from halfspace.model.question import Question
 
-__all__ = ["Buffers", "Preallocated", "fill", "may_fill"]
+__all__ = ["Preallocated", "fill", "may_fill", "preallocate"]
 
 CANDIDATES = 8
 """Candidates that there is room for, for each hit."""
@@ -22,7 +25,7 @@ _ARRAYS = ("ids", "scores", "offsets", "totals")
 
 
 class Preallocated(Hits):
-    """A `Hits` that `HalfspaceIndex.query` fills without waiting; see `Hits.preallocate`.
+    """A `Hits` that `HalfspaceIndex.query` fills without waiting; see `preallocate`.
 
     Attributes
     ----------
@@ -34,7 +37,7 @@ class Preallocated(Hits):
     def __init__(self, capacity: int, directions: int | None, scores: bool) -> None:
         self._capacity, self._directions = checks.as_count(capacity, "capacity", 1), directions
         count = 1 if directions is None else checks.as_count(directions, "directions", 1)
-        self.buffers = Buffers.of(count, self._capacity, SCORES if scores else IDS)
+        self.buffers = Buffers.of(count, self._capacity, Want.SCORES if scores else Want.IDS)
         super().__init__(*self.buffers, single=directions is None, columns=0)
         self._count = count
         self._status = cp.zeros(4, np.uint64)  # the header of the last search that was done
@@ -59,26 +62,24 @@ class Preallocated(Hits):
     def __repr__(self) -> str:
         return super().__repr__() if self._readable else f"<Hits: room for {self._capacity:,}, not checked>"
 
-    def fill(self, query: Any, uploaded: Uploaded, columns: int) -> None:
-        """Launch the kernels that answer a `halfspace.query.Query`."""
+    def fill(self, question: Question, uploaded: Uploaded, columns: int) -> None:
+        """Launch the kernels that answer a question."""
         run = self._run
         if run is None or self._uploaded is not uploaded:
-            wanted = SCORES if self.buffers.scores.size else IDS
+            wanted = Want.SCORES if self.buffers.scores.size else Want.IDS
             rooms = CANDIDATES * self._capacity + FEW
-            run = Run(uploaded, query.like, self._count, query.directions.shape[1], wanted, rooms, told=False)
-            run.tell(self._status)
+            dim = question.directions.shape[1]
+            run = Run(uploaded, question.like, self._count, dim, wanted, rooms, self._status)
             self._run, self._uploaded = run, uploaded
         self._columns = columns
         self._forget()
-        run.ask(query.directions, query.tau)
+        run.ask(question.directions, question.tau)
         run.answer_into(self.buffers)
         run.launch()
         run.fill()
-        self._hold(
-            (query.table, uploaded, run, list(run.held), query.directions, query.tau, self.buffers, self._status)
-        )
+        self._keep((question, uploaded, run, list(run.keepalive), self.buffers, self._status))
 
-    def _hold(self, read: object) -> None:
+    def _keep(self, read: object) -> None:
         """Keep what kernels read until they are done; in a graph, as long as this object."""
         if cp.cuda.get_current_stream().is_capturing():
             self._captured.append(read)
@@ -122,10 +123,15 @@ class Preallocated(Hits):
         return self
 
 
+def preallocate(capacity: int, directions: int | None, scores: bool) -> Preallocated:
+    """Make room on the current GPU for an answer that is filled without waiting."""
+    return Preallocated(capacity, directions, scores)
+
+
 def fill(
-    out: Any, query: Any, *, scores: bool, sort: bool, limit: int | None, single: bool, columns: int
+    out: Any, question: Question, *, scores: bool, sort: bool, limit: int | None, single: bool, columns: int
 ) -> Preallocated:
-    """Answer a `halfspace.query.Query` into a `Preallocated`, without waiting for it.
+    """Answer a question into a `Preallocated`, without waiting for it.
 
     Raises
     ------
@@ -133,22 +139,22 @@ def fill(
         If `out` is no preallocated `Hits`, or the question does not fit it.
     """
     if not isinstance(out, Preallocated):
-        raise TypeError(f"out must come from Hits.preallocate, got {type(out).__name__}")
+        raise TypeError(f"out must come from HalfspaceIndex.preallocate, got {type(out).__name__}")
     if sort or limit is not None:
         raise ValueError("out takes hits by id, all of them: sort and limit are not for it")
-    asked = (None if single else len(query.directions)), scores
+    asked = (None if single else len(question.directions)), scores
     made = out._directions, out.buffers.scores.size > 0
     if asked != made:
         raise ValueError(f"out was preallocated for (directions, scores) {made}, the query has {asked}")
-    uploaded = upload(query.table)
+    uploaded = upload(question.table)
     if out.buffers.ids.device.id != cp.cuda.runtime.getDevice():
         raise ValueError(f"out is on GPU {out.buffers.ids.device.id}, the index on GPU {cp.cuda.runtime.getDevice()}")
     if not uploaded.ordered:
         raise ValueError("ids of segments overlap: compact() the index before querying it with out")
-    most = room(query.table, query.directions.shape[1])
-    if len(query.directions) > most:
-        raise ValueError(f"out takes {most} directions at once here, got {len(query.directions)}")
-    out.fill(query, uploaded, columns)
+    most = room(question.table, question.directions.shape[1])
+    if len(question.directions) > most:
+        raise ValueError(f"out takes {most} directions at once here, got {len(question.directions)}")
+    out.fill(question, uploaded, columns)
     return out
 
 
@@ -157,7 +163,7 @@ def may_fill(out: Any, directions: Any, tau: Any, within: Any) -> None:
     if within is not None:
         raise ValueError("out takes no within: ids would have to be looked up, and waited for")
     own = asarray(directions, "directions")
-    if not is_here(directions) or own.dtype != np.float32 or not plain(own):
+    if not is_here(directions) or own.dtype != np.float32 or not is_kernel_ready(own):
         raise ValueError("out takes contiguous float32 directions on the GPU: others are converted, and waited for")
     if isinstance(tau, (int, float)):
         return

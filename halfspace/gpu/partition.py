@@ -17,30 +17,26 @@ from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
 from halfspace.model.layout import TILE
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["partition"]
+__all__ = ["SPLIT", "partition"]
 
 SAMPLE = 128
 """Rows of a set that its principal axis is taken from."""
 ROOM = 1 << 24
 """Rows that are sorted at once, those of all subspaces together, unless one has more."""
 
-_SETS = (("vectors", STORED), ("order", np.int32), ("firsts", np.int64), ("columns", np.int64))
-_AXES = (("means", np.float32), ("axes", np.float32), ("scales", np.float64))
-_principal_axes = Kernel(
-    "partition.cu",
-    "principal_axes",
-    *_SETS,
-    *_AXES,
-    *((name, int) for name in ("rows", "dim", "sets", "width", "size")),
+SPLIT = np.dtype([(name, np.int64) for name in ("parts", "rows", "dim", "sets", "width", "size")])
+"""The twin of the struct Split in ``kernels/partition.cu``."""
+
+_PARAMETERS = (
+    ("vectors", STORED),
+    ("order", np.int32),
+    ("firsts", np.int64),
+    ("columns", np.int64),
+    ("axes", np.float32),
+    ("scales", np.float64),
 )
-_project = Kernel(
-    "partition.cu",
-    "project",
-    *_SETS,
-    *_AXES,
-    ("keys", np.uint64),
-    *((name, int) for name in ("parts", "rows", "dim", "sets", "width")),
-)
+_principal_axes = Kernel("partition.cu", "principal_axes", *_PARAMETERS, ("split", SPLIT))
+_project = Kernel("partition.cu", "project", *_PARAMETERS, ("keys", np.uint64), ("split", SPLIT))
 
 
 def partition(vectors: Any, columns: npt.NDArray[np.int64], size: int, threads: int, advance: Advance = ignore) -> Any:
@@ -82,13 +78,13 @@ def _split(vectors: Any, columns: npt.NDArray[np.int64], order: Any, firsts: npt
     """Sort sets of more than `size` rows, order[:, firsts[k]:firsts[k + 1]], each along its principal axis."""
     parts, rows = order.shape
     sets, width = firsts.size - 1, int(np.diff(columns).max())
-    means, axes = cp.empty((2, parts, sets, width), np.float32)
+    axes = cp.empty((2, parts, sets, width), np.float32)
     scales = cp.empty((parts, sets), np.float64)
     keys = cp.empty((parts, rows), np.uint64)
     block = SAMPLE if int(np.diff(firsts).max()) > 32 else 32
     number = format_of(vectors.dtype)
-    seen = vectors, order, cp.asarray(firsts), cp.asarray(columns), means, axes, scales
-    shape = rows, vectors.shape[1], sets, width
-    _principal_axes((parts * sets,), block, *seen, *shape, size, format=number)
-    _project(warps(parts, rows), BLOCK_ROWS, *seen, keys, parts, *shape, format=number)
+    seen = vectors, order, cp.asarray(firsts), cp.asarray(columns), axes, scales
+    split = np.array([(parts, rows, vectors.shape[1], sets, width, size)], SPLIT)
+    _principal_axes((parts * sets,), block, *seen, split, format=number)
+    _project(warps(parts, rows), BLOCK_ROWS, *seen, keys, split, format=number)
     order[:] = order.ravel()[cp.argsort(keys.ravel(), kind="stable")].reshape(parts, rows)

@@ -25,7 +25,7 @@ def cp(monkeypatch):
 @pytest.fixture
 def run(cp):
     def run(code, grid, block, *args, shared=0, name="kernel"):
-        source = f'// begin ptx.cuh\n// end ptx.cuh\nextern "C" __global__ void {name}{code}'
+        source = f'// begin runtime/ptx.cuh\n// end runtime/ptx.cuh\nextern "C" __global__ void {name}{code}'
         kernel = cp.RawModule(code=source, options=("-DSIZE=64", "--fmad=false")).get_function(name)
         if shared > 48 << 10:
             kernel.max_dynamic_shared_size_bytes = shared

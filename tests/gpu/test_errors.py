@@ -319,7 +319,7 @@ def test_the_launcher_checks_what_it_hands_on(gpu, monkeypatch):
 
 def test_what_overlaps_takes_records(gpu):
     """The launcher hands the driver addresses, of structs that lie as the driver's headers say."""
-    launch, overlap = (importlib.import_module(f"halfspace.gpu.{name}") for name in ("_launch", "_overlap"))
+    launch, overlap = (importlib.import_module(f"halfspace.gpu.runtime.{name}") for name in ("launch", "overlap"))
     measure = launch.Kernel("measure.cu", "measure_vectors", ("vectors", launch.STORED), ("rows", int))
     with pytest.raises(TypeError, match="measure_vectors takes more than records"):
         measure((1,), 128, gpu.xp.ones((10, 4), np.float32), 10, overlap=True)

@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused(problem, gpu):
         equal(out._on_host(), expected[0])  # what was there is still there
     with pytest.raises(ValueError, match="preallocated for"):
         index.query(batch, 1.0, out=Hits.preallocate(100, MANY - 1))
-    with pytest.raises(TypeError, match=r"Hits\.preallocate"):
+    with pytest.raises(TypeError, match=r"HalfspaceIndex\.preallocate"):
         index.query(one, 1.0, out=index.query(one, 1.0))
     for capacity, count, error in ((0, None, ValueError), (-1, 3, ValueError), (1.5, 3, TypeError), (5, 0, ValueError)):
         with pytest.raises(error):

@@ -7,7 +7,9 @@ from helpers.checking import DTYPES
 from on_gpu import equal_rows, same_bits
 
 from halfspace.hits import Hits
+from halfspace.model.counters import Want
 from halfspace.model.formats import as_bits
+from halfspace.model.question import Question
 from halfspace.model.segment import Segment
 from halfspace.model.table import Table
 
@@ -17,10 +19,10 @@ SPACES, DIM = 3, 24
 COLUMNS = np.array([0, 8, 13, DIM])
 SEALED = {
     "scan": lambda gpu, x, norms: {},
-    "cells": lambda gpu, x, norms: {"cells": gpu.encode(x, norms, 1)},
-    "groups": lambda gpu, x, norms: {"groups": gpu.enclose_groups(x, 1)},
-    "balls": lambda gpu, x, norms: {"balls": gpu.enclose(x, COLUMNS, 4, 1)},
-    "sweep": lambda gpu, x, norms: {"balls": gpu.enclose(x, COLUMNS, 4, 1)},
+    "cells": lambda gpu, x, norms: {"data": gpu.encode(x, norms, 1)},
+    "groups": lambda gpu, x, norms: {"data": gpu.enclose_groups(x, 1)},
+    "balls": lambda gpu, x, norms: {"data": gpu.enclose(x, COLUMNS, 4, 1)},
+    "sweep": lambda gpu, x, norms: {"data": gpu.enclose(x, COLUMNS, 4, 1)},
 }
 
 
@@ -59,8 +61,8 @@ def test_spaces_are_searched_apart(filter, m, dtype, rng, gpu):
         segment_of(gpu, stored[:, n - 20 :], ids[n - 20 :], "scan"),
     ]
     table, like = Table.of(segments, gpu), gpu.xp.empty(0, stored.dtype)
-    asked = gpu.xp.asarray(directions.reshape(-1, DIM)), gpu.xp.asarray(tau)
-    found = gpu.search(table, like, *asked, False, gpu.SCORES, 1)
+    question = Question(table, like, gpu.xp.asarray(directions.reshape(-1, DIM)), gpu.xp.asarray(tau))
+    found = gpu.search(question)
     offsets, own, scores = gpu.collect(found, 1)
     live = np.setdiff1d(np.arange(n), gone)
     expected = [
@@ -72,9 +74,9 @@ def test_spaces_are_searched_apart(filter, m, dtype, rng, gpu):
     ]
     assert sum(len(found) for found, _ in expected) > 0
     equal_rows(Hits(own, scores, offsets, found.counts, single=False, columns=0)._on_host(), expected)
-    without = gpu.search(table, like, *asked, False, gpu.IDS, 1)
+    without = gpu.search(question._replace(wanted=Want.IDS))
     same_bits(gpu.xp.asnumpy(without.ids), gpu.xp.asnumpy(own))
-    counted = gpu.search(table, like, *asked, False, gpu.COUNT, 1)
+    counted = gpu.search(question._replace(wanted=Want.COUNT))
     assert counted.counts.tolist() == found.counts.tolist()
 
 
@@ -82,7 +84,7 @@ def test_one_threshold_for_all_spaces(rng, gpu):
     vectors = rng.standard_normal((SPACES, 100, DIM)).astype(np.float32)
     directions = rng.standard_normal((SPACES, DIM)).astype(np.float32)
     table = Table.of([segment_of(gpu, vectors, np.arange(100), "cells")], gpu)
-    found = gpu.search(table, gpu.xp.empty(0, np.float32), gpu.xp.asarray(directions), 3.0, False, gpu.SCORES, 1)
+    found = gpu.search(Question(table, gpu.xp.empty(0, np.float32), gpu.xp.asarray(directions), 3.0))
     expected = [reference.one(x, q, 3.0) for x, q in zip(vectors, directions, strict=True)]
     offsets, own, scores = gpu.collect(found, 1)
     equal_rows(Hits(own, scores, offsets, found.counts, single=False, columns=0)._on_host(), expected)

@@ -46,9 +46,9 @@ ATTEND = np.dtype(
         ("cascade_share", np.float64),
     ]
 )
-"""The twin of the struct Attend in ``kernels/attend.cuh``."""
+"""The twin of the struct Attend in ``kernels/attention/attend.cuh``."""
 
-_attend = Kernel("attend.cu", "attend", ("cache", CACHE), ("call", ATTEND))
+_attend = Kernel("attention/attend.cu", "attend", ("cache", CACHE), ("call", ATTEND))
 
 
 class Attention(NamedTuple):
@@ -108,8 +108,7 @@ def attend(cache: Cache, queries: Any, tau: Any, scale: float, recent: int, sink
     own["query_heads"], own["wide"] = query_heads, queries.dtype == np.float32
     own["recent"], own["sinks"], own["scale"] = recent, sinks, scale * LOG2_E
     own["few"], own["many"], own["dense_share"], own["cascade_share"] = FEW, MANY, DENSE_SHARE, CASCADE_SHARE
-    _attend(
-        (space.splits, space.rows), 32 * WARPS, describe(cache), call,
-        shared=space.shared, format=format_of(cache.keys.dtype), head_dim=dim, overlap=True,
-    )  # fmt: skip
+    kind = format_of(cache.keys.dtype)
+    options: dict[str, Any] = {"shared": space.shared, "format": kind, "head_dim": dim, "overlap": True}
+    _attend((space.splits, space.rows), 32 * WARPS, describe(cache), call, **options)
     return answer

@@ -13,7 +13,6 @@ from halfspace.gpu.runtime.launch import Kernel, format_of
 from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
 from halfspace.model.kv_cache import GRAINS, SAMPLE, Cache, longest_codes
-from halfspace.model.layout import BLOCK, CHUNK
 from halfspace.model.segment import address
 
 __all__ = ["CACHE", "describe", "extend", "new_cache", "reframe"]
@@ -26,7 +25,7 @@ CACHE = np.dtype(
         ("grain", np.float64),
     ]
 )
-"""The twin of the struct Cache in ``kernels/cache.cuh``."""
+"""The twin of the struct Cache in ``kernels/attention/cache.cuh``."""
 TOKENS = np.dtype(
     [
         *((name, np.int64) for name in ("keys", "values", "counts", "rows")),
@@ -34,7 +33,7 @@ TOKENS = np.dtype(
         ("arrived", np.int64),
     ]
 )
-"""The twin of the struct Tokens in ``kernels/extend.cu``."""
+"""The twin of the struct Tokens in ``kernels/attention/extend.cu``."""
 
 TEAM = 8
 """Warps of a block, each with a row of its own."""
@@ -43,12 +42,12 @@ PARTS = 32
 STRIDES = 1 << 10
 """Blocks for the rows of a space, at most."""
 
-_extend_one = Kernel("extend.cu", "extend_one", ("cache", CACHE), ("tokens", TOKENS))
-_extend_rows = Kernel("extend.cu", "extend_rows", ("cache", CACHE), ("tokens", TOKENS))
-_count_rows = Kernel("extend.cu", "count_rows", ("cache", CACHE), ("tokens", TOKENS))
-_sum_keys = Kernel("frame.cu", "sum_keys", ("cache", CACHE), ("sums", np.float64), ("parts", int))
-_choose_frame = Kernel("frame.cu", "choose_frame", ("cache", CACHE), ("sums", np.float64), ("parts", int))
-_encode_keys = Kernel("frame.cu", "encode_keys", ("cache", CACHE))
+_extend_one = Kernel("attention/extend.cu", "extend_one", ("cache", CACHE), ("tokens", TOKENS))
+_extend_rows = Kernel("attention/extend.cu", "extend_rows", ("cache", CACHE), ("tokens", TOKENS))
+_count_rows = Kernel("attention/extend.cu", "count_rows", ("cache", CACHE), ("tokens", TOKENS))
+_sum_keys = Kernel("attention/frame.cu", "sum_keys", ("cache", CACHE), ("sums", np.float64), ("parts", int))
+_choose_frame = Kernel("attention/frame.cu", "choose_frame", ("cache", CACHE), ("sums", np.float64), ("parts", int))
+_encode_keys = Kernel("attention/frame.cu", "encode_keys", ("cache", CACHE))
 
 
 def new_cache(batch: int, heads: int, dim: int, bits: Any, capacity: int, offload: bool) -> Cache:
@@ -59,18 +58,11 @@ def new_cache(batch: int, heads: int, dim: int, bits: Any, capacity: int, offloa
     """
     if dim % 8:
         raise ValueError(f"kernels take whole words of 8 dimensions, got {dim}")
-    spaces, words = batch * heads, dim // 8
+    spaces = batch * heads
     zeros = _pinned_zeros if offload else cp.zeros
-    cells = Cells(
-        cp.zeros((spaces, dim), np.float32),
-        cp.ones((spaces, dim), np.float32),
-        cp.asarray(np.tile(longest_codes(dim), (spaces, 1))),
-        cp.zeros((spaces, capacity // BLOCK, words, BLOCK, 4), np.uint8),
-        cp.zeros((spaces, 4 * capacity * words + 64), np.uint8),
-        cp.zeros((spaces, capacity), np.uint16),
-        cp.zeros((spaces, 2, capacity), np.uint16),
-        cp.zeros((spaces, -(-capacity // CHUNK)), np.float32),
-    )
+    weights = cp.ones((spaces, dim), np.float32)
+    spans = cp.asarray(np.tile(longest_codes(dim), (spaces, 1)))
+    cells = Cells.blank(cp.zeros, Cells.shapes(spaces, capacity, dim), weights=weights, spans=spans)
     return Cache(
         zeros((spaces, capacity, dim), bits),
         zeros((spaces, capacity, dim), bits),
@@ -86,8 +78,8 @@ def new_cache(batch: int, heads: int, dim: int, bits: Any, capacity: int, offloa
 
 def _pinned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
     """Make an array of zeros in the host's memory, which the GPU reads and writes under the same address."""
-    held = cp.cuda.PinnedMemory(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-    memory = cp.cuda.UnownedMemory(held.ptr, held.size, held, cp.cuda.runtime.getDevice())
+    pinned = cp.cuda.PinnedMemory(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    memory = cp.cuda.UnownedMemory(pinned.ptr, pinned.size, pinned, cp.cuda.runtime.getDevice())
     array = cp.ndarray(shape, dtype, cp.cuda.MemoryPointer(memory, 0))
     array.fill(0)
     return array

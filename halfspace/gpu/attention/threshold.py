@@ -11,6 +11,7 @@ import numpy as np
 
 from halfspace.gpu.attention.cache import CACHE, describe
 from halfspace.gpu.runtime.launch import Kernel, format_of
+from halfspace.gpu.runtime.records import THREADS
 from halfspace.model.kv_cache import ESTIMATORS, SAMPLE, Cache
 from halfspace.model.segment import address
 
@@ -20,7 +21,6 @@ BELOW = -(1 << 15)
 """The lower end of a bracket that has none."""
 BINS = 1536
 """Positions that are told apart."""
-THREADS = 256
 SET = 4
 """Query heads that share the codes that are read."""
 RESIDENT = 2
@@ -42,7 +42,7 @@ CERTIFY = np.dtype(
         *((name, np.int64) for name in ("refined", *_WORK, "tau", "dropped")),
     ]
 )
-"""The twin of the struct Certify in ``kernels/certify.cuh``."""
+"""The twin of the struct Certify in ``kernels/attention/certify.cuh``."""
 ESTIMATE = np.dtype(
     [
         *((name, np.int64) for name in ("queries", "wide", "group")),
@@ -50,11 +50,11 @@ ESTIMATE = np.dtype(
         *((name, np.int64) for name in ("estimator", "slots", "scores", "tickets", "tau")),
     ]
 )
-"""The twin of the struct Estimate in ``kernels/estimate.cu``."""
+"""The twin of the struct Estimate in ``kernels/attention/estimate.cu``."""
 
-_bracket = Kernel("bracket.cu", "bracket_scores", ("cache", CACHE), ("call", CERTIFY))
-_certify = Kernel("certify.cu", "certify_thresholds", ("cache", CACHE), ("call", CERTIFY))
-_estimate = Kernel("estimate.cu", "estimate_thresholds", ("cache", CACHE), ("call", ESTIMATE))
+_bracket = Kernel("attention/bracket.cu", "bracket_scores", ("cache", CACHE), ("call", CERTIFY))
+_certify = Kernel("attention/certify.cu", "certify_thresholds", ("cache", CACHE), ("call", CERTIFY))
+_estimate = Kernel("attention/estimate.cu", "estimate_thresholds", ("cache", CACHE), ("call", ESTIMATE))
 
 
 class _Room:
@@ -133,8 +133,6 @@ def estimate(cache: Cache, queries: Any, keep: float, estimator: str, threads: i
     own["group"], own["keep"] = query_heads // cache.heads, keep
     own["estimator"], own["slots"] = ESTIMATORS.index(estimator), min(SAMPLE, max(1, round(1.0 / keep) - 1))
     own["scores"], own["tickets"], own["tau"] = address(scores), address(tickets), address(tau)
-    _estimate(
-        (SCORING, heads), THREADS, describe(cache), call,
-        format=format_of(cache.keys.dtype), head_dim=cache.dim, overlap=True,
-    )  # fmt: skip
+    options: dict[str, Any] = {"format": format_of(cache.keys.dtype), "head_dim": cache.dim, "overlap": True}
+    _estimate((SCORING, heads), THREADS, describe(cache), call, **options)
     return tau

@@ -3,29 +3,45 @@
 Cells made here have no principal axes: a GPU reads both planes of codes faster than it could decide by axes.
 """
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import cupy as cp
 import numpy as np
 
 from halfspace.gpu.codes import COLUMNS, mean, warps
 from halfspace.gpu.formats import BLOCK_ROWS
+from halfspace.gpu.run import Run
 from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
+from halfspace.gpu.runtime.records import CALL, THREADS, Kind
+from halfspace.gpu.runtime.tables import Part, Uploaded
 from halfspace.model.filters.cells import Cells
-from halfspace.model.layout import BLOCK, CHUNK, TILE
+from halfspace.model.layout import MODERATE, chunks_of
+from halfspace.model.segment import Segment, address
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["encode"]
+__all__ = ["ENCODED", "KIND", "LISTS", "bytes_for_each_direction", "encode", "launches", "tabulate"]
+
+KIND = Kind.CELLS
+LISTS = True
 
 SAMPLE = 1 << 14
 """Rows from which spreads are estimated."""
 PER_PART = 256
 """Rows of the sample that are summed as one part."""
-MODERATE = (2.0**-40, 2.0**60)
-"""The largest norm of a segment must lie between these, or all weights are 1."""
+MATRIX = 12
+"""Directions from which on a matrix product is faster than four after four."""
+STRIPS = 128
+"""Directions up to which what counts is the codes that are read, not the products."""
+SET = 64
+"""Directions of a set that goes through them at once."""
+
+_PLACES = ("high", "low", "scales", "radii")
+ENCODED = np.dtype([(name, np.int64) for name in (*_PLACES, "longest", "spaces", "rows", "dim", "blocks")])
+"""The twin of the struct Encoded in ``kernels/filters/cells.cu``."""
 
 _peaks = Kernel(
-    "cells.cu", "peaks_of_chunks", ("norms", np.float32), ("peaks", np.float32), ("spaces", int), ("rows", int)
+    "filters/cells.cu", "peaks_of_chunks", ("norms", np.float32), ("peaks", np.float32), ("spaces", int), ("rows", int)
 )
 _sum_spreads = Kernel(
     "mean.cu",
@@ -36,32 +52,32 @@ _sum_spreads = Kernel(
     *((name, int) for name in ("rows", "dim", "count", "per_part", "parts")),
 )
 _weigh = Kernel(
-    "cells.cu",
+    "filters/cells.cu",
     "weigh",
     ("sums", np.float64),
     ("peaks", np.float32),
     ("spreads", np.float64),
     ("weights", np.float32),
     *((name, int) for name in ("dim", "count", "parts", "all_peaks")),
-    ("lowest", float),
-    ("highest", float),
 )
 _encode = Kernel(
-    "cells.cu",
+    "filters/cells.cu",
     "encode_cells",
     ("vectors", STORED),
     ("centre", np.float32),
     ("weights", np.float32),
-    ("high", np.uint8),
-    ("low", np.uint8),
-    ("scales", np.uint16),
-    ("radii", np.uint16),
-    ("longest", np.uint32),
-    *((name, int) for name in ("spaces", "rows", "dim", "blocks")),
+    ("encoded", ENCODED),
 )
 _spans = Kernel(
-    "cells.cu", "spans_of_codes", ("longest", np.uint32), ("spans", np.float64), ("count", int), ("dim", int)
+    "filters/cells.cu", "spans_of_codes", ("longest", np.uint32), ("spans", np.float64), ("count", int), ("dim", int)
 )
+
+_QUESTION = ("call", CALL), ("listed", np.int32)
+_classify_cells = Kernel("filters/cascade.cu", "classify_cells", *_QUESTION)
+_classify_cells_of_four = Kernel("filters/cascade.cu", "classify_cells_of_four", *_QUESTION)
+_multiply_cells = Kernel("filters/matrix.cu", "multiply_cells", *_QUESTION)
+_multiply_strips = Kernel("filters/strips.cu", "multiply_strips", *_QUESTION, ("chunks", int))
+_multiply_long_strips = Kernel("filters/strips.cu", "multiply_long_strips", *_QUESTION, ("chunks", int))
 
 
 def _choose(vectors: Any, peaks: Any, threads: int) -> tuple[Any, Any]:
@@ -73,11 +89,9 @@ def _choose(vectors: Any, peaks: Any, threads: int) -> tuple[Any, Any]:
     sums = cp.empty((spaces, parts, 2, dim), np.float64)
     spreads = cp.empty((spaces, dim), np.float64)
     weights = cp.empty((spaces, dim), np.float32)
-    _sum_spreads(
-        (spaces * parts * -(-dim // COLUMNS),), 8 * COLUMNS, vectors, centre, sums, rows, dim, count, PER_PART, parts,
-        format=format_of(vectors.dtype),
-    )  # fmt: skip
-    _weigh((spaces,), 256, sums, peaks, spreads, weights, dim, count, parts, peaks.size, *MODERATE)
+    grid, shape = (spaces * parts * -(-dim // COLUMNS),), (rows, dim, count, PER_PART, parts)
+    _sum_spreads(grid, 8 * COLUMNS, vectors, centre, sums, *shape, format=format_of(vectors.dtype))
+    _weigh((spaces,), 256, sums, peaks, spreads, weights, dim, count, parts, peaks.size)
     return centre, weights
 
 
@@ -91,26 +105,70 @@ def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None, ad
     Time O(n d); nothing waits for the GPU.
     """
     spaces, rows, dim = vectors.shape
-    tiles, words = -(-rows // TILE), -(-dim // 8)
-    peaks = cp.empty((spaces, -(-rows // CHUNK)), np.float32)
+    peaks = cp.empty((spaces, chunks_of(rows)), np.float32)
     _peaks((-(-peaks.size // (BLOCK_ROWS // 32)),), BLOCK_ROWS, norms, peaks, spaces, rows)
     centre, weights = _choose(vectors, peaks, threads) if like is None else (like.centre, like.weights)
-    cells = Cells(
-        centre,
-        weights,
-        cp.empty((spaces, 2), np.float64),
-        cp.zeros((spaces, 4 * tiles, words, BLOCK, 4), np.uint8),
-        cp.zeros((spaces, 4 * TILE * tiles * words + 64), np.uint8),
-        cp.zeros((spaces, TILE * tiles), np.uint16),
-        cp.zeros((spaces, 2, TILE * tiles), np.uint16),
-        peaks,
-        None if like is None else like.axes,
-    )
+    made = {"centre": centre, "weights": weights, "spans": cp.empty((spaces, 2), np.float64), "peaks": peaks}
+    axes = None if like is None else like.axes
+    cells = Cells.blank(cp.zeros, Cells.shapes(spaces, rows, dim), **made, axes=axes)
     longest = cp.zeros((spaces, 2), np.uint32)
-    _encode(
-        warps(spaces, rows), BLOCK_ROWS, vectors, centre, weights, cells.high, cells.low, cells.scales, cells.radii,
-        longest, spaces, rows, dim, 4 * tiles, format=format_of(vectors.dtype),
-    )  # fmt: skip
+    encoded = np.zeros(1, ENCODED)
+    for name, array in (*((name, getattr(cells, name)) for name in _PLACES), ("longest", longest)):
+        encoded[name] = address(array)
+    encoded["spaces"], encoded["rows"], encoded["dim"], encoded["blocks"] = spaces, rows, dim, cells.high.shape[1]
+    grid = warps(spaces, rows)
+    _encode(grid, BLOCK_ROWS, vectors, centre, weights, encoded, format=format_of(vectors.dtype))
     _spans((-(-longest.size // 256),), 256, longest, cells.spans, longest.size, dim)
     advance(2 * vectors.size)
     return cells
+
+
+def tabulate(segment: Segment, space: int, record: Any) -> list[object]:
+    """Fill in addresses of the cells of one space."""
+    cells = cast(Cells, segment.data)
+    for name in ("centre", "weights", "high", "low", "scales", "peaks"):
+        record[name] = address(getattr(cells, name)[space])
+    record["high_radii"], record["low_radii"] = (address(radii) for radii in cells.radii[space])
+    record["high_span"], record["low_span"] = cells.spans[space].get()
+    _is_moderate(segment)  # asked now, since queries may not wait
+    return []
+
+
+def _is_moderate(segment: Segment) -> bool:
+    """Whether float32 will do in products of a segment's codes; asked of the device once."""
+    if "moderate" not in segment.kept:
+        segment.kept["moderate"] = float(cast(Cells, segment.data).peaks.max()) <= MODERATE
+    return bool(segment.kept["moderate"])
+
+
+def launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
+    """Yield what launches the test: the cascade for few directions, a matrix product for more."""
+    chunks, processors, spaces, question = (
+        part.chunks.size,
+        uploaded.processors,
+        uploaded.spaces,
+        (run.call, part.chunks),
+    )
+    batch, stride, format = run.batch, run.stride, run.format
+    multiplied = batch >= MATRIX and run.work is None and all(_is_moderate(segment) for _, segment, _ in part.segments)
+    sets = -(-batch // SET)
+    if multiplied and batch <= STRIPS and stride <= 384 and spaces * sets <= 65535:
+        kernel, pitch, share = (_multiply_strips, 160, 2) if stride <= 128 else (_multiply_long_strips, 416, 1)
+        grid = max(1, min(chunks, share * processors // min(spaces * sets, share))), spaces * sets
+        yield kernel.bind(grid, THREADS, *question, chunks, shared=17408 + 2 * SET * pitch, format=format)
+        return
+    shared = 11280 + 256 * (stride + 16)
+    if multiplied and shared <= uploaded.shared and spaces <= 65535:
+        parts = max(1, min(sets, 4 * processors // (8 * chunks * spaces)))
+        yield _multiply_cells.bind((8 * chunks, spaces * parts), THREADS, *question, shared=shared, format=format)
+    elif batch == 1:
+        grid = 2 * chunks, min(spaces, 65535)
+        yield _classify_cells.bind(grid, THREADS, *question, shared=5 << 10, format=format)
+    else:
+        grid = 2 * chunks, min(spaces * -(-batch // 4), 65535)
+        yield _classify_cells_of_four.bind(grid, THREADS, *question, shared=20 << 10, format=format)
+
+
+def bytes_for_each_direction(segment: Segment) -> int:
+    """Count nothing: all that is kept between kernels is prepared for all filters."""
+    return 0

@@ -3,17 +3,28 @@
 See `halfspace.cpu.filters.groups`.
 """
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import cupy as cp
 import numpy as np
 
-from halfspace.gpu.codes import blank, mean, put_balls, put_rows, widen_centre
+from halfspace.gpu.codes import Bases, Members, blank, mean, put_balls, put_rows, widen_centre
+from halfspace.gpu.run import Run
+from halfspace.gpu.runtime.launch import Kernel
+from halfspace.gpu.runtime.records import CALL, THREADS, Kind, codes_at
+from halfspace.gpu.runtime.tables import Part, Uploaded
 from halfspace.model.filters.groups import Groups
-from halfspace.model.layout import BLOCK, CHUNK, TILE
+from halfspace.model.layout import BLOCK, CHUNK, TILE, chunks_of
+from halfspace.model.segment import Segment, address
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["enclose_groups"]
+__all__ = ["KIND", "LISTS", "bytes_for_each_direction", "enclose_groups", "launches", "tabulate"]
+
+KIND = Kind.GROUPS
+LISTS = True
+
+_classify_groups = Kernel("filters/groups.cu", "classify_groups", ("call", CALL), ("listed", np.int32))
 
 
 def enclose_groups(vectors: Any, threads: int, centre: Any = None, advance: Advance = ignore) -> Groups:
@@ -25,11 +36,30 @@ def enclose_groups(vectors: Any, threads: int, centre: Any = None, advance: Adva
     spaces, rows, dim = vectors.shape
     middle = mean(vectors, threads) if centre is None else centre
     cells, groups, chunks = (blank(spaces, -(-rows // size), dim) for size in (1, BLOCK, CHUNK))
-    base = widen_centre(middle)[:, None]
-    nothing = cp.zeros((spaces, 1), np.float64)
-    of_chunks = put_balls(vectors, None, None, 0, CHUNK, base, nothing, max(1, -(-rows // CHUNK)), chunks)
+    around = Bases(widen_centre(middle)[:, None], cp.zeros((spaces, 1), np.float64), max(1, chunks_of(rows)))
+    around = Bases(*put_balls(vectors, Members(CHUNK), around, chunks), TILE)
     advance(vectors.size)
-    of_groups = put_balls(vectors, None, None, 0, BLOCK, *of_chunks, TILE, groups)
-    put_rows(vectors, *of_groups, BLOCK, cells)
+    around = Bases(*put_balls(vectors, Members(BLOCK), around, groups), BLOCK)
+    put_rows(vectors, around, cells)
     advance(2 * vectors.size)
     return Groups(middle, cells, groups, chunks)
+
+
+def tabulate(segment: Segment, space: int, record: Any) -> list[object]:
+    """Fill in addresses of the groups of one space."""
+    groups = cast(Groups, segment.data)
+    record["centre"] = address(groups.centre[space])
+    for field, codes in (("of_rows", groups.cells), ("of_groups", groups.groups), ("of_chunks", groups.chunks)):
+        record[field] = codes_at(codes, space)
+    return []
+
+
+def launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
+    """Yield what launches the test."""
+    grid = part.chunks.size, min(run.count, 65535)
+    yield _classify_groups.bind(grid, THREADS, run.call, part.chunks, format=run.format)
+
+
+def bytes_for_each_direction(segment: Segment) -> int:
+    """Count nothing: all that is kept between kernels is prepared for all filters."""
+    return 0

@@ -1,28 +1,37 @@
 """The sweep: down the lists of all subspaces in step, until what is left cannot reach tau.
 
-See `halfspace.cpu.filters.sweep`. Lists are counted in ranges of bounds instead of sorted, and where the cuts would collect as
-many members as there are rows, all rows are candidates.
+See `halfspace.cpu.filters.sweep`. Lists are counted in ranges of bounds instead of sorted, and where the cuts would
+collect as many members as there are rows, all rows are candidates.
 """
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
 
 import cupy as cp
 import numpy as np
 
+from halfspace.gpu.filters import balls as _balls
+from halfspace.gpu.filters.balls import Bounds, bound, classify_balls, grid_of, tabulate
+from halfspace.gpu.run import Run
 from halfspace.gpu.runtime.launch import Kernel
-from halfspace.gpu.runtime.records import CALL
+from halfspace.gpu.runtime.records import CALL, THREADS
+from halfspace.gpu.runtime.tables import Part, Uploaded
 from halfspace.model.filters.balls import Balls
+from halfspace.model.segment import Segment
 
-__all__ = ["bytes_for_each_direction", "sweep"]
+__all__ = ["KIND", "LISTS", "bytes_for_each_direction", "launches", "sweep", "tabulate"]
 
-THREADS = 256
+KIND = _balls.KIND
+LISTS = True
+
 BINS = 1024
 """Ranges of bounds that are told apart in each list."""
 WORD = 32
 """Rows in a word of candidates."""
 
 _count_falls = Kernel(
-    "sweep.cu",
+    "filters/sweep.cu",
     "count_falls",
     ("call", CALL),
     ("which", int),
@@ -32,7 +41,7 @@ _count_falls = Kernel(
     ("falls", np.uint32),
 )
 _find_cuts = Kernel(
-    "sweep.cu",
+    "filters/sweep.cu",
     "find_cuts",
     ("call", CALL),
     ("which", int),
@@ -44,7 +53,7 @@ _find_cuts = Kernel(
     ("size", int),
 )
 _collect_rows = Kernel(
-    "sweep.cu",
+    "filters/sweep.cu",
     "collect_rows",
     ("call", CALL),
     ("which", int),
@@ -54,43 +63,45 @@ _collect_rows = Kernel(
     ("members", np.int32),
     ("size", int),
     ("candidates", np.uint32),
-    ("words", int),
 )
 
 
-def sweep(
-    call: np.ndarray,
-    which: int,
-    balls: Balls,
-    grid: tuple[int, int],
-    bounds: Any,
-    levels: Any,
-    gates: Any,
-    held: list[Any],
-) -> tuple[Any, Any]:
+def launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
+    """Yield what launches the kernels, segment by segment."""
+    for which, segment, chunks in part.segments:
+        yield partial(_launch, run.call, which, cast(Balls, segment.data), chunks)
+
+
+def _launch(call: np.ndarray, which: int, balls: Balls, chunks: Any) -> list[Any]:
+    keepalive: list[Any] = []
+    seen = bound(call, which, balls, keepalive)
+    classify_balls(call, which, chunks, seen, *sweep(call, which, balls, seen, keepalive))
+    return keepalive
+
+
+def sweep(call: np.ndarray, which: int, balls: Balls, seen: Bounds, keepalive: list[Any]) -> tuple[Any, Any]:
     """Collect the candidates of segment number `which`: a superset of the rows that its bounds do not rule out.
 
-    grid : blocks for a kernel over all bounds (count, S, groups, 2); levels, gates : see `halfspace.gpu.filters.bounds.Bounds`
-    held : gets the arrays that are made
+    keepalive : gets the arrays that are made
 
     Returns a bit for each row, lowest first, uint32 (count, ceil(rows / 32)), and int32 (count,), 0 for directions of
     which all rows are candidates.
     """
+    bounds, levels, gates = seen
     count, subspaces = bounds.shape[:2]
     falls = cp.zeros((count, subspaces, BINS), np.uint32)
     cuts = cp.empty((count, subspaces), np.float64)
     swept = cp.empty(count, np.int32)
     candidates = cp.zeros((count, -(-balls.members.shape[2] // WORD)), np.uint32)
-    held += [falls, cuts, swept, candidates]
+    keepalive += [falls, cuts, swept, candidates]
+    grid = grid_of(bounds)
     _count_falls(grid, THREADS, call, which, bounds, levels, gates, falls)
     _find_cuts((count,), THREADS, call, which, levels, gates, falls, cuts, swept, balls.size)
-    _collect_rows(
-        grid, THREADS, call, which, bounds, cuts, swept, balls.members, balls.size, candidates, candidates.shape[1]
-    )
+    _collect_rows(grid, THREADS, call, which, bounds, cuts, swept, balls.members, balls.size, candidates)
     return candidates, swept
 
 
-def bytes_for_each_direction(balls: Balls) -> int:
-    """Device memory that `sweep` takes for each direction."""
-    subspaces, rows = balls.columns.size - 1, int(balls.members.shape[2])
-    return subspaces * (4 * BINS + 8) + rows // 8 + 8
+def bytes_for_each_direction(segment: Segment) -> int:
+    """Add counts, cuts and candidates to what balls take."""
+    subspaces, rows = cast(Balls, segment.data).shape[0], segment.rows
+    return _balls.bytes_for_each_direction(segment) + subspaces * (4 * BINS + 8) + rows // 8 + 8

@@ -1,7 +1,25 @@
-// Balls with lattice-coded centres, and rows coded the same way. Twin of the build half of cpu/codes.py.
+// Balls with lattice-coded centres, and rows coded the same way. Twin of the build half of halfspace/cpu/codes.py.
 #include "formats.cuh"
 #include "rounding.cuh"
 #include "rows.cuh"
+#include "runtime/records.cuh"
+
+// Rows of vectors (spaces, n, d), `size` of them to a ball in the dimensions from `low` on, and where the codes of those
+// balls lie. The twin of the record CODING in halfspace/gpu/codes.py. All fields have 8 bytes.
+struct Coding {
+    long long spaces;
+    long long rows;
+    long long dim;
+    long long low;
+    long long width;
+    long long size;
+    long long per_base;  // ball i is coded around base i / per_base
+    long long blocks;    // of codes, in each space
+    long long steps;     // of 4 dimensions
+
+    __device__ long long balls() const { return (rows + size - 1) / size; }
+    __device__ long long bases() const { return (balls() + per_base - 1) / per_base; }
+};
 
 // Widen centres to float64. A thread for each component.
 extern "C" __global__ void widen_centre(const float* centre, double* wide, long long size) {
@@ -9,17 +27,17 @@ extern "C" __global__ void widen_centre(const float* centre, double* wide, long 
     if (i < size) wide[i] = exact64(centre[i]);
 }
 
-// The mean of every `size` rows of vectors (spaces, n, d), of dimensions `low` to low + width: middles (spaces, balls,
-// width). members : null, or (spaces, n), the rows ball after ball. A thread for each component.
+// The mean of the rows of each ball: middles (spaces, balls, width). members : null, or (spaces, n), the rows ball after
+// ball. A thread for each component.
 extern "C" __global__ void average_balls(const stored_t* __restrict__ vectors, const int* __restrict__ members,
-                                         double* middles, long long spaces, long long rows, long long dim,
-                                         long long low, long long width, long long size) {
+                                         double* middles, Coding coding) {
+    const long long rows = coding.rows, dim = coding.dim, width = coding.width, size = coding.size;
     const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const long long balls = (rows + size - 1) / size;
-    if (i >= spaces * balls * width) return;
+    const long long balls = coding.balls();
+    if (i >= coding.spaces * balls * width) return;
     const long long ball = i / width % balls, space = i / width / balls;
     const long long first = ball * size, last = first + size < rows ? first + size : rows;
-    const stored_t* own = vectors + space * rows * dim + low + i % width;
+    const stored_t* own = vectors + space * rows * dim + coding.low + i % width;
     double total = 0.0;
 #pragma unroll 8
     for (long long at = first; at < last; ++at) {
@@ -93,9 +111,9 @@ __device__ inline Coded put(Point* points, long long row, long long dim, const d
 }
 
 // The words of a ball's or row's code: codes (spaces, blocks, steps, 16, 4).
-__device__ inline unsigned* words_of(unsigned char* codes, long long space, long long row, long long blocks,
-                                     long long steps) {
-    return reinterpret_cast<unsigned*>(codes) + (space * blocks + row / 16) * steps * 16 + row % 16;
+__device__ inline unsigned* words_of(unsigned char* codes, long long space, long long row, const Coding& coding) {
+    const long long block = space * coding.blocks + row / BLOCK;
+    return reinterpret_cast<unsigned*>(codes) + block * coding.steps * BLOCK + row % BLOCK;
 }
 
 // Code middles (spaces, balls, width) around bases (spaces, bases, width), ball i around base i / per_base, and replace
@@ -104,39 +122,39 @@ __device__ inline unsigned* words_of(unsigned char* codes, long long space, long
 // kernels after it, the twin of `put_ball`.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     code_balls(double* middles, const double* __restrict__ bases, const double* __restrict__ base_extents,
-               double* extents, unsigned char* codes, float* scales, long long spaces, long long balls,
-               long long width, long long per_base, long long blocks, long long steps) {
+               double* extents, unsigned char* codes, float* scales, Coding coding) {
     __shared__ double slabs[WARPS][32][PITCH];
-    const Place place = place_of_thread(spaces, balls);
+    const long long balls = coding.balls(), width = coding.width;
+    const Place place = place_of_thread(coding.spaces, balls);
     if (!place.any) return;
     const long long ball = place.row < 0 ? 0 : place.row;
-    const long long base = place.space * ((balls + per_base - 1) / per_base) + ball / per_base;
+    const long long base = place.space * coding.bases() + ball / coding.per_base;
     const Coded coded = put<true>(middles + place.space * balls * width, place.row, width, bases + base * width,
-                                  words_of(codes, place.space, ball, blocks, steps), slabs[warp_of_block()]);
+                                  words_of(codes, place.space, ball, coding), slabs[warp_of_block()]);
     if (place.row < 0) return;
-    scales[place.space * 16 * blocks + ball] = coded.scale;
+    scales[place.space * BLOCK * coding.blocks + ball] = coded.scale;
     extents[place.space * balls + ball] = base_extents[base] + coded.extent;
 }
 
-// The largest squared distance of every `size` rows from their middle, as bits, in farthest (spaces, balls), which is
+// The largest squared distance of the rows of each ball from their middle, as bits, in farthest (spaces, balls), which is
 // zero at first. Rows and middles as in `average_balls`; holders : null, or (spaces, n), gets the ball of each row. A
 // thread for a row, blocks of WARPS warps, warps space by space.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     reach_of_balls(const stored_t* __restrict__ vectors, const int* __restrict__ members, int* holders,
-                   const double* __restrict__ middles, unsigned long long* farthest, long long spaces, long long rows,
-                   long long dim, long long low, long long width, long long size) {
+                   const double* __restrict__ middles, unsigned long long* farthest, Coding coding) {
     __shared__ float slabs[WARPS][32][PITCH];
     auto& slab = slabs[warp_of_block()];
-    const Place place = place_of_thread(spaces, rows);
+    const long long rows = coding.rows, dim = coding.dim, width = coding.width, size = coding.size;
+    const Place place = place_of_thread(coding.spaces, rows);
     if (!place.any) return;
     const bool live = place.row >= 0;
     const long long at = live ? place.row : 0;
     const long long row = live && members != nullptr ? members[place.space * rows + at] : place.row;
-    const long long ball = place.space * ((rows + size - 1) / size) + at / size;
+    const long long ball = place.space * coding.balls() + at / size;
     double total = 0.0;
     for (long long first = 0; first < width; first += SLAB) {
         const int count = slab_width(width, first);
-        stage(vectors + place.space * rows * dim + low, dim, row, first, count, slab);
+        stage(vectors + place.space * rows * dim + coding.low, dim, row, first, count, slab);
         if (!live) continue;
         const double* middle = middles + ball * width + first;
         for (int k = 0; k < count; ++k) {
@@ -151,29 +169,30 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
 
 // Radii of balls (spaces, 16 blocks) from `farthest` and extents (spaces, balls). A thread for a ball.
 extern "C" __global__ void radii_of_balls(const unsigned long long* farthest, const double* extents, float* radii,
-                                          long long spaces, long long balls, long long width, long long blocks) {
+                                          Coding coding) {
     const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= spaces * balls) return;
+    const long long balls = coding.balls(), width = coding.width;
+    if (i >= coding.spaces * balls) return;
     const double total = __longlong_as_double(static_cast<long long>(farthest[i]));
     const double radius = residual_bound(norm_bound(total, width), 0.0, extents[i], width);
-    radii[i / balls * 16 * blocks + i % balls] = round_up32(radius);
+    radii[i / balls * BLOCK * coding.blocks + i % balls] = round_up32(radius);
 }
 
-// Code rows of vectors (spaces, n, d) around bases (spaces, bases, d) of these extents (spaces, bases), row i around
-// base i / per_base. A thread for a row, blocks of WARPS warps, warps space by space.
+// Code rows of vectors (spaces, n, d) around bases (spaces, bases, d) of these extents (spaces, bases), each a ball of
+// its own. A thread for a row, blocks of WARPS warps, warps space by space.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     put_rows(const stored_t* __restrict__ vectors, const double* __restrict__ bases,
-             const double* __restrict__ extents, unsigned char* codes, float* scales, float* radii, long long spaces,
-             long long rows, long long dim, long long per_base, long long blocks, long long steps) {
+             const double* __restrict__ extents, unsigned char* codes, float* scales, float* radii, Coding coding) {
     __shared__ float slabs[WARPS][32][PITCH];
-    const Place place = place_of_thread(spaces, rows);
+    const long long rows = coding.rows, dim = coding.dim;
+    const Place place = place_of_thread(coding.spaces, rows);
     if (!place.any) return;
     const long long row = place.row < 0 ? 0 : place.row;
-    const long long base = place.space * ((rows + per_base - 1) / per_base) + row / per_base;
+    const long long base = place.space * coding.bases() + row / coding.per_base;
     const Coded coded = put<false>(vectors + place.space * rows * dim, place.row, dim, bases + base * dim,
-                                   words_of(codes, place.space, row, blocks, steps), slabs[warp_of_block()]);
+                                   words_of(codes, place.space, row, coding), slabs[warp_of_block()]);
     if (place.row < 0) return;
-    const long long at = place.space * 16 * blocks + row;
+    const long long at = place.space * BLOCK * coding.blocks + row;
     scales[at] = coded.scale;
     radii[at] = round_up32(residual_bound(coded.norm, exact64(coded.scale), extents[base], dim));
 }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "formats.cuh"
-#include "records.cuh"
+#include "runtime/records.cuh"
 
 #define DIGIT_LIMIT (127 * 256 + 127)  // the largest digit pair: two signed digits of 8 bits, the high one within 127
 

@@ -1,7 +1,9 @@
 // Where stages leave what they find: candidates as pairs of a direction and a row, hits as bits in order of ids.
 #pragma once
 
-#include "records.cuh"
+#include "runtime/records.cuh"
+
+static_assert(CHUNK == 1 << 10, "shifts by 10 are by a chunk");
 
 // A direction and a row in one number, see Call::pairs.
 __device__ __forceinline__ unsigned long long pair_of(long long direction, long long chunk, int row) {

@@ -2,10 +2,10 @@
 // halfspace/cpu/exact.py and, from `rounds_once` on, of halfspace/cpu/verify.py.
 #pragma once
 
-#include "ptx.cuh"
+#include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "rounding.cuh"
-#include "records.cuh"
+#include "runtime/records.cuh"
 
 #define LOWEST 298  // the register counts in units of 2^-298, the smallest product of two float32
 #define LIMBS 22    // limbs of 32 bits: they hold the sum of any dot product, and any tau below 2^320

@@ -1,4 +1,4 @@
-// Means of stored vectors, in a fixed order of summation. Twin of `mean` in cpu/codes.py.
+// Means of stored vectors, in a fixed order of summation. Twin of `mean` in halfspace/cpu/codes.py.
 #include "formats.cuh"
 #include "rows.cuh"
 

@@ -1,6 +1,17 @@
-// Balanced splits along principal axes, all sets of a level at once. Twin of cpu/partition.py.
+// Balanced splits along principal axes, all sets of a level at once. Twin of halfspace/cpu/partition.py.
 #include "formats.cuh"
 #include "rows.cuh"
+
+// Sets of rows in several parts, the dimensions columns[part] to columns[part + 1] - 1. The twin of the record SPLIT in
+// halfspace/gpu/partition.py. All fields have 8 bytes.
+struct Split {
+    long long parts;
+    long long rows;
+    long long dim;
+    long long sets;
+    long long width;  // dimensions of the widest part
+    long long size;   // sets of so many rows or fewer are not split
+};
 
 constexpr int SAMPLE = 128;  // rows of a set that its principal axis is taken from, and threads of a block, at most
 constexpr int ROUNDS = 4;    // power iterations
@@ -27,24 +38,24 @@ __device__ inline Best best_of_block(Best own, Best (&all)[SAMPLE]) {
 }
 
 // Find the principal axis of each set of rows, order[part, firsts[set]] to order[part, firsts[set + 1] - 1], in the
-// dimensions columns[part] to columns[part + 1] - 1. A block of 32 or SAMPLE threads for a set of a part, set by set.
-// order : (parts, rows); means, axes : (parts, sets, width), of float32: any centre and any axis will do
+// dimensions of its part. A block of 32 or SAMPLE threads for a set of a part, set by set.
+// order : (parts, rows); axes : (2, parts, sets, width), means and then axes, of float32: any centre and any axis will do
 // scales : (parts, sets), one over the longest projection of the sample; 0 where a set is not to be split, having
 // `size` rows or fewer, or where all rows of the sample are alike
 extern "C" __global__ void __launch_bounds__(SAMPLE)
     principal_axes(const stored_t* __restrict__ vectors, const int* __restrict__ order,
-                   const long long* __restrict__ firsts, const long long* __restrict__ columns, float* means,
-                   float* axes, double* scales, long long rows, long long dim, long long sets, long long width,
-                   long long size) {
+                   const long long* __restrict__ firsts, const long long* __restrict__ columns, float* axes,
+                   double* scales, Split split) {
     __shared__ int sample[SAMPLE];
     __shared__ double along[SAMPLE];
     __shared__ Best all[SAMPLE];
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-    const long long set = blockIdx.x % sets, part = blockIdx.x / sets;
+    const long long rows = split.rows, dim = split.dim, size = split.size;
+    const long long set = blockIdx.x % split.sets, part = blockIdx.x / split.sets;
     const long long first = firsts[set], length = firsts[set + 1] - first;
     const long long columns_here = columns[part + 1] - columns[part];
-    float* mean = means + blockIdx.x * width;
-    float* axis = axes + blockIdx.x * width;
+    float* mean = axes + blockIdx.x * split.width;
+    float* axis = mean + split.parts * split.sets * split.width;
     if (thread == 0) scales[blockIdx.x] = 0.0;
     if (length <= size) return;
     const long long step = (length + SAMPLE - 1) / SAMPLE;
@@ -102,12 +113,12 @@ extern "C" __global__ void __launch_bounds__(SAMPLE)
 // the set's axis; see `principal_axes`. A thread for a position, blocks of WARPS warps, warps part by part.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     project(const stored_t* __restrict__ vectors, const int* __restrict__ order, const long long* __restrict__ firsts,
-            const long long* __restrict__ columns, const float* __restrict__ means, const float* __restrict__ axes,
-            const double* __restrict__ scales, unsigned long long* keys, long long parts, long long rows,
-            long long dim, long long sets, long long width) {
+            const long long* __restrict__ columns, const float* __restrict__ axes, const double* __restrict__ scales,
+            unsigned long long* keys, Split split) {
     __shared__ float slabs[WARPS][32][PITCH];
     auto& slab = slabs[warp_of_block()];
-    const Place place = place_of_thread(parts, rows);
+    const long long rows = split.rows, dim = split.dim, sets = split.sets;
+    const Place place = place_of_thread(split.parts, rows);
     if (!place.any) return;
     const bool live = place.row >= 0;
     const long long position = live ? place.row : 0;
@@ -125,8 +136,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
         const int count = slab_width(columns_here, first);
         stage(vectors + low, dim, row, first, count, slab);
         if (!live || scale == 0.0) continue;
-        const float* mean = means + set * width + first;
-        const float* axis = axes + set * width + first;
+        const float* mean = axes + set * split.width + first;
+        const float* axis = mean + split.parts * sets * split.width;
         for (int k = 0; k < count; ++k) {
             total += exact64(axis[k]) * (exact64(slab[lane_of_warp()][k]) - exact64(mean[k]));
         }

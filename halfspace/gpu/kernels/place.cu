@@ -1,9 +1,7 @@
 // The answer: count, scan, fill. Hits were counted by direction and chunk, in order of ids; here they get their places in
 // rows, one row for each direction. The twin of halfspace/cpu/collect.py.
-#include "ptx.cuh"
+#include "runtime/ptx.cuh"
 #include "emit.cuh"
-
-#define THREADS 256
 
 // Sum over a block; all threads get it.
 __device__ long long block_sum(long long value) {
@@ -63,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
     call.offsets[k + 1] = before;
     if (k + 1 < call.count) return;
     call.header->hits = before;
-    if (call.told != nullptr) *call.told = *call.header;
+    if (call.status != nullptr) *call.status = *call.header;
 }
 
 // Write the ids of all hits, from their bits: a warp for each direction and chunk. Blocks of THREADS.

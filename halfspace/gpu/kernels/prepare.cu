@@ -1,12 +1,11 @@
 // Directions, prepared for all segments at once: measured, and coded in two digits of 8 bits in the frame of each segment.
-// The twin of halfspace/cpu/directions.py and halfspace/cpu/views.py.
-#include "ptx.cuh"
+// The twin of halfspace/cpu/directions.py and halfspace/cpu/filters/views.py.
+#include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "rounding.cuh"
-#include "records.cuh"
+#include "runtime/records.cuh"
 #include "digits.cuh"
 
-#define THREADS 256
 #define MOST 4  // sums, or maxima, that are formed at once
 
 // Sums and maxima over a block; all threads get them. One pass for all: each costs two barriers.

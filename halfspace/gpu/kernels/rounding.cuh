@@ -1,4 +1,4 @@
-// The floating-point contract on the device: twins of the functions of halfspace/rounding.py, which holds the proof of
+// The floating-point contract on the device: twins of the functions of halfspace/model/rounding.py, which holds the proof of
 // each under the same name. Operations and their order are the same, so that results are the same to the bit.
 #pragma once
 

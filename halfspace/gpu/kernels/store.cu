@@ -1,4 +1,4 @@
-// Rounding numbers to a stored format, nearest, ties to even. Twin of `store` in cpu/formats.py.
+// Rounding numbers to a stored format, nearest, ties to even. Twin of `store` in halfspace/cpu/formats.py.
 #include "formats.cuh"
 
 struct float16 {

@@ -1,12 +1,10 @@
 // Verification: decide single vectors, exactly, and round their scores once. The twin of halfspace/cpu/verify.py and
-// halfspace/cpu/scan.py.
+// halfspace/cpu/filters/scan.py.
 //
 // A float64 dot product with its proven error bound decides nearly every vector; what lies within the bound of tau, or of
 // a boundary between two float32 scores, is decided by a whole warp without error.
 #include "exact.cuh"
 #include "emit.cuh"
-
-#define THREADS 256
 
 // One vector and one direction.
 struct Item {

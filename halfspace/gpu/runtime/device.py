@@ -12,6 +12,7 @@ from halfspace.arguments.interop import exchanged, is_tensor, must_be_dense
 from halfspace.model.formats import as_bits, as_numbers
 
 __all__ = [
+    "DEVICE",
     "REMEMBERED",
     "On",
     "as_tau",
@@ -20,13 +21,16 @@ __all__ = [
     "capturing",
     "finish",
     "is_here",
+    "is_kernel_ready",
     "keep_until_read",
     "on",
-    "plain",
     "release",
     "stream",
     "wait",
+    "zeros",
 ]
+
+DEVICE = "gpu"
 
 REMEMBERED = 64
 """Of the questions that are answered, one in so many is remembered: a copy costs a launch."""
@@ -249,6 +253,11 @@ def _widen(array: Any) -> Any:
     return cp.where(tiny, cp.where(bits < 0, -by_bits, by_bits), array.astype(np.float64))
 
 
-def plain(array: Any) -> bool:
+def is_kernel_ready(array: Any) -> bool:
     """Whether kernels take an array as it is."""
     return bool(array.flags.c_contiguous) and array.data.ptr % ALIGNMENT == 0
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Make an array of zeros, aligned as kernels want it: CuPy aligns all memory."""
+    return cp.zeros(shape, dtype)

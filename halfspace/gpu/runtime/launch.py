@@ -20,7 +20,7 @@ STORED = "stored"
 FORMAT_NUMBERS = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.int16): 2}
 """Of the bits of each stored format, its number in the kernels."""
 
-_INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
+_INCLUDE = re.compile(r'^#include "([\w/]+\.cuh)"\n', re.MULTILINE)
 _MAX_GRID = (2**31 - 1, 65535, 65535)
 _DEFAULT_SHARED = 48 << 10
 
@@ -43,7 +43,7 @@ def _source(name: str) -> str:
             seen.add(header)
             return f"// begin {header}\n{expand(header)}// end {header}\n"
 
-        text = files("halfspace.gpu").joinpath("kernels", file).read_text().replace("#pragma once\n", "")
+        text = files("halfspace.gpu").joinpath("kernels", *file.split("/")).read_text().replace("#pragma once\n", "")
         return _INCLUDE.sub(included, text)
 
     return expand(name)
@@ -68,7 +68,7 @@ class Kernel:
     Parameters
     ----------
     file : str
-        Its source, in ``halfspace/gpu/kernels``.
+        Its source, by its path in ``halfspace/gpu/kernels``; includes are paths in there, too.
     name : str
     *parameters : tuple
         ``(name, dtype)`` for a contiguous device array, ``(name, dtype, None)`` for one that may be None,

@@ -1,20 +1,28 @@
-"""Segments, questions and answers as the kernels see them: the twins of the structs in ``kernels/records.cuh``."""
+"""Segments, questions and answers as the kernels see them: the twins of what is in ``kernels/runtime/records.cuh``."""
 
+from enum import IntEnum
 from typing import Any
 
 import cupy as cp
 import numpy as np
 
+from halfspace.model.filters import FILTERS
 from halfspace.model.layout import Codes
 from halfspace.model.segment import Segment, address
 
-__all__ = ["CALL", "HEADER", "PLAN", "SEGMENT", "VIEW", "tabulate"]
+__all__ = ["CALL", "CODES", "HEADER", "LEVEL", "PLAN", "SEGMENT", "THREADS", "VIEW", "Kind", "codes_at", "tabulate"]
 
-KINDS = ("scan", "cells", "groups", "balls")
-"""What a segment has, by its number."""
+THREADS = 256
+"""Threads of a block of the kernels that answer questions."""
 
-_CODES = ("codes", "scales", "radii")
-_LEVELS = {"cells": "of_rows", "groups": "of_groups", "chunks": "of_chunks"}
+
+class Kind(IntEnum):
+    """What is in the record of a segment, and how directions are prepared for it."""
+
+    SCAN = 0  # vectors and norms alone
+    CELLS = 1
+    GROUPS = 2
+    BALLS = 3
 
 
 def _fields(names: str, kind: Any = np.int64) -> list[tuple[str, Any]]:
@@ -22,6 +30,7 @@ def _fields(names: str, kind: Any = np.int64) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
+CODES = np.dtype(_fields("codes scales radii"))
 SEGMENT = np.dtype(
     [
         *_fields("kind rows first ids by_id places excluded vectors norms"),
@@ -29,18 +38,16 @@ SEGMENT = np.dtype(
         *_fields("centre weights high low scales high_radii low_radii peaks"),
         ("high_span", np.float64),
         ("low_span", np.float64),
-        *((level, np.int64, (3,)) for level in _LEVELS.values()),
-        *_fields("subspaces groups width swept columns"),
-        ("of_subspaces", np.int64, (3,)),
+        *_fields("of_rows of_groups of_chunks", CODES),
+        *_fields("subspaces groups width columns"),
+        ("of_subspaces", CODES),
         *_fields("holders"),
     ]
 )
 PLAN = np.dtype(_fields("norm grain slope intercept tau bad", np.float64))
+LEVEL = np.dtype(_fields("level sure_level ratio offset", np.float32))
 VIEW = np.dtype(
-    [
-        *_fields("below above factor unit digit_sum high_slack low_slack", np.float64),
-        ("levels", np.float32, (2, 4)),
-    ]
+    [*_fields("below above factor unit digit_sum high_slack low_slack", np.float64), ("levels", LEVEL, (2,))]
 )
 HEADER = np.dtype(_fields("pairs listed hits bad", np.uint64))
 CALL = np.dtype(
@@ -48,7 +55,7 @@ CALL = np.dtype(
         *_fields("directions tau"),
         ("one_tau", np.float64),
         *_fields("count batch dim wanted segments segment_count chunks owners plans views digits stride"),
-        *_fields("pairs pair_room listed scores listed_room bits counts starts totals offsets header told"),
+        *_fields("pairs pair_room listed scores listed_room bits counts starts totals offsets header status"),
         *_fields("ids values answer_room work"),
     ]
 )
@@ -62,50 +69,24 @@ def tabulate(segment: Segment) -> tuple[np.ndarray, list[object]]:
 
 
 def _tabulate(segment: Segment) -> tuple[np.ndarray, list[object]]:
+    code = FILTERS[segment.filter].on("gpu")
     records = np.zeros(segment.vectors.shape[0], SEGMENT)
     others: list[object] = []
-    cells, groups, balls = segment.cells, segment.groups, segment.balls
-    places = columns = None
+    places = None
     if segment.by_id is not None:
         places = cp.zeros_like(segment.by_id)  # zeros, should a damaged file that is mapped not name all
         places[segment.by_id] = cp.arange(segment.rows)
         others.append(places)
-    if balls is not None:
-        columns = cp.asarray(balls.columns)
-        others.append(columns)
-    for space, row in enumerate(records):
-        row["rows"], row["grain"] = segment.rows, segment.grain
-        row["ids"] = address(segment.ids)
-        row["vectors"], row["norms"] = address(segment.vectors[space]), address(segment.norms[space])
+    for space, record in enumerate(records):
+        record["kind"], record["rows"], record["grain"] = code.KIND, segment.rows, segment.grain
+        record["ids"] = address(segment.ids)
+        record["vectors"], record["norms"] = address(segment.vectors[space]), address(segment.norms[space])
         for name, array in (("by_id", segment.by_id), ("places", places), ("excluded", segment.dead)):
-            row[name] = 0 if array is None else address(array)
-        row["kind"] = KINDS.index(
-            "cells"
-            if cells is not None
-            else "groups"
-            if groups is not None
-            else "balls"
-            if balls is not None
-            else "scan"
-        )
-        if cells is not None:
-            for name in ("centre", "weights", "high", "low", "scales", "peaks"):
-                row[name] = address(getattr(cells, name)[space])
-            row["high_radii"], row["low_radii"] = (address(radii) for radii in cells.radii[space])
-            row["high_span"], row["low_span"] = cells.spans[space].get()
-        if groups is not None:
-            row["centre"] = address(groups.centre[space])
-            for name, field in _LEVELS.items():
-                row[field] = _places(getattr(groups, name), space)
-        if balls is not None and columns is not None:
-            count = balls.columns.size - 1
-            row["centre"], row["columns"] = address(balls.centre[space]), address(columns)
-            row["subspaces"], row["groups"] = count, -(-segment.rows // balls.size)
-            row["width"], row["swept"] = int(np.diff(balls.columns).max()), segment.filter == "sweep"
-            row["of_subspaces"] = _places(balls.groups, space * count)
-            row["holders"] = address(balls.holders[space])
+            record[name] = 0 if array is None else address(array)
+        others += code.tabulate(segment, space, record)
     return records, others
 
 
-def _places(codes: Codes, at: int) -> list[int]:
-    return [address(getattr(codes, name)[at]) for name in _CODES]
+def codes_at(codes: Codes, space: int) -> tuple[int, ...]:
+    """Return the CODES of one space."""
+    return tuple(address(getattr(codes, name)[space]) for name in CODES.names or ())

@@ -1,26 +1,34 @@
 """A table on the device: its records, and which chunks its segments have."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import cupy as cp
 import numpy as np
+import numpy.typing as npt
 
-from halfspace.gpu.runtime.records import KINDS
+from halfspace.model.filters import FILTERS
+from halfspace.model.layout import CHUNK, chunks_of
 from halfspace.model.segment import Segment
 from halfspace.model.table import Table
 
-__all__ = ["Uploaded", "upload"]
+__all__ = ["Part", "Uploaded", "upload"]
 
-CHUNK = 1024
 FEW = 1 << 12
 """Candidates that there is always room for."""
 SHARE = 128
 """Room for candidates, until one knows better: one row in so many."""
 FADING = 0.9
 """What the number of candidates that one question had counts for at the next."""
-MODERATE = 2.0**60
-"""The largest norm for which float32 will do in a matrix product."""
+
+
+class Part(NamedTuple):
+    """The segments of a table that have one filter."""
+
+    code: Any  # the filter's module, see `halfspace.gpu.filters`
+    chunks: Any  # int32, the numbers of their chunks
+    segments: list[tuple[int, Segment, Any]]  # number, segment, int32 chunks of each
 
 
 @dataclass
@@ -29,12 +37,10 @@ class Uploaded:
 
     records: Any  # the bytes of SEGMENT (spaces, segments)
     owners: Any  # int32 (chunks,), the segment of each chunk
-    listed: dict[str, Any]  # by kind: int32, its chunks, or None
-    with_balls: list[tuple[int, Segment, Any]]  # number, segment, int32 chunks
-    kinds: list[str]
+    parts: list[Part]
     spaces: int
+    segments: int
     chunks: int
-    moderate: bool
     ordered: bool
     processors: int
     shared: int  # bytes of shared memory that a block may have
@@ -43,8 +49,8 @@ class Uploaded:
 
     @property
     def filtered(self) -> bool:
-        """Whether any segment has more than its vectors."""
-        return any(kind != "scan" for kind in self.kinds)
+        """Whether any filter lists candidates."""
+        return any(part.code.LISTS for part in self.parts)
 
     @property
     def rows(self) -> int:
@@ -72,40 +78,33 @@ def upload(table: Table) -> Uploaded:
 
 def _upload(table: Table) -> Uploaded:
     records = table.records.copy()
-    chunks_each = [-(-segment.rows // CHUNK) for segment in table.segments]
+    chunks_each = [chunks_of(segment.rows) for segment in table.segments]
     firsts = np.cumsum([0, *chunks_each])
     records["first"] = firsts[:-1]
-    kinds = [KINDS[int(kind)] for kind in records["kind"][0]]
-    owners = np.repeat(np.arange(len(kinds), dtype=np.int32), chunks_each)
-    of_kind = np.array(kinds)[owners] if owners.size else np.empty(0, str)
-    listed: dict[str, Any] = {}
-    for kind in KINDS:
-        own = np.flatnonzero(of_kind == kind).astype(np.int32)
-        listed[kind] = cp.asarray(own) if own.size else None
-    with_balls = [
-        (which, segment, cp.arange(firsts[which], firsts[which + 1], dtype=np.int32))
-        for which, segment in enumerate(table.segments)
-        if segment.balls is not None
-    ]
+    owners = np.repeat(np.arange(len(chunks_each), dtype=np.int32), chunks_each)
     device = cp.cuda.Device()
     return Uploaded(
         cp.asarray(np.ascontiguousarray(records).view(np.uint8).reshape(-1)),
         cp.asarray(owners),
-        listed,
-        with_balls,
-        kinds,
+        _parts(table, firsts),
         len(records),
+        len(chunks_each),
         int(firsts[-1]),
-        all(_moderate(segment) for segment in table.segments if segment.cells is not None),
         table.ordered,
         device.attributes["MultiProcessorCount"],
         device.attributes["MaxSharedMemoryPerBlockOptin"],
     )
 
 
-def _moderate(segment: Segment) -> bool:
-    """Whether all norms of a segment with cells are moderate; asked of the device once."""
-    assert segment.cells is not None
-    if "moderate" not in segment.kept:
-        segment.kept["moderate"] = float(segment.cells.peaks.max()) <= MODERATE
-    return bool(segment.kept["moderate"])
+def _parts(table: Table, firsts: npt.NDArray[np.int64]) -> list[Part]:
+    """Sort segments that have rows by their filters."""
+    parts = []
+    for spec in FILTERS.values():
+        own = [item for item in enumerate(table.segments) if item[1].filter == spec.name and item[1].rows]
+        if own:
+            numbers = [np.arange(*firsts[which : which + 2], dtype=np.int32) for which, _ in own]
+            chunks, ends = cp.asarray(np.concatenate(numbers)), np.cumsum([part.size for part in numbers]).tolist()
+            each = [chunks[first:end] for first, end in pairwise([0, *ends])]
+            segments = [(*item, part) for item, part in zip(own, each, strict=True)]
+            parts.append(Part(spec.on("gpu"), chunks, segments))
+    return parts

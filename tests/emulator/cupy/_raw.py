@@ -24,7 +24,7 @@ _FLAGS = "-std=c++17 -fPIC -w -ffp-contract=off -fno-strict-aliasing -fno-gnu-un
 _FLAGS += f"-fvisibility=hidden -fsanitize={_CHECKS} -fno-sanitize-recover=all"
 _ADDRESSES = " -fsanitize=address -g"
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\s*\(\s*\d+\s*\)\s*)?([\w:\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;")
-_PTX = re.compile(r"// begin ptx\.cuh.*?// end ptx\.cuh[^\n]*", re.DOTALL)
+_PTX = re.compile(r"// begin runtime/ptx\.cuh.*?// end runtime/ptx\.cuh[^\n]*", re.DOTALL)
 _KERNEL = re.compile(r"(template\s*<[^;{]*>\s*)?(?:extern\s+\"C\"\s+)?__global__([^;{]*)\{")
 _SHARED_BY_DEFAULT, _SHARED_AT_MOST = 48 << 10, 227 << 10
 _stacks = ctypes.c_void_p()
@@ -46,7 +46,8 @@ def translate(code):
     if found := _PTX.search(code):
         own = _HEADERS[-1].read_text().replace("#pragma once", "")
         line = code[: found.end()].count("\n") + 1  # so that what follows keeps its number
-        code = f'{code[: found.start()]}\n#line 1 "ptx.cuh"\n{own}\n#line {line} "module"\n{code[found.end() :]}'
+        before, after = code[: found.start()], code[found.end() :]
+        code = f'{before}\n#line 1 "runtime/ptx.cuh"\n{own}\n#line {line} "module"\n{after}'
     code = _DYNAMIC.sub(r"static \1*& \2 = reinterpret_cast<\1*&>(emulator::dynamic_memory);", code)
     code = re.sub(r'extern\s+"C"\s+__global__', "__global__", code)  # else `select` would be that of libc
     launchers = "\n".join(f"EMULATE({name})" for name in _kernels(code))

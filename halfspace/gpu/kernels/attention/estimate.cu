@@ -1,16 +1,15 @@
 // Thresholds read off a sample of the keys: what they keep is estimated, nothing is certified.
 #include "rounding.cuh"
-#include "heads.cuh"
+#include "attention/heads.cuh"
 
-#define THREADS 256
 #define WARPS (THREADS / WARP)
 #define EACH (SAMPLE / THREADS)
 #define AT_ONCE 8  // keys that a warp reads at once
 #define LANE_DIMS ((HEAD_DIM + WARP - 1) / WARP)
 
-enum Estimator : long long { BUDGET, MAXIMUM, GAP };  // as in ESTIMATORS in halfspace/attention/threshold.py
+enum Estimator : long long { BUDGET, MAXIMUM, GAP };  // as in ESTIMATORS in halfspace/model/kv_cache.py
 
-// A question and its answer: the twin of the record ESTIMATE in halfspace/gpu/threshold.py. All fields have 8 bytes.
+// A question and its answer: the twin of the record ESTIMATE in halfspace/gpu/attention/threshold.py. All fields have 8 bytes.
 struct Estimate {
     const void* queries;  // (batch, query heads, d), stored bits, or float32 where they are `wide`
     long long wide;

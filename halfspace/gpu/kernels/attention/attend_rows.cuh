@@ -4,7 +4,7 @@
 // lane l has row l / 4 and head l % 4.
 #pragma once
 
-#include "attend.cuh"
+#include "attention/attend.cuh"
 
 // What a lane reads of a row: 8 dimensions.
 struct Piece {
@@ -102,12 +102,19 @@ __device__ __forceinline__ void begin_rows(const Space& space, int row, unsigned
     copy_async_commit();
 }
 
+// What a lane knows of its row among eight.
+struct Chosen {
+    int row;       // of lane l, row l / 4 of the eight, or -1
+    bool decided;  // whether only one head of it is meant, which is kept with this score
+    int head;
+    float score;
+};
+
 // Attend eight rows whose keys and values are there.
-//
-// row : of lane l, row l / 4 of the eight, or -1; `decided` if only head `its_head` of it is meant, which is kept with
-// this score
-__device__ __forceinline__ void gather(const Space& space, Shared& shared, unsigned char* stage, int row, bool decided,
-                                       int its_head, float its_score, Room& room, int& doubts, Gathered& own) {
+__device__ __forceinline__ void gather(const Space& space, Shared& shared, unsigned char* stage, const Chosen& chosen,
+                                       Room& room, int& doubts, Gathered& own) {
+    const int row = chosen.row;
+    const bool decided = chosen.decided;
     const int lane = lane_number(), part = lane % LANES, group = lane / LANES, head = lane % SET;
     const unsigned rows = __ballot_sync(FULL, row >= 0);
     const auto is_there = [&](int k) { return part < PIECES && (rows >> SET * (group * EACH + k) & 1) != 0; };
@@ -149,8 +156,8 @@ __device__ __forceinline__ void gather(const Space& space, Shared& shared, unsig
         doubts += known ? 0 : 1;
     }
     if (decided) {
-        keep = row >= 0 && head == its_head;
-        score = its_score;
+        keep = row >= 0 && head == chosen.head;
+        score = chosen.score;
     }
     const unsigned lanes = __ballot_sync(FULL, keep);
     if (lanes == 0) return;
@@ -243,7 +250,7 @@ struct Batches {
             copy_async_wait<ROW_STAGES - 1>();
             unsigned char* stage = ring + slot * EIGHT;
             const int row = find(shared, room, start, head, score);
-            gather(space, shared, stage, row, source == DECIDED_ROWS, head, score, room, doubts, own);
+            gather(space, shared, stage, Chosen{row, source == DECIDED_ROWS, head, score}, room, doubts, own);
             begin_rows(space, find(shared, room, start + ROW_STAGES * step, head, score), stage);
             slot = slot + 1 == ROW_STAGES ? 0 : slot + 1;
         }

@@ -1,8 +1,8 @@
 // One step of attention over exactly the keys that reach a threshold: filter, decide, softmax, values, in one launch.
-// The twin of halfspace/cpu/attend.py.
-#include "attend.cuh"
-#include "attend_codes.cuh"
-#include "attend_rows.cuh"
+// The twin of halfspace/cpu/attention/attend.py.
+#include "attention/attend.cuh"
+#include "attention/attend_codes.cuh"
+#include "attention/attend_rows.cuh"
 
 // Round to the type of the output.
 __device__ __forceinline__ void put(const Attend& call, long long at, float value) {

@@ -1,5 +1,5 @@
 // Many directions at once: cells times directions as an integer matrix product, thresholds applied to it as it comes. The
-// twin of halfspace/cpu/matrix.py.
+// twin of halfspace/cpu/filters/matrix.py.
 //
 // Both halves of a code are joined into one byte, and multiplied with the high digits of the directions. A pair is left if
 //
@@ -7,16 +7,14 @@
 //
 // and a hit for certain if A c >= sure_level / s + ratio r + offset, where r is the radius in units of the scale s: the bounds of the
 // cells, solved for the integer product, in float32, with the slack of halfspace.model.rounding.pair_margin on either side.
-#include "ptx.cuh"
+#include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "emit.cuh"
 
-#define THREADS 256
 #define ROWS 128      // of vectors in a tile: 32 for each of four warps, a block of codes for each of eight
 #define COLUMNS_AT_ONCE 64  // of directions: 32 for each of two
 #define PADDING 16    // bytes between rows in shared memory, so that eight of them lie in different banks
 #define LIST 2048     // pairs that a block holds before it lists them
-#define NIBBLES 0x0f0f0f0fu
 #define TAKE 0x80000000u
 #define NOTHING 0xffffffffu  // in the list: beyond the last row or direction
 
@@ -125,10 +123,21 @@ __device__ void flush(const Call& call, const Segment& segment, long long chunk,
     __syncthreads();
 }
 
+// Rows and columns of which a warp has the sums.
+struct Window {
+    long long space;
+    long long chunk;
+    long long row;    // the first of the tile
+    long long first;  // direction of the tile
+    int low_row;      // the first of the warp, in the tile
+    int low_column;
+};
+
 // Apply the thresholds to the sums of a warp's 32 rows and 32 columns, and hold the pairs that are left.
-__device__ __forceinline__ void apply(const Call& call, const Segment& segment, long long chunk, long long row, int low_row,
-                                      long long first, int low_column, long long space, const Level* levels,
+__device__ __forceinline__ void apply(const Call& call, const Segment& segment, const Window& window, const Level* levels,
                                       const int (&sums)[2][4][4], Shared& shared) {
+    const long long row = window.row, first = window.first;
+    const int low_row = window.low_row, low_column = window.low_column;
     const int g = lane_number() / 4, t = lane_number() % 4;
     unsigned left = 0, sure = 0;
 #pragma unroll
@@ -163,12 +172,12 @@ __device__ __forceinline__ void apply(const Call& call, const Segment& segment, 
         const int bit = __ffs(left) - 1;
         const int own = low_row + 8 * (bit / 8) + g, column = low_column + bit / 2 % 4 * 8 + 2 * t + bit % 2;
         const bool take = (sure >> bit & 1) != 0;
-        const long long direction = first + column - space * call.batch;
+        const long long direction = first + column - window.space * call.batch;
         const bool there = row + own < segment.rows && direction < call.batch;
         if (at < LIST) {
             shared.list[at] = there ? own + ROWS * (unsigned)direction + (take ? TAKE : 0) : NOTHING;
         } else if (there && !is_excluded(segment, row + own)) {
-            list_one(call, segment, chunk, row + own, first + column, take);
+            list_one(call, segment, window.chunk, row + own, first + column, take);
         }
     }
 }
@@ -207,7 +216,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) multiply_cells(Call cal
         __syncthreads();
         int sums[2][4][4] = {};
         multiply(rows + low_row * pitch, columns[turn] + low_column * pitch, pitch, sums);
-        apply(call, segment, chunk, row, low_row, first, low_column, space, shared.levels[turn], sums, shared);
+        apply(call, segment, Window{space, chunk, row, first, low_row, low_column}, shared.levels[turn], sums, shared);
         __syncthreads();
         if (shared.listed > LIST / 2) flush(call, segment, chunk, row, space, shared);
     }

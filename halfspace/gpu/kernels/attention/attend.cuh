@@ -6,15 +6,13 @@
 #pragma once
 
 #include "exact.cuh"
-#include "heads.cuh"
+#include "attention/heads.cuh"
 
-#define THREADS 256
 #define WARPS (THREADS / WARP)
 #define SET 4        // query heads of a set
 #define ROWS 32      // keys of a tile: two blocks of codes
 #define SEGMENT 256  // rows that a warp lists before rows are attended
 #define DOUBTS 48    // scores that a warp leaves for later, as only exact sums can tell
-#define NIBBLES 0x0f0f0f0fu
 
 constexpr int WORDS = HEAD_DIM / 8;                  // of 4 bytes, in each plane of codes
 constexpr int STEPS = (WORDS + 3) / 4;               // products of a tile: lane t of four takes words from STEPS t on
@@ -42,7 +40,7 @@ static_assert(HIGH_STAGES > 0, "a warp's ring has room for a tile and a queue");
 static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM <= 256, "heads have a multiple of 8 dimensions, at most 256");
 static_assert(RING >= EIGHT && RING >= 4 * SET * (HEAD_DIM + 4), "a warp's rows, and what it makes of them, have room");
 
-// A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attend.py. All fields have 8 bytes.
+// A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attention/attend.py. All fields have 8 bytes.
 struct Attend {
     const void* queries;      // (batch, query heads, d), stored bits, or float32 where they are wide
     const double* tau;        // (batch, query heads)
@@ -115,7 +113,7 @@ struct Shared {
     unsigned short list[WARPS][SEGMENT];
 };
 
-static_assert(BLOCKS == 1 || sizeof(Shared) <= 14 << 10, "halfspace/gpu/attend.py counts on it");
+static_assert(BLOCKS == 1 || sizeof(Shared) <= 14 << 10, "halfspace/gpu/attention/attend.py counts on it");
 
 // The tile that a warp meets as its `at`-th: consecutive tiles go to different blocks, as keys that are kept cluster.
 __device__ __forceinline__ int tile_of(int at, int warp) {

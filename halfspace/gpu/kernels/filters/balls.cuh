@@ -2,7 +2,7 @@
 #pragma once
 
 #include "formats.cuh"
-#include "records.cuh"
+#include "runtime/records.cuh"
 
 // Product of the code of a ball with both digits of a direction, by LANES lanes that follow one another and all get it.
 //

@@ -1,8 +1,8 @@
-// What is known of a direction once all balls of a segment are bounded. See halfspace/cpu/balls.py.
+// What is known of a direction once all balls of a segment are bounded. See halfspace/cpu/filters/balls.py.
 #pragma once
 
 #include "formats.cuh"
-#include "records.cuh"
+#include "runtime/records.cuh"
 
 // Rows whose upper bounds sum to less than `below` are dropped, rows whose lower bounds sum to `above` are hits.
 struct Sums {

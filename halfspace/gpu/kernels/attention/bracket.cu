@@ -2,13 +2,12 @@
 //
 // Codes are multiplied by the tensor cores, 32 rows at a time: with g = lane / 4, the lanes of group g hold codes of rows 4 g
 // to 4 g + 3, and two words of each at a time; columns are the two digits of four query heads.
-#include "certify.cuh"
+#include "attention/certify.cuh"
 
 #define SET 4                // query heads at a time
 #define STRIDE ((HEAD_DIM + 63) / 64 * 64)  // digits of a head, padded to what the lanes of a group take at once
 #define WORDS (HEAD_DIM / 8)
 #define PIECES ((WORDS + 7) / 8)
-#define NIBBLES 0x0f0f0f0fu
 #define SLACK32 (1.0 + 8.0 * V32)
 
 // A head's part in a bracket: a key of scale s and radius r has s (unit P), give or take s slack + factor r.

@@ -1,19 +1,39 @@
-// Segments, questions and answers as the kernels see them: the twins of the records in halfspace/gpu/records.py. All fields
-// have 8 bytes.
+// Segments, questions and answers as the kernels see them: the twins of the records in halfspace/gpu/runtime/records.py, of
+// the constants in halfspace/model/layout.py, and of the numbers in halfspace/model/counters.py. All fields have 8 bytes,
+// but for those of a Level.
 #pragma once
 
 #define WARP 32
 #define FULL 0xffffffffu
-#define CHUNK 1024  // rows that share a word of many things: a norm, a ball, a counter
-#define BLOCK 16    // rows in a block of codes
+#define THREADS 256         // of a block, in the kernels that answer questions
+#define BLOCK 16            // balls in a block of codes
+#define TILE (4 * BLOCK)    // balls in a tile: arrays of codes hold whole tiles
+#define CHUNK (TILE * BLOCK)  // rows that share a word of many things: a norm, a ball, a counter
+#define HIGH_MIDDLE 120.5   // a code is (16 high - HIGH_MIDDLE) + (low - LOW_MIDDLE)
+#define LOW_MIDDLE 7.5
+#define MODERATE 0x1p60     // the largest norm for which float32 will do in products of codes, and in frames
+#define NIBBLES 0x0f0f0f0fu  // of a word of codes, those of its first four dimensions
 
 enum Kind : long long { SCAN, CELLS, GROUPS, BALLS };
-enum Wanted : long long { COUNT, IDS, SCORES };
-enum Stage { NORMS_STAGE, AXES_STAGE, HIGH_STAGE, LOW_STAGE, CHUNKS_STAGE, GROUPS_STAGE, CELLS_STAGE, SWEEP_STAGE,
-             GATES_STAGE, BALLS_STAGE, SCAN_STAGE, VERIFY_STAGE, EXACT_STAGE };
+enum Want : long long { COUNT, IDS, SCORES };
+enum Stage {
+    NORMS_STAGE,
+    AXES_STAGE,
+    HIGH_STAGE,
+    LOW_STAGE,
+    CHUNKS_STAGE,
+    GROUPS_STAGE,
+    ROWS_STAGE,
+    SWEEP_STAGE,
+    GATES_STAGE,
+    BALLS_STAGE,
+    SCAN_STAGE,
+    VERIFY_STAGE,
+    EXACT_STAGE
+};
 enum Column { TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES, COLUMNS };
 
-// Balls with coded centres, see halfspace.model.segment.Codes.
+// Balls with coded centres, see halfspace.model.layout.Codes.
 struct Codes {
     const unsigned char* codes;
     const float* scales;
@@ -51,7 +71,6 @@ struct Segment {
     long long subspaces;
     long long groups;             // in each subspace
     long long width;              // dimensions of the widest subspace
-    long long swept;              // whether the lists are swept
     const long long* columns;     // (subspaces + 1,)
     Codes of_subspaces;           // (subspaces, ...)
     const int* holders;           // (subspaces, rows)
@@ -127,7 +146,7 @@ struct Call {
     long long* totals;        // (count,)
     long long* offsets;       // (count + 1,)
     Header* header;
-    Header* told;             // a copy of it that the host reads, or null
+    Header* status;           // a copy of it that the host reads, or null
     // the answer
     long long* ids;
     float* values;

@@ -1,8 +1,8 @@
 // New keys and values, put at the end of their sequences. Nothing of a sequence that is refused is read afterwards: what
 // lies beyond its length means nothing.
-#include "encode.cuh"
+#include "attention/encode.cuh"
 
-// The twin of the record TOKENS in halfspace/gpu/cache.py.
+// The twin of the record TOKENS in halfspace/gpu/attention/cache.py.
 struct Tokens {
     const stored_t* keys;      // (batch, heads, rows, d), with these strides
     const stored_t* values;
@@ -36,7 +36,7 @@ __device__ __forceinline__ void put_row(const Cache& cache, long long space, lon
     encode_key(cache, space, row, key, frame);
 }
 
-// The slot of the sample to which a position comes, if there is one; see `reservoir` in halfspace/attention/cache.py.
+// The slot of the sample to which a position comes, if there is one; see `reservoir` in halfspace/model/kv_cache.py.
 __device__ inline unsigned long long slot_of(long long position) {
     if (position < SAMPLE) return position;
     unsigned long long mixed = ((unsigned long long)position + 1) * 0x9E3779B97F4A7C15ull;

@@ -1,4 +1,4 @@
-// The certificate of a threshold: what its two kernels share. See halfspace/attention/threshold.py for what it proves.
+// The certificate of a threshold: what its two kernels share. See halfspace/attention/policy.py for what it proves.
 //
 // Scores are counted in *positions*, whole numbers: a score is the head's product with the centre, plus its position over
 // the head's rate. Each key has a bracket, two positions between which its score lies for certain. A nat, a factor e of a
@@ -6,9 +6,8 @@
 #pragma once
 
 #include "rounding.cuh"
-#include "heads.cuh"
+#include "attention/heads.cuh"
 
-#define THREADS 256
 #define WARPS (THREADS / WARP)
 #define STEPS 64         // positions in a nat
 #define FARTHEST 30000   // the largest position there may be: fewer are made of a nat where scores go further
@@ -29,7 +28,7 @@ struct Turn {
     unsigned long long skipped;  // how many more times all keys are kept without a look
 };
 
-// A question and its answer: the twin of the record CERTIFY in halfspace/gpu/threshold.py. All fields have 8 bytes.
+// A question and its answer: the twin of the record CERTIFY in halfspace/gpu/attention/threshold.py. All fields have 8 bytes.
 struct Certify {
     const void* queries;  // (batch, query heads, d), stored bits, or float32 where they are `wide`
     long long wide;

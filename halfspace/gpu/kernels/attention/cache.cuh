@@ -1,5 +1,5 @@
 // A cache of keys and values as the kernels of attention see it: the twin of the record CACHE in
-// halfspace/gpu/cache.py. All fields have 8 bytes. Space b * heads + h holds the keys of head h of sequence b.
+// halfspace/gpu/attention/cache.py. All fields have 8 bytes. Space b * heads + h holds the keys of head h of sequence b.
 #pragma once
 
 #include "formats.cuh"
@@ -8,7 +8,6 @@
 #define HEAD_DIM 128
 #endif
 
-#define TILE 64      // rows by which the capacity is counted
 #define SAMPLE 1024  // slots of a sequence's reservoir
 
 // Bits of the status of a sequence.

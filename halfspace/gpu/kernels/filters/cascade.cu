@@ -1,21 +1,17 @@
 // The cascade of segments with cells, for few directions: norms, high codes, low codes; each tests what the one before
-// left. The twin of halfspace/cpu/cascade.py.
+// left. The twin of halfspace/cpu/filters/cascade.py.
 //
 // High codes are multiplied by the tensor cores: 16 vectors of 32 dimensions with 8 columns, which hold the two digits of
 // up to four directions. The layout of a block (16 vectors side by side, 8 dimensions to a word) is that of a fragment: 16
 // bytes of it are the operands of two products, with the nibbles apart.
-#include "ptx.cuh"
+#include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "rounding.cuh"
 #include "emit.cuh"
 
-#define THREADS 256
 #define ROWS 64          // rows of a warp: a block of threads tests half a chunk
 #define PAIRS 2          // pairs of blocks of codes among them
 #define LANES 4          // lanes that share the low codes of a vector
-#define NIBBLES 0x0f0f0f0fu
-#define HIGH_MIDDLE 120.5  // a code is (16 high - HIGH_MIDDLE) + (low - LOW_MIDDLE)
-#define LOW_MIDDLE 7.5
 #define TAKE 512         // in an entry of a list: a hit for certain
 
 // The entries of a warp's list: a row, plus ROWS times which of the directions, plus TAKE.
@@ -85,7 +81,7 @@ __device__ __forceinline__ double multiply_low(const unsigned char* low, long lo
 //
 // alive : bits of the directions that any vector of the chunk can reach
 template <int AT_ONCE>
-__device__ int test_high(const Call& call, const Segment& segment, long long first, int count, long long which,
+__device__ int classify_high(const Call& call, const Segment& segment, long long first, int count, long long which,
                          unsigned alive, long long row, const List& list) {
     const int lane = lane_number(), g = lane / 4, t = lane % 4;
     const long long words = (call.dim + 7) / 8;
@@ -162,7 +158,7 @@ __device__ int test_high(const Call& call, const Segment& segment, long long fir
 }
 
 // Test the low codes of the listed rows, and cut the list to those that are left; returns how many.
-__device__ int test_low(const Call& call, const Segment& segment, long long first, long long which, long long row,
+__device__ int classify_low(const Call& call, const Segment& segment, long long first, long long which, long long row,
                         int listed, const List& list) {
     const int lane = lane_number(), at_once = WARP / LANES;
     const long long words = (call.dim + 7) / 8;
@@ -205,7 +201,7 @@ __device__ int test_low(const Call& call, const Segment& segment, long long firs
 
 // Test half a chunk, whose segment has cells, for AT_ONCE directions at a time.
 template <int AT_ONCE>
-__device__ void test_half(const Call& call, long long chunk, int half, unsigned char* room) {
+__device__ void classify_half(const Call& call, long long chunk, int half, unsigned char* room) {
     const int warp = threadIdx.x / WARP, lane = lane_number(), entries = ROWS * AT_ONCE;
     const List list = {reinterpret_cast<double*>(room) + entries * warp,
                        reinterpret_cast<unsigned short*>(room + THREADS / WARP * entries * 8) + entries * warp};
@@ -231,8 +227,8 @@ __device__ void test_half(const Call& call, long long chunk, int half, unsigned 
             count_work(call, NORMS_STAGE, BYTES, warp + half == 0 ? 4 : 0);
         }
         if (alive == 0) continue;
-        int listed = test_high<AT_ONCE>(call, segment, first, count, which, alive, row, list);
-        listed = test_low(call, segment, first, which, row, listed, list);
+        int listed = classify_high<AT_ONCE>(call, segment, first, count, which, alive, row, list);
+        listed = classify_low(call, segment, first, which, row, listed, list);
         for (int start = 0; start < listed; start += WARP) {
             const bool own = start + lane < listed;
             const int entry = own ? list.entries[start + lane] : 0;
@@ -247,14 +243,14 @@ __device__ void test_half(const Call& call, long long chunk, int half, unsigned 
 
 // Grid: x halves of the chunks in a list, y strides over the directions of all spaces. Blocks of THREADS; shared memory: 10
 // bytes for each row of half a chunk.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) test_cells(Call call, const int* listed) {
+extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells(Call call, const int* listed) {
     extern __shared__ unsigned char dynamic_shared[];
-    test_half<1>(call, listed[blockIdx.x / 2], blockIdx.x % 2, dynamic_shared);
+    classify_half<1>(call, listed[blockIdx.x / 2], blockIdx.x % 2, dynamic_shared);
 }
 
 // The same for four directions at a time, which share the codes that are read; y strides over sets of four. Shared memory:
 // 40 bytes for each row of half a chunk.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) test_cells_of_four(Call call, const int* listed) {
+extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells_of_four(Call call, const int* listed) {
     extern __shared__ unsigned char dynamic_shared[];
-    test_half<4>(call, listed[blockIdx.x / 2], blockIdx.x % 2, dynamic_shared);
+    classify_half<4>(call, listed[blockIdx.x / 2], blockIdx.x % 2, dynamic_shared);
 }

@@ -2,15 +2,13 @@
 // Few directions cost little arithmetic for the codes that are read: what counts is that reading never waits. So every warp
 // goes through its own strips of 32 vectors, holds their codes in registers, and needs nobody else; the digits of the
 // directions lie in shared memory all the time.
-#include "ptx.cuh"
+#include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "emit.cuh"
 
-#define THREADS 256
 #define ROWS 32     // vectors in a strip: two blocks of codes
 #define MOST 64     // directions at once
 #define HELD 256    // candidates that a warp holds before it lists them
-#define NIBBLES 0x0f0f0f0fu
 
 // What the warps of a block share, and the candidates of each.
 struct Shared {

@@ -1,5 +1,5 @@
 // The sweep down the lists of all subspaces at once, in step: which balls it collects. The twin of
-// halfspace/cpu/sweep.py.
+// halfspace/cpu/filters/sweep.py.
 //
 // Lists are not sorted. A ball lies so far down its list as there are balls with larger bounds; these are counted in
 // BINS ranges of bounds, from the largest of the subspace down to its gate. Gates are as far below the largest bounds
@@ -10,11 +10,10 @@
 // since a row that no list has collected has upper bounds that are less than these, each. The cuts in step are those
 // below which equally many balls lie above, to a range; or one list is taken whole, to its gate, and no other is
 // needed.
-#include "ptx.cuh"
+#include "runtime/ptx.cuh"
 #include "formats.cuh"
-#include "gates.cuh"
+#include "filters/gates.cuh"
 
-#define THREADS 256
 #define BINS 1024
 #define ROWS_PER_WORD 32
 
@@ -160,12 +159,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // Mark the members of the balls that the sweep collects. Grid: x strides over the groups, y over directions and
 // subspaces. Blocks of THREADS.
 //
-// members : (spaces, subspaces, rows); candidates : (count, words), from 0 on
+// members : (spaces, subspaces, rows); candidates : a bit for each row (count, ceil(rows / 32)), from 0 on
 extern "C" __global__ void __launch_bounds__(THREADS)
     collect_rows(Call call, long long which, const float* bounds, const double* cuts, const int* swept,
-                 const int* members, long long size, unsigned* candidates, long long words) {
+                 const int* members, long long size, unsigned* candidates) {
     const long long subspaces = call.segments[which].subspaces, groups = call.segments[which].groups;
-    const long long rows = call.segments[which].rows;
+    const long long rows = call.segments[which].rows, words = (rows + ROWS_PER_WORD - 1) / ROWS_PER_WORD;
     for (long long item = blockIdx.y; item < call.count * subspaces; item += gridDim.y) {
         const long long k = item / subspaces, s = item % subspaces;
         if (call.plans[k].bad != 0.0 || swept[k] == 0) continue;

@@ -2,9 +2,9 @@
 // What is coded and how is in coding.cuh; sums go over lanes that hold four dimensions each, or four of each 128.
 #pragma once
 
-#include "cache.cuh"
-#include "coding.cuh"
-#include "records.cuh"
+#include "attention/cache.cuh"
+#include "filters/coding.cuh"
+#include "runtime/records.cuh"
 
 #define OWN 4              // dimensions of a lane, of each
 #define SPAN (OWN * WARP)  // so many

@@ -1,10 +1,10 @@
-// Cells: every vector is a ball of its own, whose centre lies on a lattice. Twin of cpu/cells.py.
-#include "coding.cuh"
+// Cells: every vector is a ball of its own, whose centre lies on a lattice. Twin of halfspace/cpu/filters/cells.py.
+#include "filters/coding.cuh"
 #include "formats.cuh"
 #include "rounding.cuh"
 #include "rows.cuh"
+#include "runtime/records.cuh"
 
-constexpr int CHUNK = 1024;           // rows that share a peak
 constexpr int TEAM = 256;             // threads of a block of `weigh`
 
 // The largest norm among each 1,024 rows: norms (spaces, n), peaks (spaces, chunks). A warp for a chunk.
@@ -35,17 +35,17 @@ __device__ inline double largest_of_block(double value, double (&parts)[TEAM]) {
 }
 
 // Weights of dimensions (spaces, d), at most 1 and of 8 significant bits: spreads to the power 3/4. Where the largest
-// of all peaks is not within [lowest, highest], they are 1. A block for a space. Twin of `_weigh`.
+// of all peaks is not moderate, they are 1. A block for a space. Twin of `_weigh`.
 // sums (spaces, parts, 2, d), see `sum_spreads`, over `count` rows; spreads : scratch (spaces, d)
 extern "C" __global__ void __launch_bounds__(TEAM)
     weigh(const double* __restrict__ sums, const float* __restrict__ peaks, double* spreads, float* weights,
-          long long dim, long long count, long long parts, long long all_peaks, double lowest, double highest) {
+          long long dim, long long count, long long parts, long long all_peaks) {
     __shared__ double shared[TEAM];
     const long long space = blockIdx.x;
     double peak = 0.0;
     for (long long i = threadIdx.x; i < all_peaks; i += TEAM) peak = fmax(peak, exact64(peaks[i]));
     peak = largest_of_block(peak, shared);
-    const bool moderate = lowest <= peak && peak <= highest;
+    const bool moderate = is_moderate(peak);
     double most = 0.0;
     for (long long j = threadIdx.x; j < dim; j += TEAM) {
         double total = 0.0, squares = 0.0;
@@ -86,20 +86,31 @@ __device__ inline void stage_frame(const float* centre, const float* weights, lo
     __syncwarp();
 }
 
+// Where cells are put: the twin of the record ENCODED in halfspace/gpu/filters/cells.py. All fields have 8 bytes.
+struct Encoded {
+    unsigned char* high;     // (spaces, blocks, words, 16, 4)
+    unsigned char* low;      // (spaces, 4 * (16 blocks words + 16))
+    unsigned short* scales;  // (spaces, 16 blocks)
+    unsigned short* radii;   // (spaces, 2, 16 blocks)
+    unsigned* longest;       // (spaces, 2)
+    long long spaces;
+    long long rows;
+    long long dim;
+    long long blocks;
+};
+
 // Encode vectors (spaces, n, d): a thread for a row, blocks of WARPS warps, warps space by space. Twin of `_encode`.
-// high (spaces, blocks, words, 16, 4), low (spaces, 4 * (16 blocks words + 16)), scales (spaces, 16 blocks), radii
-// (spaces, 2, 16 blocks) and longest (spaces, 2) are zero at first. The latter gets the largest of four times the
-// squared norm of a high code, and of the squared norm of a whole code.
+// All that it is put into is zero at first. `longest` gets the largest of four times the squared norm of a high code,
+// and of the squared norm of a whole code.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     encode_cells(const stored_t* __restrict__ vectors, const float* __restrict__ centre,
-                 const float* __restrict__ weights, unsigned char* high, unsigned char* low, unsigned short* scales,
-                 unsigned short* radii, unsigned* longest, long long spaces, long long rows, long long dim,
-                 long long blocks) {
+                 const float* __restrict__ weights, Encoded encoded) {
     __shared__ float slabs[WARPS][32][PITCH];
     __shared__ Frame frames[WARPS];
     auto& slab = slabs[warp_of_block()];
     Frame& frame = frames[warp_of_block()];
-    const Place place = place_of_thread(spaces, rows);
+    const long long rows = encoded.rows, dim = encoded.dim, blocks = encoded.blocks;
+    const Place place = place_of_thread(encoded.spaces, rows);
     if (!place.any) return;
     const int lane = lane_of_warp();
     const long long row = place.row, words = (dim + 7) / 8;
@@ -123,8 +134,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     unsigned* high_words = nullptr;
     unsigned* low_words = nullptr;
     if (row >= 0) {
-        high_words = reinterpret_cast<unsigned*>(high) + (place.space * blocks + row / 16) * words * 16 + row % 16;
-        low_words = reinterpret_cast<unsigned*>(low) + place.space * (16 * blocks * words + 16) + row * words;
+        const long long block = place.space * blocks + row / BLOCK;
+        high_words = reinterpret_cast<unsigned*>(encoded.high) + block * words * BLOCK + row % BLOCK;
+        low_words = reinterpret_cast<unsigned*>(encoded.low) + place.space * (BLOCK * blocks * words + 16) + row * words;
     }
     double rest = 0.0, coarse = 0.0;
     unsigned length = 0, length_high = 0;
@@ -154,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
                 highs |= (own.code >> 4) << shift;
                 lows[word] |= (own.code & 15u) << shift;
             }
-            high_words[(first / 8 + word) * 16] = highs;
+            high_words[(first / 8 + word) * BLOCK] = highs;
         }
         if (words % 4 == 0) {
             *reinterpret_cast<uint4*>(low_words + first / 8) = {lows[0], lows[1], lows[2], lows[3]};
@@ -166,18 +178,18 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
         }
     }
     if (row >= 0) {
-        unsigned short* own = radii + place.space * 2 * 16 * blocks + row;
-        scales[place.space * 16 * blocks + row] = lattice.bits;
+        unsigned short* own = encoded.radii + place.space * 2 * BLOCK * blocks + row;
+        encoded.scales[place.space * BLOCK * blocks + row] = lattice.bits;
         own[0] = radius_of(coarse, lattice, dim);
-        own[16 * blocks] = radius_of(rest, lattice, dim);
+        own[BLOCK * blocks] = radius_of(rest, lattice, dim);
     }
     for (int distance = 16; distance > 0; distance /= 2) {
         length_high = max(length_high, __shfl_xor_sync(ALL, length_high, distance));
         length = max(length, __shfl_xor_sync(ALL, length, distance));
     }
     if (lane == 0) {
-        atomicMax(longest + 2 * place.space, length_high);
-        atomicMax(longest + 2 * place.space + 1, length);
+        atomicMax(encoded.longest + 2 * place.space, length_high);
+        atomicMax(encoded.longest + 2 * place.space + 1, length);
     }
 }
 

@@ -1,11 +1,10 @@
 // Segments with groups: the ball of a chunk, those of its groups, those of their rows; each level tests what the one
-// above has left. The twin of test_chunks, by_groups and by_rows in halfspace/cpu/chunks.py.
-#include "ptx.cuh"
+// above has left. The twin of halfspace/cpu/by_chunk.py.
+#include "runtime/ptx.cuh"
 #include "formats.cuh"
-#include "balls.cuh"
-#include "left.cuh"
+#include "filters/balls.cuh"
+#include "filters/left.cuh"
 
-#define THREADS 256
 #define ROWS 128  // rows of a warp: a block of threads tests a chunk
 #define LANES 4   // lanes that share the ball of a group
 #define SURE 128  // in an entry of a list: a hit for certain
@@ -19,8 +18,8 @@ struct Verdict {
 };
 
 // Test a ball, against the thresholds seen from the centre of the one around it.
-__device__ __forceinline__ Verdict test(const Codes& level, long long ball, double product, const View& view,
-                                        double below, double above) {
+__device__ __forceinline__ Verdict classify(const Codes& level, long long ball, double product, const View& view,
+                                            double below, double above) {
     const double scale = exact64(level.scales[ball]);
     const double value = scale * (view.unit * product), slack = scale * view.high_slack;
     const double width = slack + view.factor * exact64(level.radii[ball]);
@@ -41,14 +40,14 @@ __device__ void count_stage(const Call& call, int stage, long long tested, long 
 
 // Test the groups of a warp's rows, and the rows in groups that are left. `list` gets the rows that are, with SURE
 // where it is so; returns how many.
-__device__ int test_rows(const Call& call, const Segment& segment, const View& view, const signed char* digits,
-                         long long row, const Verdict& of_chunk, unsigned char* list) {
+__device__ int classify_rows(const Call& call, const Segment& segment, const View& view, const signed char* digits,
+                             long long row, const Verdict& of_chunk, unsigned char* list) {
     const int lane = lane_number();
     const long long steps = (call.dim + 3) / 4, rows = min((long long)ROWS, segment.rows - row);
     const bool own = lane / LANES * BLOCK < rows;
     const long long group = row / BLOCK + (own ? lane / LANES : 0);
     const double product = multiply<LANES>(segment.of_groups.codes, group, steps, digits, call.stride);
-    const Verdict seen = test(segment.of_groups, group, product, view, of_chunk.below, of_chunk.above);
+    const Verdict seen = classify(segment.of_groups, group, product, view, of_chunk.below, of_chunk.above);
     const int share = (int)min((long long)BLOCK, rows - lane / LANES * BLOCK);  // rows of the lane's group
     const bool leads = own && lane % LANES == 0;
     unsigned groups = __ballot_sync(FULL, leads && seen.left);
@@ -72,7 +71,7 @@ __device__ int test_rows(const Call& call, const Segment& segment, const View& v
         if (looked) {
             const long long ball = row + place;
             const double product = multiply<1>(segment.of_rows.codes, ball, steps, digits, call.stride);
-            const Verdict own = test(segment.of_rows, ball, product, view, below, above);
+            const Verdict own = classify(segment.of_rows, ball, product, view, below, above);
             left = own.left;
             sure = own.sure;
         }
@@ -84,14 +83,14 @@ __device__ int test_rows(const Call& call, const Segment& segment, const View& v
         if (left) list[kept + __popc(lanes & lanes_below())] = (unsigned char)(place + (sure ? SURE : 0));
         kept += __popc(lanes);
     }
-    if (lane == 0) count_stage(call, CELLS_STAGE, tested, taken, looks, tested);
+    if (lane == 0) count_stage(call, ROWS_STAGE, tested, taken, looks, tested);
     __syncwarp();
     return kept;
 }
 
 // Grid: x chunks, in a list of those of segments with groups; y strides over the directions of all spaces. Blocks of
 // THREADS, whose warps all test the ball of the chunk, which is less work than to wait for one that does.
-extern "C" __global__ void __launch_bounds__(THREADS) test_groups(Call call, const int* listed) {
+extern "C" __global__ void __launch_bounds__(THREADS) classify_groups(Call call, const int* listed) {
     __shared__ unsigned char entries[THREADS / WARP][ROWS];
     const int warp = threadIdx.x / WARP, lane = lane_number();
     const long long chunk = listed[blockIdx.x], which = call.owners[chunk], steps = (call.dim + 3) / 4;
@@ -103,12 +102,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) test_groups(Call call, con
         const View view = call.views[at];
         const signed char* digits = call.digits + 2 * call.stride * at;
         const double product = multiply<WARP>(segment.of_chunks.codes, number, steps, digits, call.stride);
-        const Verdict seen = test(segment.of_chunks, number, product, view, view.below, view.above);
+        const Verdict seen = classify(segment.of_chunks, number, product, view, view.below, view.above);
         const long long rows = min((long long)ROWS, segment.rows - row);
         if (lane == 0)
             count_stage(call, CHUNKS_STAGE, rows, seen.sure ? rows : 0, seen.left && !seen.sure ? rows : 0, warp == 0);
         if (!seen.left) continue;
-        const int kept = seen.sure ? (int)rows : test_rows(call, segment, view, digits, row, seen, entries[warp]);
+        const int kept = seen.sure ? (int)rows : classify_rows(call, segment, view, digits, row, seen, entries[warp]);
         for (int start = 0; start < kept; start += WARP) {
             bool own = start + lane < kept;
             const int entry = !own ? 0 : seen.sure ? start + lane + SURE : entries[warp][start + lane];

@@ -1,6 +1,6 @@
 // The threshold of each head, from brackets of the scores of its keys: they are counted by their ends, and what may lie
 // below each threshold is weighed against what there is for certain.
-#include "certify.cuh"
+#include "attention/certify.cuh"
 
 #define BINS 1536      // positions that are told apart
 #define HEADROOM 96    // so many of them lie above the largest lower end
@@ -78,38 +78,48 @@ __device__ void refine(const Cache& cache, long long space, const float (&own)[L
     }
 }
 
+// The keys of a space, as a query head sees them.
+struct Keys {
+    const unsigned* brackets;
+    long long space;
+    long long length;
+    int bottom;
+    int top;
+    bool refined;
+};
+
 // Count the keys of a block's rows.
 //
 // own : a lane's components of the query; four : the first brackets of this thread
-__device__ void count_rows(const Cache& cache, const unsigned* brackets, long long space, const float (&own)[LANE_DIMS],
-                           uint4 four, long long length, const Rate& rate, int bottom, int top, bool refined,
-                           Shared& shared) {
+__device__ void count_rows(const Cache& cache, const Keys& keys, const float (&own)[LANE_DIMS], uint4 four,
+                           const Rate& rate, Shared& shared) {
+    const long long length = keys.length;
     const int warp = threadIdx.x / WARP;
     const long long stride = (long long)gridDim.x * THREADS * 4, steps = (length + stride - 1) / stride;
     const long long most = max((long long)LEAST_LISTED, 4 * WARP * steps / PER_LISTED);
-    const int room = refined ? (int)min((long long)LISTED, most) : 0;
+    const int room = keys.refined ? (int)min((long long)LISTED, most) : 0;
     int listed = 0;
     for (long long step = 0; step < steps; step++) {
         const long long row = step * stride + 4 * ((long long)blockIdx.x * THREADS + threadIdx.x);
         const unsigned seen[4] = {four.x, four.y, four.z, four.w};
-        if (row + stride < length) four = *reinterpret_cast<const uint4*>(brackets + row + stride);
+        if (row + stride < length) four = *reinterpret_cast<const uint4*>(keys.brackets + row + stride);
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             const int lower = lower_end(seen[k]);
-            const bool present = row + k < length, heavy = present && lower >= top - HEAVY;
+            const bool present = row + k < length, heavy = present && lower >= keys.top - HEAVY;
             const unsigned lanes = __ballot_sync(FULL, heavy);
             const int at = listed + __popc(lanes & lanes_below());
             if (heavy && at < room) {
                 shared.rows[warp][at] = (int)(row + k);
                 shared.brackets[warp][at] = seen[k];
             } else if (present) {
-                count_key(shared, bottom, lower, upper_end(seen[k]));
+                count_key(shared, keys.bottom, lower, upper_end(seen[k]));
             }
             listed = min(listed + __popc(lanes), room);
         }
     }
     __syncwarp();
-    refine(cache, space, own, rate, listed, bottom, shared);
+    refine(cache, keys.space, own, rate, listed, keys.bottom, shared);
 }
 
 // Sums over the threads before this one, and over all; a pair of them.
@@ -231,7 +241,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) certify_threshol
     if (known) {
         for (int i = threadIdx.x; i < BINS; i += THREADS) shared.counts[i] = 0;
         __syncthreads();
-        count_rows(cache, brackets, space, own, four, length, rate, bottom, top, call.refined != 0, shared);
+        count_rows(cache, Keys{brackets, space, length, bottom, top, call.refined != 0}, own, four, rate, shared);
         __syncthreads();
         unsigned long long* counts = call.counts + query * BINS;
         for (int i = threadIdx.x; i < BINS; i += THREADS) {

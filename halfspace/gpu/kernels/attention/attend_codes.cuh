@@ -6,7 +6,7 @@
 // the heads by turns, so that lane (g, t) gets the products with head t.
 #pragma once
 
-#include "attend.cuh"
+#include "attention/attend.cuh"
 
 // Words that are read at once.
 constexpr int WIDE = WORDS != 4 * STEPS ? 1 : STEPS % 4 == 0 ? 4 : STEPS % 2 == 0 ? 2 : 1;

@@ -1,19 +1,17 @@
 // Segments with balls: bounds of every ball of every subspace, gates, and the test of rows by the balls that hold them.
-// The twin of halfspace/cpu/balls.py, but that subspaces are taken in their own order.
+// The twin of halfspace/cpu/filters/balls.py, but that subspaces are taken in their own order.
 //
 // bounds : (count, subspaces, groups, 2), lower and upper
 // extremes : (count, subspaces, 2), from 0 on: of the largest upper bound its place in order, of the largest magnitude
 // of a finite bound its bits
 // levels : (count,); gates : (count, subspaces)
-#include "ptx.cuh"
+#include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "rounding.cuh"
-#include "balls.cuh"
+#include "filters/balls.cuh"
 #include "digits.cuh"
-#include "gates.cuh"
-#include "left.cuh"
-
-#define THREADS 256
+#include "filters/gates.cuh"
+#include "filters/left.cuh"
 
 // A direction as one subspace sees it.
 struct Part {
@@ -134,12 +132,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Test the rows of a segment's chunks by the balls that hold them.
 //
-// candidates : a bit for each row (count, words), or null where all rows are candidates
+// candidates : a bit for each row (count, ceil(rows / 32)), or null where all rows are candidates
 // swept : (count,), 0 for directions of which all rows are candidates
 // Grid: x parts of THREADS rows of the chunks in a list, y strides over the directions. Blocks of THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    test_balls(Call call, long long which, const int* listed, const float* bounds, const Sums* levels,
-               const Gate* gates, const unsigned* candidates, long long words, const int* swept) {
+    classify_balls(Call call, long long which, const int* listed, const float* bounds, const Sums* levels,
+                   const Gate* gates, const unsigned* candidates, const int* swept) {
     const long long chunk = listed[blockIdx.x / (CHUNK / THREADS)];
     const bool counting = call.work != nullptr;
     for (long long k = blockIdx.y; k < call.count; k += gridDim.y) {
@@ -148,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const long long rows = segment.rows, subspaces = segment.subspaces, groups = segment.groups;
         const long long row = ((chunk - segment.first) << 10) + blockIdx.x % (CHUNK / THREADS) * THREADS + threadIdx.x;
         const bool present = row < rows, chosen = candidates != nullptr && swept[k] != 0;
-        bool alive = present && (!chosen || (candidates[k * words + (row >> 5)] >> (row & 31) & 1) != 0);
+        bool alive = present && (!chosen || (candidates[k * ((rows + 31) / 32) + (row >> 5)] >> (row & 31) & 1) != 0);
         const int come = __popc(__ballot_sync(FULL, alive)), tested = __popc(__ballot_sync(FULL, present));
         if (counting && candidates != nullptr && lane_number() == 0) {
             count_work(call, SWEEP_STAGE, TESTED, tested);

@@ -1,11 +1,8 @@
 // The frame of a cache, chosen from its keys: their mean, and weights that follow the spread of each dimension.
-#include "encode.cuh"
+#include "attention/encode.cuh"
 
 #define TEAM 8     // warps of a block that sums
 #define EACH ((HEAD_DIM + WARP - 1) / WARP)  // columns of a lane
-#define THREADS 256
-#define LOWEST_PEAK 0x1p-40  // the largest norm must lie between these, or all weights are 1
-#define HIGHEST_PEAK 0x1p60
 
 // Sum the keys of a space and their squares, less its first key. Grid: x parts, which take turns at rows; y spaces.
 //
@@ -45,11 +42,11 @@ extern "C" __global__ void __launch_bounds__(WARP * TEAM) sum_keys(Cache cache, 
 extern "C" __global__ void __launch_bounds__(THREADS) choose_frame(Cache cache, const double* sums, long long parts) {
     __shared__ double shared[THREADS];
     const long long space = blockIdx.x, length = cache.lengths[space / cache.heads], dim = HEAD_DIM;
-    const long long chunks = (cache.capacity + 1023) / 1024;
+    const long long chunks = (cache.capacity + CHUNK - 1) / CHUNK;
     double peak = 0.0;
-    for (long long chunk = 0; chunk < (length + 1023) / 1024; chunk++)
+    for (long long chunk = 0; chunk < (length + CHUNK - 1) / CHUNK; chunk++)
         peak = fmax(peak, exact64(cache.peaks[space * chunks + chunk]));
-    const bool moderate = LOWEST_PEAK <= peak && peak <= HIGHEST_PEAK;
+    const bool moderate = is_moderate(peak);
     const long long j = threadIdx.x;  // d is at most THREADS
     double spread = 0.0;
     if (j < dim) {

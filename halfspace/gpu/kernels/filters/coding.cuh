@@ -1,10 +1,12 @@
-// One component of a cell: what it is coded to, and what that leaves. See `_encode` in halfspace/cpu/cells.py.
+// One component of a cell: what it is coded to, and what that leaves. See `_encode` in halfspace/cpu/filters/cells.py.
 #pragma once
 
 #include "formats.cuh"
 #include "rounding.cuh"
+#include "runtime/records.cuh"
 
 #define LEAST_WEIGHT 0x1p-16
+#define LOWEST_PEAK 0x1p-40
 
 // What a component counts in: the scale of its vector, from the largest weighted offset, and one over that.
 struct Lattice {
@@ -45,6 +47,9 @@ __device__ inline Component code_component(double offset, double weight, double 
 __device__ inline unsigned short radius_of(double squares, const Lattice& lattice, long long dim) {
     return round_up16(residual_bound(norm_bound(squares, dim), lattice.scale, 0.0, dim));
 }
+
+// Whether weights may differ: where the largest norm is not within these, all are 1.
+__device__ inline bool is_moderate(double peak) { return LOWEST_PEAK <= peak && peak <= MODERATE; }
 
 // The weight of a dimension with this share of the largest spread: the share to the power 3/4, in 8 significant bits.
 __device__ inline float weight_of(double share) {

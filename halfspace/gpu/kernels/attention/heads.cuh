@@ -2,10 +2,10 @@
 // Bounds are those of prepare.cu, in float64; what tests in float32 need on top of them is here.
 #pragma once
 
-#include "cache.cuh"
+#include "attention/cache.cuh"
 #include "digits.cuh"
 
-#define HIGH_SPAN 120.5  // a high code, 16 high - 120.5, and a code, less 128, are within these
+#define HIGH_SPAN HIGH_MIDDLE  // a high code, less its middle, and a code, less 128, are within these
 #define LOW_SPAN 127.0
 #define V32 0x1p-24  // the unit roundoff of float32
 
@@ -172,7 +172,7 @@ __device__ __forceinline__ bool may_reach(const Test32& test, int product, float
 }
 
 // The bound slope * |x| + intercept on the error of a float32 dot product whose sums nest at most `depth` deep, where
-// it does not overflow: as dot32_slope in halfspace/rounding.py, of which only the summation is another (Higham,
+// it does not overflow: as dot32_slope in halfspace/model/rounding.py, of which only the summation is another (Higham,
 // Accuracy and Stability of Numerical Algorithms, section 4.2). `norm` is |q|.
 __device__ inline double tree32_slope(int depth, int dim, double norm) {
     return (depth + 4) * V32 / (1.0 - (depth + 4) * V32) * norm + 1.0001 * TINY * sqrt((double)dim);

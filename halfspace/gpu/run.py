@@ -1,0 +1,177 @@
+"""A run: the kernels over a question of one shape, and the memory between them.
+
+Prepare the directions, filter, verify, count the hits, tell the host; then write them out. What may be asked again is
+bound once: a run is launched as often as one likes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import cupy as cp
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.gpu.counters import complete
+from halfspace.gpu.runtime.launch import Kernel, format_of
+from halfspace.gpu.runtime.records import CALL, HEADER, PLAN, THREADS, VIEW
+from halfspace.gpu.runtime.tables import Uploaded
+from halfspace.model.counters import WORK_SHAPE, Want
+
+__all__ = ["Buffers", "Run", "bytes_for_each_direction"]
+
+ALIGNMENT = 256
+"""Bytes at whose multiples the arrays of a workspace begin."""
+
+_prepare = Kernel("prepare.cu", "prepare", ("call", CALL))
+_verify_pairs = Kernel("verify.cu", "verify_pairs", ("call", CALL))
+_count_hits = Kernel("place.cu", "count_hits", ("call", CALL))
+_place_hits = Kernel("place.cu", "place_hits", ("call", CALL))
+_fill_ids = Kernel("place.cu", "fill_ids", ("call", CALL))
+_fill_scored = Kernel("place.cu", "fill_scored", ("call", CALL))
+
+_DIRECTIONS, _TAU, _ONE_TAU, _OFFSETS, _TOTALS, _IDS, _VALUES, _ANSWER_ROOM = (
+    (CALL.names or ()).index(name)
+    for name in ("directions", "tau", "one_tau", "offsets", "totals", "ids", "values", "answer_room")
+)
+
+
+class Buffers(NamedTuple):
+    """Room for an answer."""
+
+    ids: Any  # int64 (capacity,), empty where none are wanted
+    scores: Any  # float32 (capacity,), the same
+    offsets: Any  # int64 (m + 1,)
+    totals: Any  # int64 (m,)
+
+    @classmethod
+    def of(cls, count: int, capacity: int, wanted: int) -> "Buffers":
+        """Make room for so many directions and hits, in one piece: each has its price."""
+        ids, scores = capacity if wanted != Want.COUNT else 0, capacity if wanted == Want.SCORES else 0
+        memory = cp.cuda.alloc(8 * (2 * count + 1 + ids) + 4 * scores)
+        return cls(
+            cp.ndarray(ids, np.int64, memory + 8 * (2 * count + 1)),
+            cp.ndarray(scores, np.float32, memory + 8 * (2 * count + 1 + ids)),
+            cp.ndarray(count + 1, np.int64, memory),
+            cp.ndarray(count, np.int64, memory + 8 * (count + 1)),
+        )
+
+
+class Run:
+    """The kernels over a question of one shape, and the memory between them: room for so many candidates and hits.
+
+    status : uint64 (4,) on the device, which gets the header of the search; None: memory of the host does
+    """
+
+    def __init__(
+        self, uploaded: Uploaded, like: Any, count: int, dim: int, wanted: int, rooms: int, status: Any = None
+    ) -> None:
+        self.count, self.dim = count, dim
+        self.format, self.itemsize = format_of(like.dtype), like.dtype.itemsize
+        self.asked, self.wanted, self.batch = wanted, min(int(wanted), int(Want.SCORES)), count // uploaded.spaces
+        self.stride = stride = -(-dim // 32) * 32
+        self.pair_room, self.listed_room = rooms, rooms if self.wanted == Want.SCORES else 0
+        segments, cells = uploaded.segments, count * uploaded.chunks
+        sizes = {
+            "header": HEADER.itemsize,
+            "plans": count * PLAN.itemsize,
+            "views": count * segments * VIEW.itemsize,
+            "digits": count * segments * 2 * stride,
+            "counts": 4 * cells,
+            "starts": 8 * cells,
+            "bits": 0 if wanted == Want.COUNT else 128 * cells,
+            "pairs": 8 * self.pair_room,
+            "listed": 8 * self.listed_room,
+            "scores": 4 * self.listed_room,
+        }
+        places: dict[str, int] = {}
+        total = 0
+        for name, size in sizes.items():
+            places[name] = total
+            total += -(-size // ALIGNMENT) * ALIGNMENT
+        self.workspace = cp.empty(total, np.uint8)
+        self.work = cp.empty(WORK_SHAPE, np.uint64) if wanted == Want.EXPLAINED else None
+        self._header: np.ndarray | None = None
+        if status is None:  # in memory of the host that kernels write to
+            self._header = np.frombuffer(cp.cuda.alloc_pinned_memory(HEADER.itemsize), np.uint64, 4)
+        base = self.workspace.data.ptr
+        values = dict.fromkeys(CALL.names or (), 0)
+        values |= {name: base + place for name, place in places.items()}
+        values |= {"count": count, "batch": self.batch, "dim": dim, "wanted": self.wanted, "stride": stride}
+        values |= {"segments": uploaded.records.data.ptr, "owners": uploaded.owners.data.ptr}
+        values |= {"segment_count": segments, "chunks": uploaded.chunks}
+        values |= {"pair_room": self.pair_room, "listed_room": self.listed_room}
+        values["status"] = status.data.ptr if self._header is None else self._header.ctypes.data
+        values["work"] = 0 if self.work is None else self.work.data.ptr
+        self.call = np.array([tuple(values.values())], CALL)
+        self._fields, self._floats = self.call.view(np.int64), self.call.view(np.float64)  # every field has 8 bytes
+        self._launches = list(self._bound(uploaded))
+        self._fill = self._bound_fill(uploaded)
+        self.keepalive: list[Any] = []  # what the last launches read and wrote besides
+
+    def ask(self, directions: Any, tau: Any) -> None:
+        """Say what the question is: float32 (m, d), and float64 (m,) or a float for all; whoever asks keeps them."""
+        self._fields[_DIRECTIONS] = directions.data.ptr
+        if self.work is not None:
+            self.work.fill(0)
+        if isinstance(tau, float):
+            self._fields[_TAU], self._floats[_ONE_TAU] = 0, tau
+        else:
+            self._fields[_TAU] = tau.data.ptr
+
+    def answer_into(self, buffers: Buffers) -> None:
+        """Say where the answer goes."""
+        fields = self._fields
+        fields[_OFFSETS], fields[_TOTALS] = buffers.offsets.data.ptr, buffers.totals.data.ptr
+        fields[_IDS], fields[_VALUES] = buffers.ids.data.ptr, buffers.scores.data.ptr
+        fields[_ANSWER_ROOM] = buffers.ids.size
+
+    def launch(self) -> None:
+        """Launch everything up to the number of hits."""
+        self.keepalive = [launch() for launch in self._launches]
+
+    def fill(self) -> None:
+        """Launch what writes ids and scores of the hits; what there is no room for is left out."""
+        if self.wanted != Want.COUNT:
+            self._fill()
+
+    def _bound(self, uploaded: Uploaded) -> Iterator[Callable[[], Any]]:
+        call, format = self.call, self.format
+        rows = min(self.count, 65535)
+        clearing = max(1, min(256, self.count * uploaded.chunks * 8 // THREADS // 4))
+        yield _prepare.bind((uploaded.segments + -(-clearing // rows), rows), THREADS, call, format=format)
+        for part in uploaded.parts:
+            yield from part.code.launches(self, uploaded, part)
+        if uploaded.filtered:
+            yield _verify_pairs.bind((8 * uploaded.processors,), THREADS, call, format=format)
+        if self.count > 1:
+            yield _count_hits.bind((self.count,), THREADS, call)
+        yield _place_hits.bind((self.count,), THREADS, call)
+
+    def _bound_fill(self, uploaded: Uploaded) -> Callable[[], None]:
+        if self.wanted == Want.SCORES:
+            return _fill_scored.bind((8 * uploaded.processors,), THREADS, self.call)
+        return _fill_ids.bind((max(1, min(-(-self.count * uploaded.chunks // 8), 1 << 20)),), THREADS, self.call)
+
+    def status(self) -> list[int]:
+        """Wait, and return the header: candidates, hits listed, hits, and the lowest direction without an answer."""
+        assert self._header is not None
+        stream = cp.cuda.get_current_stream()
+        try:
+            stream.synchronize()
+        except BaseException:  # an interrupt: kernels still write to the header
+            stream.synchronize()
+            raise
+        numbers: list[int] = self._header.tolist()
+        return numbers
+
+    def worked(self) -> npt.NDArray[np.int64] | None:
+        """Return the counters, if they were wanted."""
+        if self.work is None:
+            return None
+        return complete(self.work.get(), self.dim, self.itemsize)
+
+
+def bytes_for_each_direction(uploaded: Uploaded, dim: int) -> int:
+    """Device memory that a run takes for each direction, beside that of the filters."""
+    stride = -(-dim // 32) * 32
+    return 140 * uploaded.chunks + uploaded.segments * (2 * stride + VIEW.itemsize)
