@@ -83,7 +83,7 @@ __device__ __forceinline__ void hold(const Call& call, bool own, unsigned long l
 
 // Test the strips of the chunks in a list for the directions of one set.
 template <int STEPS>
-__device__ void test_strips(const Call& call, const int* listed, long long chunks, unsigned char* room) {
+__device__ void classify_strips(const Call& call, const int* listed, long long chunks, unsigned char* room) {
     Shared& shared = *reinterpret_cast<Shared*>(room);
     unsigned char* digits = room + sizeof(Shared);
     const int pitch = STEPS * 32 + 32, words = (int)((call.dim + 7) / 8), lane = lane_number();
@@ -164,12 +164,12 @@ __device__ void test_strips(const Call& call, const int* listed, long long chunk
 // Blocks of THREADS; shared memory: Shared, then two rows of pitch 160 for each of MOST directions. For d <= 128.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) multiply_strips(Call call, const int* listed, long long chunks) {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
-    test_strips<4>(call, listed, chunks, dynamic_shared);
+    classify_strips<4>(call, listed, chunks, dynamic_shared);
 }
 
 // The same for d <= 384, with a pitch of 416.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) multiply_long_strips(Call call, const int* listed,
                                                                               long long chunks) {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
-    test_strips<12>(call, listed, chunks, dynamic_shared);
+    classify_strips<12>(call, listed, chunks, dynamic_shared);
 }
