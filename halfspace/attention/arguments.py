@@ -79,7 +79,7 @@ class Given:
             raise ValueError(f"q must have shape {shape}, got {array.shape}")
         if self._on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
             bits = as_bits(array).reshape(shape)
-            return bits if self.backend.plain(bits) else bits.copy()
+            return bits if self.backend.is_kernel_ready(bits) else bits.copy()
         checks.real(array, "q")
         return self.backend.xp.ascontiguousarray(self._float32(array).reshape(shape))
 

@@ -170,7 +170,7 @@ def test_ties_are_ordered_by_id(filter, rng, gpu):
 CHAINS = {
     "scan": [],
     "cells": ["norms", "high"],
-    "groups": ["chunks", "groups", "cells"],
+    "groups": ["chunks", "groups", "rows"],
     "balls": ["gates", "balls"],
     "sweep": ["sweep", "gates", "balls"],
 }

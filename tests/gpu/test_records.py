@@ -150,7 +150,7 @@ def kernels_of(file):
 
 
 def test_launchers_hand_kernels_what_they_take(gpu):
-    """Each kernel is declared where it is launched, with as many parameters: records for structs, arrays for addresses."""
+    """Each kernel is declared where it is launched, with as many parameters, and records for structs."""
     launch = importlib.import_module("halfspace.gpu.runtime.launch")
     declared = {}
     for path in (ROOT / "halfspace" / "gpu").rglob("*.py"):

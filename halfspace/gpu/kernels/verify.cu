@@ -15,12 +15,12 @@ struct Item {
 };
 
 // Four stored values that follow one another, from an address that is a multiple of their size.
-__device__ __forceinline__ void load4(const stored_t* place, float (&out)[4]) {
+__device__ __forceinline__ void load4(const stored_t* address, float (&out)[4]) {
 #if FORMAT == 0
-    const float4 four = *reinterpret_cast<const float4*>(place);
+    const float4 four = *reinterpret_cast<const float4*>(address);
     out[0] = four.x, out[1] = four.y, out[2] = four.z, out[3] = four.w;
 #else
-    const uint2 four = *reinterpret_cast<const uint2*>(place);
+    const uint2 four = *reinterpret_cast<const uint2*>(address);
     out[0] = widen((stored_t)(four.x & 0xffff)), out[1] = widen((stored_t)(four.x >> 16));
     out[2] = widen((stored_t)(four.y & 0xffff)), out[3] = widen((stored_t)(four.y >> 16));
 #endif

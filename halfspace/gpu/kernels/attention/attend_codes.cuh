@@ -77,11 +77,11 @@ __device__ __forceinline__ Bounds read_bounds(const unsigned char* stage) {
 }
 
 // Read the lane's words of one row, in the order of its memory.
-__device__ __forceinline__ void read_words(const unsigned char* place, unsigned (&words)[STEPS]) {
-    place += lane_number() % 4 * (4 * STEPS);
+__device__ __forceinline__ void read_words(const unsigned char* address, unsigned (&words)[STEPS]) {
+    address += lane_number() % 4 * (4 * STEPS);
 #pragma unroll
     for (int i = 0; i < STEPS; i += WIDE) {
-        const unsigned char* own = place + 4 * i;
+        const unsigned char* own = address + 4 * i;
         if (WIDE == 4) {
             const uint4 four = *reinterpret_cast<const uint4*>(own);
             words[i] = four.x, words[i + 1] = four.y, words[i + 2] = four.z, words[i + 3] = four.w;

@@ -12,21 +12,21 @@ struct Piece {
 };
 
 // Where the lane's piece of key (or of value) k of a batch lies in a stage: lanes side by side.
-__device__ __forceinline__ unsigned char* place_of(unsigned char* stage, int k, int part) {
+__device__ __forceinline__ unsigned char* address_of(unsigned char* stage, int k, int part) {
     return stage + ((k * ((int)sizeof(Piece) / 16) + part) * WARP + lane_number()) * 16;
 }
 
 __device__ __forceinline__ void copy_piece(unsigned char* stage, int k, const stored_t* source) {
 #pragma unroll
     for (int part = 0; part < (int)sizeof(Piece) / 16; part++)
-        copy_async16(place_of(stage, k, part), reinterpret_cast<const uint4*>(source) + part);
+        copy_async16(address_of(stage, k, part), reinterpret_cast<const uint4*>(source) + part);
 }
 
 __device__ __forceinline__ Piece read_piece(unsigned char* stage, int k, bool there) {
     Piece piece = {};
 #pragma unroll
     for (int part = 0; part < (int)sizeof(Piece) / 16; part++)
-        if (there) piece.bits[part] = *reinterpret_cast<const uint4*>(place_of(stage, k, part));
+        if (there) piece.bits[part] = *reinterpret_cast<const uint4*>(address_of(stage, k, part));
     return piece;
 }
 

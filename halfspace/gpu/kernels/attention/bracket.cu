@@ -108,13 +108,13 @@ __device__ __forceinline__ void load_piece(const unsigned char* high, const unsi
         piece.high[k] = word + k < WORDS ? stream128(high + (word + k) * (4 * BLOCK)) : make_uint4(0, 0, 0, 0);
 #pragma unroll
     for (int row = 0; row < 4; row++) {
-        const unsigned char* place = low + 4 * (row * WORDS + word);
+        const unsigned char* address = low + 4 * (row * WORDS + word);
         piece.low[row] = make_uint2(0, 0);
         if (WORDS % 2 == 0) {
-            if (word < WORDS) piece.low[row] = *reinterpret_cast<const uint2*>(place);
+            if (word < WORDS) piece.low[row] = *reinterpret_cast<const uint2*>(address);
         } else {
-            if (word < WORDS) piece.low[row].x = *reinterpret_cast<const unsigned*>(place);
-            if (word + 1 < WORDS) piece.low[row].y = *reinterpret_cast<const unsigned*>(place + 4);
+            if (word < WORDS) piece.low[row].x = *reinterpret_cast<const unsigned*>(address);
+            if (word + 1 < WORDS) piece.low[row].y = *reinterpret_cast<const unsigned*>(address + 4);
         }
     }
 }

@@ -22,8 +22,8 @@ __device__ __forceinline__ bool has_room(const Cache& cache, long long length, l
     return 0 <= length && length + rows <= cache.capacity;
 }
 
-__device__ __forceinline__ const stored_t* place_of(const stored_t* first, const long long (&strides)[3], long long sequence,
-                                                    long long head, long long row) {
+__device__ __forceinline__ const stored_t* address_of(const stored_t* first, const long long (&strides)[3],
+                                                      long long sequence, long long head, long long row) {
     return first + sequence * strides[0] + head * strides[1] + row * strides[2];
 }
 
@@ -63,8 +63,8 @@ extern "C" __global__ void __launch_bounds__(2 * WARP) extend_one(Cache cache, T
     const long long head = blockIdx.x, sequence = blockIdx.y, space = sequence * cache.heads + head;
     const long long length = cache.lengths[sequence], rows = rows_of(tokens, sequence);
     const unsigned long long trouble = cache.status[sequence];
-    const Vector key = load_vector(place_of(tokens.keys, tokens.key_strides, sequence, head, 0));
-    const Vector value = load_vector(place_of(tokens.values, tokens.value_strides, sequence, head, 0));
+    const Vector key = load_vector(address_of(tokens.keys, tokens.key_strides, sequence, head, 0));
+    const Vector value = load_vector(address_of(tokens.values, tokens.value_strides, sequence, head, 0));
     Frame frame;
     if (threadIdx.x < WARP) frame = load_frame(cache, space);
     __syncthreads();  // both have read the length
@@ -98,8 +98,8 @@ extern "C" __global__ void __launch_bounds__(256) extend_rows(Cache cache, Token
     if (!has_room(cache, length, rows)) return;
     const Frame frame = load_frame(cache, space);
     for (long long row = (long long)blockIdx.x * warps + threadIdx.x / WARP; row < rows; row += (long long)gridDim.x * warps) {
-        const Vector key = load_vector(place_of(tokens.keys, tokens.key_strides, sequence, head, row));
-        const Vector value = load_vector(place_of(tokens.values, tokens.value_strides, sequence, head, row));
+        const Vector key = load_vector(address_of(tokens.keys, tokens.key_strides, sequence, head, row));
+        const Vector value = load_vector(address_of(tokens.values, tokens.value_strides, sequence, head, row));
         if (__all_sync(FULL, all_finite(key) && all_finite(value))) {
             put_row(cache, space, length + row, key, value, frame);
         } else if (lane_number() == 0) {

@@ -27,13 +27,13 @@ struct List {
 __device__ __forceinline__ void multiply_high(const Segment& segment, long long block, long long words,
                                               const signed char* digits, int (&sums)[PAIRS][2][4]) {
     const int g = lane_number() / 4, t = lane_number() % 4;
-    const unsigned char* place = segment.high + ((block + g / 4) * words * BLOCK + 4 * (g % 4)) * 4;
+    const unsigned char* address = segment.high + ((block + g / 4) * words * BLOCK + 4 * (g % 4)) * 4;
 #pragma unroll 4
     for (long long word = t; word < (words + 3) / 4 * 4; word += 4) {
         uint4 codes[PAIRS];
 #pragma unroll
         for (int p = 0; p < PAIRS; p++)
-            codes[p] = word < words ? stream128(place + (2 * p * words + word) * (4 * BLOCK)) : make_uint4(0, 0, 0, 0);
+            codes[p] = word < words ? stream128(address + (2 * p * words + word) * (4 * BLOCK)) : make_uint4(0, 0, 0, 0);
         const uint2 own = digits == nullptr ? make_uint2(0, 0) : __ldg(reinterpret_cast<const uint2*>(digits + 8 * word));
 #pragma unroll
         for (int p = 0; p < PAIRS; p++) {
