@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.gpu.codes import Bases, Members, blank, mean, put_balls, widen_centre
+from halfspace.gpu.filters import FilterCode
 from halfspace.gpu.partition import partition
 from halfspace.gpu.run import Run
 from halfspace.gpu.runtime.launch import Kernel
@@ -22,21 +23,7 @@ from halfspace.model.layout import CHUNK, Codes
 from halfspace.model.segment import Segment, address
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = [
-    "KIND",
-    "LISTS",
-    "Bounds",
-    "bound",
-    "bytes_for_each_direction",
-    "classify_balls",
-    "enclose",
-    "grid_of",
-    "launches",
-    "tabulate",
-]
-
-KIND = Kind.BALLS
-LISTS = True
+__all__ = ["CODE", "Bounds", "bound", "classify_balls", "enclose", "grid_of"]
 
 WAVES = 2048
 """Blocks that are worth launching: each one prepares its direction first, which many balls should share."""
@@ -103,7 +90,7 @@ def enclose(
     return Balls(columns, size, centre, codes, members, holders)
 
 
-def tabulate(segment: Segment, space: int, record: Any) -> list[object]:
+def _tabulate(segment: Segment, space: int, record: Any) -> list[object]:
     """Fill in addresses of the balls of one space."""
     balls = cast(Balls, segment.data)
     columns = cp.asarray(balls.columns)
@@ -115,7 +102,7 @@ def tabulate(segment: Segment, space: int, record: Any) -> list[object]:
     return [columns]
 
 
-def launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
+def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
     """Yield what launches the kernels, segment by segment."""
     for which, segment, chunks in part.segments:
         yield partial(_launch, run.call, which, cast(Balls, segment.data), chunks)
@@ -179,7 +166,10 @@ def _width(balls: Balls) -> int:
     return int(np.diff(balls.columns).max())
 
 
-def bytes_for_each_direction(segment: Segment) -> int:
+def _bytes_for_each_direction(segment: Segment) -> int:
     """Count those of bounds, levels and gates."""
     subspaces, groups = cast(Balls, segment.data).shape
     return subspaces * (8 * groups + 40) + 24
+
+
+CODE = FilterCode(Kind.BALLS, _launches, _tabulate, _bytes_for_each_direction)

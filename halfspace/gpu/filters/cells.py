@@ -10,6 +10,7 @@ import cupy as cp
 import numpy as np
 
 from halfspace.gpu.codes import COLUMNS, mean, warps
+from halfspace.gpu.filters import FilterCode
 from halfspace.gpu.formats import BLOCK_ROWS
 from halfspace.gpu.run import Run
 from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
@@ -20,10 +21,7 @@ from halfspace.model.layout import MODERATE, chunks_of
 from halfspace.model.segment import Segment, address
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["ENCODED", "KIND", "LISTS", "bytes_for_each_direction", "encode", "launches", "tabulate"]
-
-KIND = Kind.CELLS
-LISTS = True
+__all__ = ["CODE", "ENCODED", "encode"]
 
 SAMPLE = 1 << 14
 """Rows from which spreads are estimated."""
@@ -123,7 +121,7 @@ def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None, ad
     return cells
 
 
-def tabulate(segment: Segment, space: int, record: Any) -> list[object]:
+def _tabulate(segment: Segment, space: int, record: Any) -> list[object]:
     """Fill in addresses of the cells of one space."""
     cells = cast(Cells, segment.data)
     for name in ("centre", "weights", "high", "low", "scales", "peaks"):
@@ -141,7 +139,7 @@ def _is_moderate(segment: Segment) -> bool:
     return bool(segment.kept["moderate"])
 
 
-def launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
+def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
     """Yield what launches the test: the cascade for few directions, a matrix product for more."""
     chunks, processors, spaces, question = (
         part.chunks.size,
@@ -169,6 +167,4 @@ def launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], 
         yield _classify_cells_of_four.bind(grid, THREADS, *question, shared=20 << 10, format=format)
 
 
-def bytes_for_each_direction(segment: Segment) -> int:
-    """Count nothing: all that is kept between kernels is prepared for all filters."""
-    return 0
+CODE = FilterCode(Kind.CELLS, _launches, _tabulate)

@@ -10,6 +10,7 @@ import cupy as cp
 import numpy as np
 
 from halfspace.gpu.codes import Bases, Members, blank, mean, put_balls, put_rows, widen_centre
+from halfspace.gpu.filters import FilterCode
 from halfspace.gpu.run import Run
 from halfspace.gpu.runtime.launch import Kernel
 from halfspace.gpu.runtime.records import CALL, THREADS, Kind, codes_at
@@ -19,10 +20,7 @@ from halfspace.model.layout import BLOCK, CHUNK, TILE, chunks_of
 from halfspace.model.segment import Segment, address
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["KIND", "LISTS", "bytes_for_each_direction", "enclose_groups", "launches", "tabulate"]
-
-KIND = Kind.GROUPS
-LISTS = True
+__all__ = ["CODE", "enclose_groups"]
 
 _classify_groups = Kernel("filters/groups.cu", "classify_groups", ("call", CALL), ("listed", np.int32))
 
@@ -45,7 +43,7 @@ def enclose_groups(vectors: Any, threads: int, centre: Any = None, advance: Adva
     return Groups(middle, cells, groups, chunks)
 
 
-def tabulate(segment: Segment, space: int, record: Any) -> list[object]:
+def _tabulate(segment: Segment, space: int, record: Any) -> list[object]:
     """Fill in addresses of the groups of one space."""
     groups = cast(Groups, segment.data)
     record["centre"] = address(groups.centre[space])
@@ -54,12 +52,10 @@ def tabulate(segment: Segment, space: int, record: Any) -> list[object]:
     return []
 
 
-def launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
+def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
     """Yield what launches the test."""
     grid = part.chunks.size, min(run.count, 65535)
     yield _classify_groups.bind(grid, THREADS, run.call, part.chunks, format=run.format)
 
 
-def bytes_for_each_direction(segment: Segment) -> int:
-    """Count nothing: all that is kept between kernels is prepared for all filters."""
-    return 0
+CODE = FilterCode(Kind.GROUPS, _launches, _tabulate)

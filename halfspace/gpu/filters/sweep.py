@@ -12,7 +12,7 @@ import cupy as cp
 import numpy as np
 
 from halfspace.gpu.filters import balls as _balls
-from halfspace.gpu.filters.balls import Bounds, bound, classify_balls, grid_of, tabulate
+from halfspace.gpu.filters.balls import Bounds, bound, classify_balls, grid_of
 from halfspace.gpu.run import Run
 from halfspace.gpu.runtime.launch import Kernel
 from halfspace.gpu.runtime.records import CALL, THREADS
@@ -20,10 +20,7 @@ from halfspace.gpu.runtime.tables import Part, Uploaded
 from halfspace.model.filters.balls import Balls
 from halfspace.model.segment import Segment
 
-__all__ = ["KIND", "LISTS", "bytes_for_each_direction", "launches", "sweep", "tabulate"]
-
-KIND = _balls.KIND
-LISTS = True
+__all__ = ["CODE", "sweep"]
 
 BINS = 1024
 """Ranges of bounds that are told apart in each list."""
@@ -66,7 +63,7 @@ _collect_rows = Kernel(
 )
 
 
-def launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
+def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
     """Yield what launches the kernels, segment by segment."""
     for which, segment, chunks in part.segments:
         yield partial(_launch, run.call, which, cast(Balls, segment.data), chunks)
@@ -101,7 +98,10 @@ def sweep(call: np.ndarray, which: int, balls: Balls, seen: Bounds, keepalive: l
     return candidates, swept
 
 
-def bytes_for_each_direction(segment: Segment) -> int:
+def _bytes_for_each_direction(segment: Segment) -> int:
     """Add counts, cuts and candidates to what balls take."""
     subspaces, rows = cast(Balls, segment.data).shape[0], segment.rows
-    return _balls.bytes_for_each_direction(segment) + subspaces * (4 * BINS + 8) + rows // 8 + 8
+    return _balls.CODE.bytes_for_each_direction(segment) + subspaces * (4 * BINS + 8) + rows // 8 + 8
+
+
+CODE = _balls.CODE._replace(launches=_launches, bytes_for_each_direction=_bytes_for_each_direction)

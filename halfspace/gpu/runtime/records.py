@@ -6,7 +6,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.model.filters import FILTERS
+from halfspace.gpu.filters import code_of
 from halfspace.model.layout import Codes
 from halfspace.model.segment import Segment, address
 
@@ -69,7 +69,7 @@ def tabulate(segment: Segment) -> tuple[np.ndarray, list[object]]:
 
 
 def _tabulate(segment: Segment) -> tuple[np.ndarray, list[object]]:
-    code = FILTERS[segment.filter].on("gpu")
+    code = code_of(segment.filter)
     records = np.zeros(segment.vectors.shape[0], SEGMENT)
     others: list[object] = []
     places = None
@@ -78,7 +78,7 @@ def _tabulate(segment: Segment) -> tuple[np.ndarray, list[object]]:
         places[segment.by_id] = cp.arange(segment.rows)
         others.append(places)
     for space, record in enumerate(records):
-        record["kind"], record["rows"], record["grain"] = code.KIND, segment.rows, segment.grain
+        record["kind"], record["rows"], record["grain"] = code.kind, segment.rows, segment.grain
         record["ids"] = address(segment.ids)
         record["vectors"], record["norms"] = address(segment.vectors[space]), address(segment.norms[space])
         for name, array in (("by_id", segment.by_id), ("places", places), ("excluded", segment.dead)):

@@ -8,6 +8,7 @@ import cupy as cp
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.gpu.filters import FilterCode, code_of
 from halfspace.model.filters import FILTERS
 from halfspace.model.layout import CHUNK, chunks_of
 from halfspace.model.segment import Segment
@@ -26,7 +27,7 @@ FADING = 0.9
 class Part(NamedTuple):
     """The segments of a table that have one filter."""
 
-    code: Any  # the filter's module, see `halfspace.gpu.filters`
+    code: FilterCode
     chunks: Any  # int32, the numbers of their chunks
     segments: list[tuple[int, Segment, Any]]  # number, segment, int32 chunks of each
 
@@ -50,7 +51,7 @@ class Uploaded:
     @property
     def filtered(self) -> bool:
         """Whether any filter lists candidates."""
-        return any(part.code.LISTS for part in self.parts)
+        return any(part.code.lists for part in self.parts)
 
     @property
     def rows(self) -> int:
@@ -99,12 +100,12 @@ def _upload(table: Table) -> Uploaded:
 def _parts(table: Table, firsts: npt.NDArray[np.int64]) -> list[Part]:
     """Sort segments that have rows by their filters."""
     parts = []
-    for spec in FILTERS.values():
-        own = [item for item in enumerate(table.segments) if item[1].filter == spec.name and item[1].rows]
+    for name in FILTERS:
+        own = [item for item in enumerate(table.segments) if item[1].filter == name and item[1].rows]
         if own:
             numbers = [np.arange(*firsts[which : which + 2], dtype=np.int32) for which, _ in own]
             chunks, ends = cp.asarray(np.concatenate(numbers)), np.cumsum([part.size for part in numbers]).tolist()
             each = [chunks[first:end] for first, end in pairwise([0, *ends])]
             segments = [(*item, part) for item, part in zip(own, each, strict=True)]
-            parts.append(Part(spec.on("gpu"), chunks, segments))
+            parts.append(Part(code_of(name), chunks, segments))
     return parts
