@@ -43,7 +43,7 @@ def _source(name: str) -> str:
             seen.add(header)
             return f"// begin {header}\n{expand(header)}// end {header}\n"
 
-        text = files("halfspace.gpu").joinpath("kernels", *file.split("/")).read_text().replace("#pragma once\n", "")
+        text = files("halfspace.gpu").joinpath("kernels", file).read_text().replace("#pragma once\n", "")
         return _INCLUDE.sub(included, text)
 
     return expand(name)
@@ -68,7 +68,7 @@ class Kernel:
     Parameters
     ----------
     file : str
-        Its source, by its path in ``halfspace/gpu/kernels``; includes are paths in there, too.
+        Its source, by its path in ``halfspace/gpu/kernels`` or an absolute one; includes are paths in there, too.
     name : str
     *parameters : tuple
         ``(name, dtype)`` for a contiguous device array, ``(name, dtype, None)`` for one that may be None,

@@ -99,7 +99,7 @@ struct Encoded {
     long long blocks;
 };
 
-// Encode vectors (spaces, n, d): a thread for a row, blocks of WARPS warps, warps space by space. Twin of `_encode`.
+// Encode vectors (spaces, n, d): a thread for a row, blocks of WARPS warps, warps space by space. Twin of `encode_rows`.
 // All that it is put into is zero at first. `longest` gets the largest of four times the squared norm of a high code,
 // and of the squared norm of a whole code.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)

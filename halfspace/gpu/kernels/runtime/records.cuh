@@ -76,7 +76,7 @@ struct Segment {
     const int* holders;           // (subspaces, rows)
 };
 
-// What is known of a direction, see halfspace.cpu.directions.PLAN.
+// What is known of a direction, see halfspace.cpu.runtime.records.DIRECTION.
 struct Plan {
     double norm;
     double grain;
