@@ -4,8 +4,8 @@
 #include "rows.cuh"
 #include "runtime/records.cuh"
 
-// Rows of vectors (spaces, n, d), `size` of them to a ball in the dimensions from `low` on, and where the codes of those
-// balls lie. The twin of the record CODING in halfspace/gpu/codes.py. All fields have 8 bytes.
+// Rows of vectors (spaces, n, d), `size` of them to a ball in the dimensions from `low` on, and where the codes of
+// those balls lie. The twin of the record CODING in halfspace/gpu/codes.py. All fields have 8 bytes.
 struct Coding {
     long long spaces;
     long long rows;
@@ -27,8 +27,8 @@ extern "C" __global__ void widen_centre(const float* centre, double* wide, long 
     if (i < size) wide[i] = exact64(centre[i]);
 }
 
-// The mean of the rows of each ball: middles (spaces, balls, width). members : null, or (spaces, n), the rows ball after
-// ball. A thread for each component.
+// The mean of the rows of each ball: middles (spaces, balls, width). members : null, or (spaces, n), the rows ball
+// after ball. A thread for each component.
 extern "C" __global__ void average_balls(const stored_t* __restrict__ vectors, const int* __restrict__ members,
                                          double* middles, Coding coding) {
     const long long rows = coding.rows, dim = coding.dim, width = coding.width, size = coding.size;

@@ -1,4 +1,5 @@
-// Number formats: what an index stores, how values are rounded into it, how it widens back. Twin of halfspace/cpu/formats.py.
+// Number formats: what an index stores, how values are rounded into it, how it widens back.
+// Twin of halfspace/cpu/formats.py.
 //
 // FORMAT: 0 float32, 1 float16 (its bits in uint16), 2 bfloat16 (its bits in int16). Modules are compiled with
 // -ftz=true, so no float32 arithmetic here: floats are moved, taken apart as bits, or converted by `exact64` and

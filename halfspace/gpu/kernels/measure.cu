@@ -1,4 +1,5 @@
-// Norms of stored vectors, rounded up, and the grain of all their components. Twin of `measure` in halfspace/cpu/formats.py.
+// Norms of stored vectors, rounded up, and the grain of all their components.
+// Twin of `measure` in halfspace/cpu/formats.py.
 #include "formats.cuh"
 #include "rounding.cuh"
 #include "rows.cuh"

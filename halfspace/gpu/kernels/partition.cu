@@ -39,7 +39,8 @@ __device__ inline Best best_of_block(Best own, Best (&all)[SAMPLE]) {
 
 // Find the principal axis of each set of rows, order[part, firsts[set]] to order[part, firsts[set + 1] - 1], in the
 // dimensions of its part. A block of 32 or SAMPLE threads for a set of a part, set by set.
-// order : (parts, rows); axes : (2, parts, sets, width), means and then axes, of float32: any centre and any axis will do
+// order : (parts, rows); axes : (2, parts, sets, width), means and then axes, of float32: any centre and any axis
+// will do
 // scales : (parts, sets), one over the longest projection of the sample; 0 where a set is not to be split, having
 // `size` rows or fewer, or where all rows of the sample are alike
 extern "C" __global__ void __launch_bounds__(SAMPLE)

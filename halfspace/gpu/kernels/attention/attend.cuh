@@ -40,7 +40,8 @@ static_assert(HIGH_STAGES > 0, "a warp's ring has room for a tile and a queue");
 static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM <= 256, "heads have a multiple of 8 dimensions, at most 256");
 static_assert(RING >= EIGHT && RING >= 4 * SET * (HEAD_DIM + 4), "a warp's rows, and what it makes of them, have room");
 
-// A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attention/attend.py. All fields have 8 bytes.
+// A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attention/attend.py.
+// All fields have 8 bytes.
 struct Attend {
     const void* queries;      // (batch, query heads, d), stored bits, or float32 where they are wide
     const double* tau;        // (batch, query heads)

@@ -1,5 +1,6 @@
 // A cache of keys and values as the kernels of attention see it: the twin of the record CACHE in
-// halfspace/gpu/attention/cache.py. All fields have 8 bytes. Space b * heads + h holds the keys of head h of sequence b.
+// halfspace/gpu/attention/cache.py. All fields have 8 bytes.
+// Space b * heads + h holds the keys of head h of sequence b.
 #pragma once
 
 #include "formats.cuh"

@@ -28,7 +28,8 @@ struct Turn {
     unsigned long long skipped;  // how many more times all keys are kept without a look
 };
 
-// A question and its answer: the twin of the record CERTIFY in halfspace/gpu/attention/threshold.py. All fields have 8 bytes.
+// A question and its answer: the twin of the record CERTIFY in halfspace/gpu/attention/threshold.py.
+// All fields have 8 bytes.
 struct Certify {
     const void* queries;  // (batch, query heads, d), stored bits, or float32 where they are `wide`
     long long wide;

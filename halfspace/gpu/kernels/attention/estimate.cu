@@ -9,7 +9,8 @@
 
 enum Estimator : long long { BUDGET, MAXIMUM, GAP };  // as in ESTIMATORS in halfspace/model/kv_cache.py
 
-// A question and its answer: the twin of the record ESTIMATE in halfspace/gpu/attention/threshold.py. All fields have 8 bytes.
+// A question and its answer: the twin of the record ESTIMATE in halfspace/gpu/attention/threshold.py.
+// All fields have 8 bytes.
 struct Estimate {
     const void* queries;  // (batch, query heads, d), stored bits, or float32 where they are `wide`
     long long wide;

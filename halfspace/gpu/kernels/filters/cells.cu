@@ -99,8 +99,8 @@ struct Encoded {
     long long blocks;
 };
 
-// Encode vectors (spaces, n, d): a thread for a row, blocks of WARPS warps, warps space by space. Twin of `encode_rows`.
-// All that it is put into is zero at first. `longest` gets the largest of four times the squared norm of a high code,
+// Encode vectors (spaces, n, d): a thread for a row, blocks of WARPS warps, warps space by space. Twin of
+// `encode_rows`. All that it is put into is zero at first. `longest` gets the largest of four times the squared norm of a high code,
 // and of the squared norm of a whole code.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     encode_cells(const stored_t* __restrict__ vectors, const float* __restrict__ centre,
@@ -136,7 +136,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     if (row >= 0) {
         const long long block = place.space * blocks + row / BLOCK;
         high_words = reinterpret_cast<unsigned*>(encoded.high) + block * words * BLOCK + row % BLOCK;
-        low_words = reinterpret_cast<unsigned*>(encoded.low) + place.space * (BLOCK * blocks * words + 16) + row * words;
+        low_words = reinterpret_cast<unsigned*>(encoded.low) + place.space * (BLOCK * blocks * words + 16);
+        low_words += row * words;
     }
     double rest = 0.0, coarse = 0.0;
     unsigned length = 0, length_high = 0;

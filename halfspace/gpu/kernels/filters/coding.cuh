@@ -1,4 +1,5 @@
-// One component of a cell: what it is coded to, and what that leaves. See `encode_rows` in halfspace/cpu/filters/cells.py.
+// One component of a cell: what it is coded to, and what that leaves.
+// See `encode_rows` in halfspace/cpu/filters/cells.py.
 #pragma once
 
 #include "formats.cuh"

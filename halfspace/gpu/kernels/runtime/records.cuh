@@ -1,6 +1,6 @@
-// Segments, questions and answers as the kernels see them: the twins of the records in halfspace/gpu/runtime/records.py, of
-// the constants in halfspace/model/layout.py, and of the numbers in halfspace/model/counters.py. All fields have 8 bytes,
-// but for those of a Level.
+// Segments, questions and answers as the kernels see them: the twins of the records in halfspace/gpu/runtime/records.py,
+// of the constants in halfspace/model/layout.py, and of the numbers in halfspace/model/counters.py. All fields have 8
+// bytes, but for those of a Level.
 #pragma once
 
 #define WARP 32
