@@ -16,7 +16,7 @@ PARTS = 1024
 COLUMNS = 32
 """Dimensions of a block of threads that sums rows, 8 for each."""
 
-_FIELDS = ("spaces", "rows", "dim", "low", "width", "size", "per_base", "blocks", "steps")
+_FIELDS = ("spaces", "rows", "dim", "low", "width", "size", "balls", "bases", "per_base", "blocks", "steps")
 CODING = np.dtype([(name, np.int64) for name in _FIELDS])
 """The twin of the struct Coding in ``kernels/codes.cu``."""
 
@@ -136,8 +136,9 @@ def _coding(vectors: Any, own: Members, bases: Bases, places: Codes) -> np.ndarr
     """Return one CODING."""
     spaces, rows, dim = vectors.shape
     blocks, steps = places.codes.shape[1:3]
-    width = bases.points.shape[2]
-    return np.array([(spaces, rows, dim, own.low, width, own.size, bases.per_base, blocks, steps)], CODING)
+    balls, (count, width) = -(-rows // own.size), bases.points.shape[1:]
+    shape = spaces, rows, dim, own.low, width, own.size, balls, count, bases.per_base, blocks, steps
+    return np.array([shape], CODING)
 
 
 def put_balls(vectors: Any, own: Members, bases: Bases, places: Codes) -> tuple[Any, Any]:

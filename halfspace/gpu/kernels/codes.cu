@@ -13,12 +13,11 @@ struct Coding {
     long long low;
     long long width;
     long long size;
-    long long per_base;  // ball i is coded around base i / per_base
+    long long balls;     // in each space
+    long long bases;     // in each space: ball i is coded around base i / per_base
+    long long per_base;
     long long blocks;    // of codes, in each space
     long long steps;     // of 4 dimensions
-
-    __device__ long long balls() const { return (rows + size - 1) / size; }
-    __device__ long long bases() const { return (balls() + per_base - 1) / per_base; }
 };
 
 // Widen centres to float64. A thread for each component.
@@ -33,7 +32,7 @@ extern "C" __global__ void average_balls(const stored_t* __restrict__ vectors, c
                                          double* middles, Coding coding) {
     const long long rows = coding.rows, dim = coding.dim, width = coding.width, size = coding.size;
     const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const long long balls = coding.balls();
+    const long long balls = coding.balls;
     if (i >= coding.spaces * balls * width) return;
     const long long ball = i / width % balls, space = i / width / balls;
     const long long first = ball * size, last = first + size < rows ? first + size : rows;
@@ -124,11 +123,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     code_balls(double* middles, const double* __restrict__ bases, const double* __restrict__ base_extents,
                double* extents, unsigned char* codes, float* scales, Coding coding) {
     __shared__ double slabs[WARPS][32][PITCH];
-    const long long balls = coding.balls(), width = coding.width;
+    const long long balls = coding.balls, width = coding.width;
     const Place place = place_of_thread(coding.spaces, balls);
     if (!place.any) return;
     const long long ball = place.row < 0 ? 0 : place.row;
-    const long long base = place.space * coding.bases() + ball / coding.per_base;
+    const long long base = place.space * coding.bases + ball / coding.per_base;
     const Coded coded = put<true>(middles + place.space * balls * width, place.row, width, bases + base * width,
                                   words_of(codes, place.space, ball, coding), slabs[warp_of_block()]);
     if (place.row < 0) return;
@@ -150,7 +149,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     const bool live = place.row >= 0;
     const long long at = live ? place.row : 0;
     const long long row = live && members != nullptr ? members[place.space * rows + at] : place.row;
-    const long long ball = place.space * coding.balls() + at / size;
+    const long long ball = place.space * coding.balls + at / size;
     double total = 0.0;
     for (long long first = 0; first < width; first += SLAB) {
         const int count = slab_width(width, first);
@@ -171,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
 extern "C" __global__ void radii_of_balls(const unsigned long long* farthest, const double* extents, float* radii,
                                           Coding coding) {
     const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const long long balls = coding.balls(), width = coding.width;
+    const long long balls = coding.balls, width = coding.width;
     if (i >= coding.spaces * balls) return;
     const double total = __longlong_as_double(static_cast<long long>(farthest[i]));
     const double radius = residual_bound(norm_bound(total, width), 0.0, extents[i], width);
@@ -188,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
     const Place place = place_of_thread(coding.spaces, rows);
     if (!place.any) return;
     const long long row = place.row < 0 ? 0 : place.row;
-    const long long base = place.space * coding.bases() + row / coding.per_base;
+    const long long base = place.space * coding.bases + row / coding.per_base;
     const Coded coded = put<false>(vectors + place.space * rows * dim, place.row, dim, bases + base * dim,
                                    words_of(codes, place.space, row, coding), slabs[warp_of_block()]);
     if (place.row < 0) return;

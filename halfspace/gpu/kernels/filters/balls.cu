@@ -146,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const long long rows = segment.rows, subspaces = segment.subspaces, groups = segment.groups;
         const long long row = ((chunk - segment.first) << 10) + blockIdx.x % (CHUNK / THREADS) * THREADS + threadIdx.x;
         const bool present = row < rows, chosen = candidates != nullptr && swept[k] != 0;
-        bool alive = present && (!chosen || (candidates[k * ((rows + 31) / 32) + (row >> 5)] >> (row & 31) & 1) != 0);
+        bool alive = present && (!chosen || (candidates[k * ((rows + 31) >> 5) + (row >> 5)] >> (row & 31) & 1) != 0);
         const int come = __popc(__ballot_sync(FULL, alive)), tested = __popc(__ballot_sync(FULL, present));
         if (counting && candidates != nullptr && lane_number() == 0) {
             count_work(call, SWEEP_STAGE, TESTED, tested);
