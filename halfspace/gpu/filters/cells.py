@@ -141,12 +141,8 @@ def _is_moderate(segment: Segment) -> bool:
 
 def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
     """Yield what launches the test: the cascade for few directions, a matrix product for more."""
-    chunks, processors, spaces, question = (
-        part.chunks.size,
-        uploaded.processors,
-        uploaded.spaces,
-        (run.call, part.chunks),
-    )
+    chunks, processors, spaces = part.chunks.size, uploaded.processors, uploaded.spaces
+    question = run.call, part.chunks
     batch, stride, format = run.batch, run.stride, run.format
     multiplied = batch >= MATRIX and run.work is None and all(_is_moderate(segment) for _, segment, _ in part.segments)
     sets = -(-batch // SET)
