@@ -10,10 +10,8 @@ import numpy as np
 
 from halfspace.gpu.runtime.device import capturing
 from halfspace.gpu.runtime.launch import Kernel, format_of
-from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
-from halfspace.model.kv_cache import GRAINS, SAMPLE, Cache, longest_codes
-from halfspace.model.layout import BLOCK, CHUNK
+from halfspace.model.kv_cache import GRAINS, Cache
 from halfspace.model.segment import address
 
 __all__ = ["CACHE", "describe", "extend", "new_cache", "reframe"]
@@ -59,29 +57,7 @@ def new_cache(batch: int, heads: int, dim: int, bits: Any, capacity: int, offloa
     """
     if dim % 8:
         raise ValueError(f"kernels take whole words of 8 dimensions, got {dim}")
-    spaces, words = batch * heads, dim // 8
-    zeros = _pinned_zeros if offload else cp.zeros
-    cells = Cells(
-        cp.zeros((spaces, dim), np.float32),
-        cp.ones((spaces, dim), np.float32),
-        cp.asarray(np.tile(longest_codes(dim), (spaces, 1))),
-        cp.zeros((spaces, capacity // BLOCK, words, BLOCK, 4), np.uint8),
-        cp.zeros((spaces, 4 * capacity * words + 64), np.uint8),
-        cp.zeros((spaces, capacity), np.uint16),
-        cp.zeros((spaces, 2, capacity), np.uint16),
-        cp.zeros((spaces, -(-capacity // CHUNK)), np.float32),
-    )
-    return Cache(
-        zeros((spaces, capacity, dim), bits),
-        zeros((spaces, capacity, dim), bits),
-        cp.zeros((spaces, capacity), np.float32),
-        cells,
-        cp.zeros(batch, np.int64),
-        cp.full((batch, SAMPLE), -1, np.int64),
-        cp.zeros(batch, np.uint64),
-        heads,
-        offload,
-    )
+    return Cache.blank(cp.zeros, (batch, heads, capacity, dim), bits, _pinned_zeros if offload else None)
 
 
 def _pinned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
