@@ -23,16 +23,14 @@ __all__ = [
     "NOT_FINITE",
     "OVERFULL",
     "RESERVOIR",
-    "ROW_STEP",
     "Cache",
     "grown",
     "reservoir",
+    "room_for",
     "select",
     "view",
 ]
 
-ROW_STEP = TILE
-"""Rows that there is room for are a multiple of this."""
 RESERVOIR = 1024
 """Positions of each sequence that thresholds are estimated from."""
 GRAINS = {"float16": 2.0**-24, "bfloat16": 0.0, "float32": 0.0}
@@ -72,7 +70,7 @@ class Cache:
     def blank(cls, zeros: Zeros, shape: Shape, bits: np.dtype[Any], offloaded: Zeros | None = None) -> Self:
         """Make room; all is zero but the weights, which are 1, the sample, which is -1, and the spans.
 
-        shape : batch, heads, capacity (a multiple of `ROW_STEP`) and dimensions
+        shape : batch, heads, capacity (see `room_for`) and dimensions
         bits : dtype of the stored numbers, see `halfspace.model.formats.FORMATS`
         offloaded : makes keys and values, where they lie in the host's memory though `zeros` makes arrays of a GPU
         """
@@ -143,6 +141,11 @@ def reservoir(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         own[: min(length, RESERVOIR)] = np.arange(min(length, RESERVOIR))
         np.maximum.at(own, slots[come < length], come[come < length])
     return sample
+
+
+def room_for(rows: int) -> int:
+    """Round a number of rows up to whole tiles of codes: the room that a cache may have."""
+    return -(-rows // TILE) * TILE
 
 
 def grown(cache: Cache, capacity: int, backend: ModuleType) -> Cache:

@@ -4,14 +4,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import carray
 
+from halfspace.cpu.attention.heads import cells_of
 from halfspace.cpu.filters.cells import choose_frame, encode_rows
 from halfspace.cpu.formats import SLICE, measure_rows
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined, pointer
+from halfspace.cpu.runtime.records import CELLS
 from halfspace.model.kv_cache import OVERFULL, RESERVOIR, Cache
-from halfspace.model.layout import CHUNK, TILE
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 
 __all__ = ["extend", "new_cache", "reframe"]
 
@@ -38,35 +41,27 @@ def extend(
     keys, values = (np.ascontiguousarray(x) if x.strides[3] != x.itemsize else x for x in (keys, values))
     if counts is None:
         counts = np.full(cache.batch, rows)
-    store = cache.keys, cache.values, cache.norms, cache.cells.peaks
+    address, store = cells_of(cache), (cache.keys, cache.values, cache.norms)
     given = (keys.ctypes.data, *keys.strides[:3]), (values.ctypes.data, *values.strides[:3])
     ends = cache.lengths, counts
     pieces = rows // CHUNK + 2  # chunks that rows may fall into
     parts = -(-keys.size // SLICE)
     if parts == 1:
-        _append(store, *_codes(cache), ends, given, pieces, (0, pieces * cache.heads * cache.batch))
+        _append(address, store, ends, given, pieces, (0, pieces * cache.heads * cache.batch))
     else:
         spans = _threads.spans(pieces * cache.heads * cache.batch, parts)
-        _threads.run(lambda span: _append(store, *_codes(cache), ends, given, pieces, span), spans, threads)
+        _threads.run(lambda span: _append(address, store, ends, given, pieces, span), spans, threads)
     _lengthen(cache.keys.shape[1], counts, cache.lengths, cache.sample, cache.status)
 
 
-def _codes(cache: Cache) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """Return the frame and the places of codes, as `encode_rows` takes them of each space."""
-    cells = cache.cells
-    return (cells.centre, cells.weights), (cells.high, cells.low, cells.scales, cells.radii)
-
-
 @compiled
-def _append(store, frame, places, ends, given, pieces, span):
+def _append(address, store, ends, given, pieces, span):
     """Do pieces [first, last) of the work: one is what falls into one chunk of a space.
 
-    store : keys, values, norms, peaks; frame, places : see `_codes`; ends : lengths and counts (batch,)
+    address : of CELLS (spaces,); store : keys, values, norms; ends : lengths and counts (batch,)
     given : of keys and of values (batch, heads, rows, d), the address and the strides of batch, heads and rows
     """
-    keys, values, norms, peaks = store
-    centre, weights = frame
-    high, low, scales, radii = places
+    keys, values, norms = store
     lengths, counts = ends
     new_keys, key_batch, key_head, key_row = given[0]
     new_values, value_batch, value_head, value_row = given[1]
@@ -74,6 +69,7 @@ def _append(store, frame, places, ends, given, pieces, span):
     capacity, dim = keys.shape[1:]
     heads = keys.shape[0] // lengths.size
     longest = np.zeros(2)
+    all_cells = carray(pointer(address, CELLS), keys.shape[0])
     for piece in range(first, last):
         space = piece // pieces
         sequence, head = space // heads, space % heads
@@ -90,13 +86,26 @@ def _append(store, frame, places, ends, given, pieces, span):
                 keys[space, row, j] = key[j]
                 values[space, row, j] = value[j]
         measure_rows(keys[space], norms[space], low_row, high_row)
-        own_frame = centre[space], weights[space]
-        own_places = high[space], low[space], scales[space], radii[space]
-        encode_rows(keys[space], own_frame, own_places, longest, (low_row, high_row))
-        peak = peaks[space, chunk] if low_row > chunk * CHUNK else np.float32(0.0)
+        frame, places, peaks = _arrays_of(all_cells[space], capacity, dim)
+        encode_rows(keys[space], frame, places, longest, (low_row, high_row))
+        peak = peaks[chunk] if low_row > chunk * CHUNK else np.float32(0.0)
         for row in range(low_row, high_row):
             peak = max(peak, norms[space, row])
-        peaks[space, chunk] = peak
+        peaks[chunk] = peak
+
+
+@inlined
+def _arrays_of(cells, capacity, dim):
+    """View the arrays of a CELLS record: frame and places, as `encode_rows` takes them, and peaks."""
+    words = (dim + 7) // 8
+    frame = carray(pointer(cells.centre, np.float32), dim), carray(pointer(cells.weights, np.float32), dim)
+    places = (
+        carray(pointer(cells.high, np.uint8), (capacity // BLOCK, words, BLOCK, 4)),
+        carray(pointer(cells.low, np.uint8), 4 * capacity * words),
+        carray(pointer(cells.scales, np.uint16), capacity),
+        carray(pointer(cells.high_radii, np.uint16), (2, capacity)),  # those of the whole codes follow
+    )
+    return frame, places, carray(pointer(cells.peaks, np.float32), (capacity + CHUNK - 1) // CHUNK)
 
 
 @compiled
@@ -147,7 +156,8 @@ def reframe(cache: Cache, threads: int = 1) -> None:
 
     def encode(span: tuple[int, int, int]) -> None:
         space, first, last = span
-        frame, places = (tuple(part[space] for part in parts) for parts in _codes(cache))
+        frame = cells.centre[space], cells.weights[space]
+        places = cells.high[space], cells.low[space], cells.scales[space], cells.radii[space]
         encode_rows(cache.keys[space], frame, places, np.zeros(2), (first, last))
 
     _threads.run(encode, spans, threads)
