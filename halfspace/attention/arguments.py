@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace import backend as backends
 from halfspace.arguments import checks
 from halfspace.arguments.interop import is_tensor
+from halfspace.backend import Backend, load
 from halfspace.model.formats import FORMATS, as_bits, parse
 
 __all__ = ["Given", "as_counts", "as_scale", "as_sequences"]
@@ -24,7 +23,7 @@ _FLOAT32 = np.dtype(np.float32)
 class Given:
     """The shapes and the format that arrays must fit."""
 
-    backend: ModuleType
+    backend: Backend
     heads: int
     query_heads: int
     dim: int
@@ -48,7 +47,7 @@ class Given:
         query_heads = heads if num_query_heads is None else checks.as_count(num_query_heads, "num_query_heads", 1)
         if query_heads % heads:
             raise ValueError(f"num_query_heads must be a multiple of num_kv_heads ({heads}), got {query_heads}")
-        backend = backends.load(device)
+        backend = load(device)
         if backend.xp is not np and (dim > MAX_HEAD_DIM or dim % 8):
             raise ValueError(f"head_dim must be a multiple of 8 up to {MAX_HEAD_DIM} on a GPU, got {dim}")
         if backend.xp is np and offload:
@@ -110,7 +109,7 @@ class Given:
             raise ValueError(f"q must have shape {shape}, got {array.shape}")
         if self.on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
             bits = as_bits(array).reshape(shape)
-            return bits if self.backend.plain(bits) else bits.copy()
+            return bits if self.backend.is_kernel_ready(bits) else bits.copy()
         checks.real(array, "q")
         return self.backend.xp.ascontiguousarray(self._float32(array).reshape(shape))
 

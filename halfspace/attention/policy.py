@@ -75,9 +75,9 @@ def thresholds(how: Threshold, given: Given, cache: Cache, queries: Any, scale: 
 
     Returns it, and the share of each head's softmax that is dropped at most, or None where nothing is certified.
     """
-    if how.tau is not None:
-        return given.thresholds(how.tau, cache.batch), None
     if how.eps is not None:
         tau, dropped = given.backend.certify(cache, queries, how.eps, scale, given.threads)
         return tau, dropped
-    return given.backend.estimate(cache, queries, how.keep, how.estimator, given.threads), None
+    if how.keep is not None:
+        return given.backend.estimate(cache, queries, how.keep, how.estimator, given.threads), None
+    return given.thresholds(how.tau, cache.batch), None

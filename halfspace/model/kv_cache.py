@@ -6,7 +6,6 @@ comes, in the frame that is then in force: there is no tail, and nothing depends
 
 from dataclasses import dataclass, field
 from math import inf, nextafter, sqrt
-from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -148,17 +147,17 @@ def room_for(rows: int) -> int:
     return -(-rows // TILE) * TILE
 
 
-def grown(cache: Cache, capacity: int, backend: ModuleType) -> Cache:
+def grown(cache: Cache, capacity: int, backend: Any) -> Cache:
     """Copy a cache into one with room for more rows."""
     return _copied(cache, np.arange(cache.batch), capacity, backend)
 
 
-def select(cache: Cache, sequences: npt.NDArray[np.int64], backend: ModuleType) -> Cache:
+def select(cache: Cache, sequences: npt.NDArray[np.int64], backend: Any) -> Cache:
     """Copy some sequences (k,), which may be named more than once, into a cache of their own."""
     return _copied(cache, sequences, cache.capacity, backend)
 
 
-def _copied(cache: Cache, sequences: npt.NDArray[np.int64], capacity: int, backend: ModuleType) -> Cache:
+def _copied(cache: Cache, sequences: npt.NDArray[np.int64], capacity: int, backend: Any) -> Cache:
     bits = cache.keys.dtype
     new: Cache = backend.new_cache(sequences.size, cache.heads, cache.dim, bits, capacity, cache.offload)
     rows = int(host(cache.lengths).max(initial=0))

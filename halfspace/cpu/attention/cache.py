@@ -8,11 +8,11 @@ from numba import carray
 
 from halfspace.cpu.attention.heads import cells_of
 from halfspace.cpu.filters.cells import choose_frame, encode_rows
+from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.formats import SLICE, measure_rows
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined, pointer
-from halfspace.cpu.runtime.records import CELLS
 from halfspace.model.kv_cache import OVERFULL, RESERVOIR, Cache
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 
