@@ -81,7 +81,7 @@ def test_stages_account_for_every_vector(filter, data, rng):
             if filter == "groups":
                 assert s["chunks"]["tested"] == n
                 assert s["groups"]["tested"] == s["chunks"]["left"]
-                assert s["cells"]["tested"] == s["groups"]["left"]
+                assert s["rows"]["tested"] == s["groups"]["left"]
             elif filter in ("balls", "sweep"):
                 assert s["sweep"]["tested"] == (n if filter == "sweep" else 0)
                 assert s["gates"]["tested"] == (s["sweep"]["left"] if filter == "sweep" else n)
@@ -95,7 +95,7 @@ def test_stages_account_for_every_vector(filter, data, rng):
                 assert s["scan"]["tested"] == 0 or filter == "auto"
             filters = [stage for name, stage in s.items() if name not in ("verify", "exact")]
             unsettled = s["high"]["left"] - s["low"]["tested"] + s["low"]["left"]  # low codes are left out if they cost
-            last = unsettled + s["cells"]["left"] + s["scan"]["left"] + s["balls"]["left"]
+            last = unsettled + s["rows"]["left"] + s["scan"]["left"] + s["balls"]["left"]
             assert s["verify"]["tested"] == last + sum(stage["taken"] for stage in filters)
 
 

@@ -1,7 +1,7 @@
 """What users give to a `KVIndex`, validated and brought into the arrays of the stages, in place where that can be."""
 
 from dataclasses import dataclass
-from types import ModuleType
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,13 @@ import numpy.typing as npt
 
 from halfspace.arguments import checks
 from halfspace.arguments.interop import is_tensor
-from halfspace.model.formats import FORMATS, as_bits
+from halfspace.backend import Backend, load
+from halfspace.model.formats import FORMATS, as_bits, parse
 
-__all__ = ["Given", "as_counts"]
+__all__ = ["Given", "as_counts", "as_scale", "as_sequences"]
 
+MAX_HEAD_DIM = 256
+"""Largest head_dim that kernels on a GPU hold in registers."""
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -20,15 +23,42 @@ _FLOAT32 = np.dtype(np.float32)
 class Given:
     """The shapes and the format that arrays must fit."""
 
-    backend: ModuleType
+    backend: Backend
     heads: int
     query_heads: int
     dim: int
     format: str
     threads: int
 
+    @classmethod
+    def of(
+        cls,
+        num_kv_heads: int,
+        head_dim: int,
+        num_query_heads: int | None,
+        device: str,
+        dtype: Any,
+        offload: bool,
+        threads: int | None,
+    ) -> "Given":
+        """Validate what a user gave, and load the backend; see `KVIndex`."""
+        heads = checks.as_count(num_kv_heads, "num_kv_heads", 1)
+        dim = checks.as_count(head_dim, "head_dim", 1)
+        query_heads = heads if num_query_heads is None else checks.as_count(num_query_heads, "num_query_heads", 1)
+        if query_heads % heads:
+            raise ValueError(f"num_query_heads must be a multiple of num_kv_heads ({heads}), got {query_heads}")
+        backend = load(device)
+        if backend.xp is not np and (dim > MAX_HEAD_DIM or dim % 8):
+            raise ValueError(f"head_dim must be a multiple of 8 up to {MAX_HEAD_DIM} on a GPU, got {dim}")
+        if backend.xp is np and offload:
+            raise ValueError("offload keeps keys and values of an index on a GPU in the host's memory: device is 'cpu'")
+        format = parse(dtype)
+        most = backend.available() if threads is None else checks.as_count(threads, "threads", 1)
+        return cls(backend, heads, query_heads, dim, format, most)
+
     @property
-    def _on_gpu(self) -> bool:
+    def on_gpu(self) -> bool:
+        """Whether arrays are CuPy's."""
         return self.backend.xp is not np
 
     def tokens(self, k: Any, v: Any, lengths: Any, batch: int) -> tuple[Any, Any, npt.NDArray[np.int64]]:
@@ -61,7 +91,7 @@ class Given:
     def _stored(self, array: Any, name: str, counts: npt.NDArray[np.int64]) -> Any:
         """Bring keys or values into bits; what lies behind a sequence's count becomes zero, or nobody reads it."""
         numbers, bits = FORMATS[self.format]
-        if self._on_gpu and array.dtype == numbers:  # kernels find what is not finite
+        if self.on_gpu and array.dtype == numbers:  # kernels find what is not finite
             return as_bits(array)
         array = array[:, :, : int(counts.max())]
         if counts.min() < array.shape[2]:
@@ -77,7 +107,7 @@ class Given:
         shapes = [shape, (*shape[:2], 1, self.dim), *([shape[1:]] if batch == 1 else [])]
         if array.shape not in shapes:
             raise ValueError(f"q must have shape {shape}, got {array.shape}")
-        if self._on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
+        if self.on_gpu and array.dtype in (FORMATS[self.format][0], _FLOAT32):  # kernels find what is not finite
             bits = as_bits(array).reshape(shape)
             return bits if self.backend.is_kernel_ready(bits) else bits.copy()
         checks.real(array, "q")
@@ -123,3 +153,21 @@ def as_counts(given: Any, name: str, batch: int | None) -> npt.NDArray[np.int64]
     if array.size and array.min() < 0:
         raise ValueError(f"{name} must not be negative, got {int(array.min())}")
     return checks.as_ids(array, name)
+
+
+def as_sequences(given: Any, batch: int) -> npt.NDArray[np.int64]:
+    """Return the numbers (k,) of sequences, at least one, of a batch."""
+    chosen = as_counts(given, "sequences", None)
+    if chosen.size == 0:
+        raise ValueError("sequences must name at least one")
+    if chosen.max() >= batch:
+        raise ValueError(f"sequences must be below {batch}, got {int(chosen.max())}")
+    return chosen
+
+
+def as_scale(given: Any, dim: int) -> float:
+    """Return what <q, k> is multiplied with to be a logit, 1 / sqrt(d) by default."""
+    scale: float = dim**-0.5 if given is None else float(given)
+    if not (isfinite(scale) and scale > 0.0):
+        raise ValueError(f"scale must be above 0 and finite, got {given}")
+    return scale

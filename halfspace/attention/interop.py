@@ -1,14 +1,42 @@
-"""Answers to tensors of PyTorch, on its stream and as tensors without a copy, by DLPack."""
+"""What users get: for tensors of PyTorch on its stream, and as tensors without a copy, by DLPack."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from halfspace.arguments.interop import is_tensor
 
-__all__ = ["given_back", "on_stream"]
+__all__ = ["Attended", "given_back", "on_stream"]
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """Attention over the keys that reach a threshold, and what is known of it.
+
+    Arrays are of the library, and on the device, of the queries.
+
+    Attributes
+    ----------
+    output : array, of the shape and dtype of the queries
+        Softmax-weighted means of the values that were kept; 0 where none was.
+    log_sum_exp : array of float32, shape (batch, query heads)
+        Logarithm of the sum of exp(scale <q, k>) over the keys that were kept; -inf where none was.
+    kept : array of int64, shape (batch, query heads)
+        How many keys were kept.
+    tau : array of float64, shape (batch, query heads)
+        The threshold of <q, k>.
+    dropped : array of float64, shape (batch, query heads), or None
+        With ``eps``: the share of the softmax over all keys that was dropped, at most. None where nothing is certified.
+    """
+
+    output: Any
+    log_sum_exp: Any
+    kept: Any
+    tau: Any
+    dropped: Any
 
 
 def on_stream(values: Any, backend: Any) -> AbstractContextManager[Any]:

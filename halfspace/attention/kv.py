@@ -2,33 +2,27 @@
 
 import copy
 from contextlib import AbstractContextManager
-from math import isfinite
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace import backend as backends
 from halfspace import query as asking
 from halfspace.arguments import checks
-from halfspace.attention import interop as tensors
-from halfspace.attention.arguments import Given, as_counts
-from halfspace.attention.attended import Attended
+from halfspace.attention.arguments import Given, as_counts, as_scale, as_sequences
+from halfspace.attention.interop import Attended, given_back, on_stream
 from halfspace.attention.policy import Threshold, thresholds
 from halfspace.hits import Hits
 from halfspace.model.arrays import equal, host
 from halfspace.model.counters import Want
-from halfspace.model.formats import FORMATS, as_numbers, parse
-from halfspace.model.kv_cache import NOT_FINITE, ROW_STEP, Cache, grown, reservoir, select, view
+from halfspace.model.formats import FORMATS, as_numbers
+from halfspace.model.kv_cache import NOT_FINITE, Cache, grown, reservoir, room_for, select, view
 from halfspace.model.question import Question
 from halfspace.model.table import Table
 from halfspace.runtime.lock import Lock
 
 __all__ = ["KVIndex"]
 
-MAX_HEAD_DIM = 256
-"""Largest head_dim that kernels on a GPU hold in registers."""
 FIRST_ROWS = 1024
 """Tokens that there is room for at first, where no capacity is given."""
 REFRAME = 4
@@ -96,43 +90,23 @@ class KVIndex:
         offload: bool = False,
         threads: int | None = None,
     ) -> None:
-        self._heads = checks.as_count(num_kv_heads, "num_kv_heads", 1)
-        self._dim = checks.as_count(head_dim, "head_dim", 1)
-        self._query_heads = (
-            self._heads if num_query_heads is None else checks.as_count(num_query_heads, "num_query_heads", 1)
-        )
-        if self._query_heads % self._heads:
-            raise ValueError(
-                f"num_query_heads must be a multiple of num_kv_heads ({num_kv_heads}), got {num_query_heads}"
-            )
-        batch = checks.as_count(batch_size, "batch_size", 1)
+        given = Given.of(num_kv_heads, head_dim, num_query_heads, device, dtype, offload, threads)
+        self._given, self._backend, self._threads = given, given.backend, given.threads
         self._device = device
-        self._backend: ModuleType = backends.load(device)
         self._on: AbstractContextManager[Any] = self._backend.on(device)
-        self._gpu = self._backend.xp is not np
-        if self._gpu and (self._dim > MAX_HEAD_DIM or self._dim % 8):
-            raise ValueError(f"head_dim must be a multiple of 8 up to {MAX_HEAD_DIM} on a GPU, got {head_dim}")
-        if offload and not self._gpu:
-            raise ValueError("offload keeps keys and values of an index on a GPU in the host's memory: device is 'cpu'")
-        self._format = parse(dtype)
-        self._numbers, self._bits = FORMATS[self._format]
-        self._scale = self._dim**-0.5 if scale is None else float(scale)
-        if not (isfinite(self._scale) and self._scale > 0.0):
-            raise ValueError(f"scale must be above 0 and finite, got {scale}")
+        batch = checks.as_count(batch_size, "batch_size", 1)
+        self._numbers, bits = FORMATS[given.format]
+        self._scale = as_scale(scale, given.dim)
         self._recent = checks.as_count(recent, "recent", 0)
         self._sinks = checks.as_count(sinks, "sinks", 0)
         self._fixed = capacity is not None
         rows = FIRST_ROWS if capacity is None else checks.as_count(capacity, "capacity", 1)
-        self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
-        self._given = Given(self._backend, self._heads, self._query_heads, self._dim, self._format, self._threads)
         self._lock = Lock()
         self._framed = 0
         self._captured: list[object] = []  # what the graphs that were captured read
         with self._on:
-            self._cache: Cache = self._backend.new_cache(
-                batch, self._heads, self._dim, self._bits, _rounded_up(rows), offload
-            )
-            self._like = self._backend.xp.empty(0, self._bits)
+            self._cache: Cache = self._backend.new_cache(batch, given.heads, given.dim, bits, room_for(rows), offload)
+            self._like = self._backend.xp.empty(0, bits)
         self._lengths: npt.NDArray[np.int64] | None = np.zeros(batch, np.int64)  # None: to be read from the cache
 
     # -- changing it --------------------------------------------------------------------------------------------------
@@ -160,7 +134,7 @@ class KVIndex:
         TypeError
             If they are not real numbers.
         """
-        with self._lock.held, self._on, tensors.on_stream(k, self._backend):
+        with self._lock.held, self._on, on_stream(k, self._backend):
             keys, values, counts = self._given.tokens(k, v, lengths, self.batch_size)
             self._settle()
             if self._backend.capturing():
@@ -172,7 +146,7 @@ class KVIndex:
             longer = self.lengths + counts
             self._make_room(int(longer.max()))
             self._lengths = None  # should this be interrupted, the cache says how far it came
-            own = None if lengths is None else self._on_device(counts)
+            own = None if lengths is None else self._backend.xp.asarray(counts)
             self._backend.extend(self._cache, keys, values, own, self._threads)
             self._lengths = longer
             if longer.max() >= max(1, REFRAME * self._framed):
@@ -197,11 +171,7 @@ class KVIndex:
 
         A ValueError where a CUDA graph was captured of the index, which reads its arrays where they are.
         """
-        chosen = as_counts(sequences, "sequences", None)
-        if chosen.size == 0:
-            raise ValueError("sequences must name at least one")
-        if chosen.max() >= self.batch_size:
-            raise ValueError(f"sequences must be below {self.batch_size}, got {int(chosen.max())}")
+        chosen = as_sequences(sequences, self.batch_size)
         with self._lock.held, self._on:
             if equal(chosen, np.arange(self.batch_size)):
                 return
@@ -259,26 +229,21 @@ class KVIndex:
             If they are not real numbers.
         """
         how = Threshold.of(tau, eps, keep, estimator)
-        with self._lock.held, self._on, tensors.on_stream(q, self._backend):
+        with self._lock.held, self._on, on_stream(q, self._backend):
             given = self._backend.asarray(q, "q")
             self._settle()
             queries = self._given.queries(given, self.batch_size)
-            if how.tau is None:
-                levels, dropped = thresholds(how, self._backend, self._cache, queries, self._scale, self._threads)
-            else:
-                levels, dropped = self._given.thresholds(tau, self.batch_size), None
+            levels, dropped = thresholds(how, self._given, self._cache, queries, self._scale)
             if self._backend.capturing():
                 self._captured.append((queries, levels))
             found = self._backend.attend(
                 self._cache, queries, levels, self._scale, self._recent, self._sinks, self._threads
             )
-            output = as_numbers(found.output).reshape(given.shape)
-            if output.dtype != given.dtype:
-                output = output.astype(given.dtype)
+            output = as_numbers(found.output).reshape(given.shape).astype(given.dtype, copy=False)
             if not details:
-                return tensors.given_back(output, q)
+                return given_back(output, q)
             parts = (output, found.log_sum_exp, found.kept, levels, dropped)
-            return Attended(*(None if part is None else tensors.given_back(part, q) for part in parts))
+            return Attended(*(None if part is None else given_back(part, q) for part in parts))
 
     def query(self, q: Any, tau: Any, *, scores: bool = True) -> Hits:
         """Find the keys that reach a threshold; arguments as for `attend`, `recent` and `sinks` aside.
@@ -289,16 +254,16 @@ class KVIndex:
             Of ``batch * num_query_heads`` directions, sequence by sequence; ids are positions in the sequence, scores
             are <q, k>, without the scale. See `halfspace.HalfspaceIndex.query`.
         """
-        with self._lock.held, self._on, tensors.on_stream(q, self._backend):
+        with self._lock.held, self._on, on_stream(q, self._backend):
             self._settle()
-            backend = self._backend
+            backend, heads = self._backend, self._given.query_heads
             queries = self._given.directions(backend.asarray(q, "q"), self.batch_size)
             levels = self._given.thresholds(tau, self.batch_size).reshape(-1)
             wanted = Want.SCORES if scores else Want.IDS
             whole: tuple[Any, ...] | None = None
             for sequence, length in enumerate(self.lengths.tolist()):
-                own = slice(sequence * self._query_heads, (sequence + 1) * self._query_heads)
-                table = Table.of([view(self._cache, sequence, length, self._format)], backend)
+                own = slice(sequence * heads, (sequence + 1) * heads)
+                table = Table.of([view(self._cache, sequence, length, self._given.format)], backend)
                 asked = Question(
                     table, self._like, queries[own], levels[own], False, self._threads, wanted, backend.MOST_HITS
                 )
@@ -316,7 +281,7 @@ class KVIndex:
         """
         with self._lock.held, self._on:
             longest = int(self.lengths.max())
-            shape = self.batch_size, self._heads, self._cache.capacity, self._dim
+            shape = self.batch_size, self._given.heads, self._cache.capacity, self._given.dim
             keys, values = (
                 as_numbers(rows).reshape(shape)[:, :, :longest] for rows in (self._cache.keys, self._cache.values)
             )
@@ -330,7 +295,7 @@ class KVIndex:
         ValueError
             If a replayed append was refused for want of room, or keys or values were not finite.
         """
-        if not self._gpu:
+        if not self._given.on_gpu:
             return
         with self._lock.held, self._on:
             status = host(self._cache.status)
@@ -378,10 +343,10 @@ class KVIndex:
             "tokens": int(self.lengths.sum()),
             "capacity": self.capacity,
             "batch_size": self.batch_size,
-            "num_kv_heads": self._heads,
-            "num_query_heads": self._query_heads,
-            "head_dim": self._dim,
-            "dtype": self._format,
+            "num_kv_heads": self._given.heads,
+            "num_query_heads": self._given.query_heads,
+            "head_dim": self._given.dim,
+            "dtype": self._given.format,
             "device": self._device,
             **self._cache.sizes(),
         }
@@ -394,9 +359,10 @@ class KVIndex:
             return new
 
     def __repr__(self) -> str:
+        given = self._given
         return (
-            f"<KVIndex: {self.batch_size} x {int(self.lengths.max()):,} tokens, {self._query_heads} query heads over "
-            f"{self._heads}, head_dim={self._dim}, dtype={self._format!r}, device={self._device!r}>"
+            f"<KVIndex: {self.batch_size} x {int(self.lengths.max()):,} tokens, {given.query_heads} query heads over "
+            f"{given.heads}, head_dim={given.dim}, dtype={given.format!r}, device={self._device!r}>"
         )
 
     # -- details ------------------------------------------------------------------------------------------------------
@@ -412,7 +378,7 @@ class KVIndex:
         if self._fixed:
             raise ValueError(f"{rows} tokens are beyond the capacity of {self.capacity}")
         self._may_move()
-        self._cache = grown(self._cache, _rounded_up(max(rows, 2 * self.capacity)), self._backend)
+        self._cache = grown(self._cache, room_for(max(rows, 2 * self.capacity)), self._backend)
 
     def _may_move(self) -> None:
         """Refuse to move arrays that a graph reads."""
@@ -421,18 +387,11 @@ class KVIndex:
                 "a CUDA graph was captured of this index: no more sequences, and no more room, from then on"
             )
 
-    def _on_device(self, numbers: npt.NDArray[np.int64]) -> Any:
-        return self._backend.xp.asarray(numbers)
-
     def _restart(self, lengths: npt.NDArray[np.int64]) -> None:
         """Take over lengths that are not longer, and what depends on them: that first, should this be interrupted."""
         cache = self._cache
-        cache.sample[:] = self._on_device(reservoir(lengths))
+        cache.sample[:] = self._backend.xp.asarray(reservoir(lengths))
         cache.status[:] = 0
         self._lengths = None
-        cache.lengths[:] = self._on_device(lengths)
+        cache.lengths[:] = self._backend.xp.asarray(lengths)
         self._lengths = lengths
-
-
-def _rounded_up(rows: int) -> int:
-    return -(-rows // ROW_STEP) * ROW_STEP

@@ -33,11 +33,11 @@ comes with no certificate:
 - ``"gap"``: the middle of the widest gap between scores of the sample, among ranks within a factor of two of that one.
 """
 
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from halfspace.arguments import checks
-from halfspace.model.kv_cache import ESTIMATORS
+from halfspace.attention.arguments import Given
+from halfspace.model.kv_cache import ESTIMATORS, Cache
 
 __all__ = ["Threshold", "thresholds"]
 
@@ -70,14 +70,14 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def thresholds(
-    how: Threshold, backend: ModuleType, cache: Any, queries: Any, scale: float, threads: int
-) -> tuple[Any, Any]:
-    """Choose a threshold (batch, query_heads) of <q, k>, not given, for queries (batch, query_heads, d).
+def thresholds(how: Threshold, given: Given, cache: Cache, queries: Any, scale: float) -> tuple[Any, Any]:
+    """Choose a threshold (batch, query_heads) of <q, k> for queries (batch, query_heads, d), or take the given one.
 
     Returns it, and the share of each head's softmax that is dropped at most, or None where nothing is certified.
     """
     if how.eps is not None:
-        tau, dropped = backend.certify(cache, queries, how.eps, scale, threads)
+        tau, dropped = given.backend.certify(cache, queries, how.eps, scale, given.threads)
         return tau, dropped
-    return backend.estimate(cache, queries, how.keep, how.estimator, threads), None
+    if how.keep is not None:
+        return given.backend.estimate(cache, queries, how.keep, how.estimator, given.threads), None
+    return given.thresholds(how.tau, cache.batch), None

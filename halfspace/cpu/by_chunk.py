@@ -76,7 +76,7 @@ def _search(job, segment, rows, state, directions, counts, span):
     return stop
 
 
-def chunkwise(classify, open_chunk=every_chunk):
+def chunkwise(classify: Any, open_chunk: Any = every_chunk) -> Any:
     """Make the search of a filter.
 
     classify : ``(job, segment, rows, state, direction, low, high)`` lists which rows [low, high) of a chunk are left;

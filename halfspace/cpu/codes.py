@@ -16,15 +16,13 @@ import numpy.typing as npt
 
 from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
 from halfspace.cpu.rounding import norm_bound, radius_factor, residual_bound, threshold_margin
-from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined, pointer
 from halfspace.cpu.runtime.lanes import block_verdicts
 from halfspace.cpu.runtime.simd import tile_dot
-from halfspace.model.layout import BLOCK, TILE, Codes
+from halfspace.model.layout import BLOCK, LARGEST_CODE, TILE
 
 __all__ = [
-    "blank",
     "classify_tile",
     "dot_centre",
     "mean",
@@ -47,16 +45,6 @@ def mean(vectors: np.ndarray, threads: int) -> npt.NDArray[np.float32]:
     return means
 
 
-def blank(spaces: int, balls: int, dim: int) -> Codes:
-    """Make room for the codes of some balls: whole tiles, all zero."""
-    tiles = -(-balls // TILE)
-    return Codes(
-        codes=_jit.zeros((spaces, tiles * TILE // BLOCK, -(-dim // 4), BLOCK, 4), np.uint8),
-        scales=np.zeros((spaces, tiles * TILE), np.float32),
-        radii=np.zeros((spaces, tiles * TILE), np.float32),
-    )
-
-
 @compiled
 def _sum(vectors, total, first, last):
     for i in range(first, last):
@@ -74,7 +62,7 @@ def put(point, base, codes, scales, ball):
     largest = 0.0
     for j in range(dim):
         largest = max(largest, abs(point[j] - base[j]))
-    scale = round_up32(largest / 127.0)
+    scale = round_up32(largest / LARGEST_CODE)
     wide = np.float64(scale)
     inverse = 1.0 / wide if scale > 0.0 else 0.0
     block = codes[ball // BLOCK]
@@ -82,7 +70,7 @@ def put(point, base, codes, scales, ball):
     total = 0.0
     for j in range(dim):
         offset = point[j] - base[j]
-        code = min(max(np.rint(offset * inverse), -127.0), 127.0)
+        code = min(max(np.rint(offset * inverse), -LARGEST_CODE), LARGEST_CODE)
         rest = offset - wide * code
         total += rest * rest
         block[j // 4, lane, j % 4] = np.uint8(np.int64(code) + 128)
@@ -92,8 +80,14 @@ def put(point, base, codes, scales, ball):
 
 
 @inlined
-def put_rows(vectors, base, extent, codes, scales, radii, first, last, row):
-    """Code rows [first, last) around `base` (d,), a centre of that `extent`; `row` is scratch (d,)."""
+def put_rows(vectors, around, places, span, row):
+    """Code rows [first, last) of vectors (n, d) around a centre.
+
+    around : the centre (d,) and its extent; places : codes, scales, radii; span : first, last; row : scratch (d,)
+    """
+    base, extent = around
+    codes, scales, radii = places
+    first, last = span
     dim = base.size
     for i in range(first, last):
         for j in range(dim):
@@ -103,14 +97,18 @@ def put_rows(vectors, base, extent, codes, scales, radii, first, last, row):
 
 
 @inlined
-def put_ball(vectors, members, low, base, extent, codes, scales, radii, ball, first, last, middle):
-    """Code the mean of rows [first, last) around `base` (d,), and bound how far they lie from it.
+def put_ball(vectors, members, low, around, places, ball, span, middle):
+    """Code the mean of rows [first, last) around a centre, as ball number `ball`, and bound how far they lie from it.
 
     members : None, or int32 (n,), and rows are members[first:last]; low : the first of the d dimensions
+    around : the centre (d,) and its extent; places : codes, scales, radii; span : first, last
     middle : gets the centre (d,) that the code stands for
 
     Returns that centre's extent, the sum of its norm and those of the computed centres that it was coded around.
     """
+    base, extent = around
+    codes, scales, radii = places
+    first, last = span
     dim = base.size
     middle[:] = 0.0
     for i in range(first, last):

@@ -16,7 +16,7 @@ from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["partition"]
 
-SAMPLE = 128
+AXIS_ROWS = 128
 """Rows of a set that its principal axis is taken from."""
 ROUNDS = 4
 """Power iterations."""
@@ -113,7 +113,7 @@ class _Split:
 
     def find_axis(self) -> None:
         """Take the principal axis; without one, rows stay as they are."""
-        sample = np.empty((SAMPLE, self.width))
+        sample = np.empty((AXIS_ROWS, self.width))
         self.ends = not _find_axis(self.vectors, self.low, self.order, self.first, self.last, sample, self.axes)
 
     def project(self, span: tuple[int, int]) -> None:
@@ -170,7 +170,7 @@ def _pass(keys, order, first, middle, state, pivot, most):
 def _split_down(vectors, low, high, order, first, last, size):
     """Split rows order[first:last] until each part is a group."""
     keys = np.empty(last - first)
-    sample = np.empty((SAMPLE, high - low))
+    sample = np.empty((AXIS_ROWS, high - low))
     axes = np.empty((2, high - low))
     state, pivot = np.empty(4, np.int64), np.empty(1)
     pending = np.empty((128, 2), np.int64)
@@ -207,9 +207,9 @@ def _put_keys(vectors, low, order, first, axes, keys, start, stop):
 def _principal_axis(vectors, low, order, first, last, sample, axes):
     """Put the principal axis of rows order[first:last] into axes[0]; returns whether there is one.
 
-    sample : scratch (SAMPLE, d); axes : (2, d)
+    sample : scratch (AXIS_ROWS, d); axes : (2, d)
     """
-    step = (last - first + SAMPLE - 1) // SAMPLE
+    step = (last - first + AXIS_ROWS - 1) // AXIS_ROWS
     count = (last - first + step - 1) // step
     dim = axes.shape[1]
     axis, image = axes[0], axes[1]

@@ -151,9 +151,8 @@ def order_rows(offsets, ids, scores, by_score, spare_ids, spare_scores, counts):
     for row in range(offsets.size - 1):
         first, last = offsets[row], offsets[row + 1]
         own = last - first if scores.size else 0
-        order(
-            ids[first:last], scores[first:last], by_score, spare_ids[: last - first], spare_scores[:own], counts
-        )  # fmt: skip
+        own_ids, own_scores = ids[first:last], scores[first:last]
+        order(own_ids, own_scores, by_score, spare_ids[: last - first], spare_scores[:own], counts)
 
 
 @compiled

@@ -6,15 +6,14 @@ comes, in the frame that is then in force: there is no tail, and nothing depends
 
 from dataclasses import dataclass, field
 from math import inf, nextafter, sqrt
-from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.arrays import host, namespace
 from halfspace.model.filters.cells import Cells
-from halfspace.model.layout import nbytes
+from halfspace.model.layout import HIGH_MIDDLE, LARGEST_CODE, TILE, Shape, Zeros, nbytes
 from halfspace.model.segment import Segment
 
 __all__ = [
@@ -22,24 +21,19 @@ __all__ = [
     "GRAINS",
     "NOT_FINITE",
     "OVERFULL",
-    "ROW_STEP",
-    "SAMPLE",
+    "RESERVOIR",
     "Cache",
     "grown",
-    "longest_codes",
     "reservoir",
+    "room_for",
     "select",
     "view",
 ]
 
-ROW_STEP = 64
-"""Rows that there is room for are a multiple of this: a tile of codes."""
-SAMPLE = 1024
+RESERVOIR = 1024
 """Positions of each sequence that thresholds are estimated from."""
 GRAINS = {"float16": 2.0**-24, "bfloat16": 0.0, "float32": 0.0}
 """A power of two of which every number of a format is a multiple, or 0 where it is too small to be of use."""
-LONGEST_HIGH, LONGEST = 120.5, 127.0
-"""The largest component of a high code (the middle of its 16), and of a whole one."""
 ESTIMATORS = ("budget", "max", "gap")
 """Ways to read a threshold off a sample, see `halfspace.attention.policy`."""
 OVERFULL, NOT_FINITE = 1, 2
@@ -55,12 +49,51 @@ class Cache:
     norms: npt.NDArray[np.float32]  # (spaces, capacity), upper bounds of |k|
     cells: Cells  # of `capacity` rows, without axes; spans are those of the longest codes that there could be
     lengths: npt.NDArray[np.int64]  # (batch,)
-    sample: npt.NDArray[np.int64]  # (batch, SAMPLE), see `reservoir`
+    sample: npt.NDArray[np.int64]  # (batch, RESERVOIR), see `reservoir`
     status: npt.NDArray[np.uint64]  # (batch,), 0 or bits of OVERFULL and NOT_FINITE
     heads: int
     offload: bool = False  # whether keys and values lie in the host's memory
     stale: bool = False  # whether coding anew has begun and not ended: codes mean nothing until it is done
     kept: dict[str, Any] = field(default_factory=dict)  # what a backend derives for its kernels
+
+    @staticmethod
+    def shapes(spaces: int, rows: int, dim: int, bits: np.dtype[Any]) -> dict[str, tuple[Any, Shape]]:
+        """Return the dtype and the shape of each array that holds rows; those of `cells` are its own."""
+        return {
+            "keys": (bits, (spaces, rows, dim)),
+            "values": (bits, (spaces, rows, dim)),
+            "norms": (np.float32, (spaces, rows)),
+        }
+
+    @classmethod
+    def blank(cls, zeros: Zeros, shape: Shape, bits: np.dtype[Any], offloaded: Zeros | None = None) -> Self:
+        """Make room; all is zero but the weights, which are 1, the sample, which is -1, and the spans.
+
+        shape : batch, heads, capacity (see `room_for`) and dimensions
+        bits : dtype of the stored numbers, see `halfspace.model.formats.FORMATS`
+        offloaded : makes keys and values, where they lie in the host's memory though `zeros` makes arrays of a GPU
+        """
+        batch, heads, capacity, dim = shape
+        spaces = batch * heads
+        cells = Cells.blank(zeros, Cells.shapes(spaces, capacity, dim))
+        cells.weights[:] = 1.0
+        for which, most in enumerate((HIGH_MIDDLE, LARGEST_CODE)):  # the longest codes that there could be
+            cells.spans[:, which] = nextafter(most * sqrt(dim) * (1.0 + 2.0**-50), inf)
+        makers = {"norms": zeros, "keys": offloaded or zeros, "values": offloaded or zeros}
+        own = {
+            name: makers[name](size, dtype) for name, (dtype, size) in cls.shapes(spaces, capacity, dim, bits).items()
+        }
+        sample = zeros((batch, RESERVOIR), np.int64)
+        sample[:] = -1
+        return cls(
+            **own,
+            cells=cells,
+            lengths=zeros((batch,), np.int64),
+            sample=sample,
+            status=zeros((batch,), np.uint64),
+            heads=heads,
+            offload=offloaded is not None,
+        )
 
     @property
     def batch(self) -> int:
@@ -79,74 +112,65 @@ class Cache:
 
     def sizes(self) -> dict[str, int]:
         """Sum the bytes of keys and values, and of all that filters need."""
-        codes = self.cells.high, self.cells.low, self.cells.scales, self.cells.radii, self.cells.peaks, self.norms
-        frame = self.cells.centre, self.cells.weights, self.cells.spans
+        frame = sum(nbytes(getattr(self.cells, name)) for name in Cells.FRAME)
         return {
             "bytes_keys_values": nbytes(self.keys) + nbytes(self.values),
-            "bytes_codes": sum(map(nbytes, codes)),
-            "bytes_rest": sum(map(nbytes, (*frame, self.lengths, self.sample, self.status))),
+            "bytes_codes": nbytes(self.cells) - frame + nbytes(self.norms),
+            "bytes_rest": frame + sum(map(nbytes, (self.lengths, self.sample, self.status))),
         }
 
 
-def longest_codes(dim: int) -> list[float]:
-    """Bound the norms of high codes and of whole ones: the spans of cells whose codes are not known yet."""
-    return [nextafter(most * sqrt(dim) * (1.0 + 2.0**-50), inf) for most in (LONGEST_HIGH, LONGEST)]
-
-
 def reservoir(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Sample the positions of sequences of these lengths (batch,): (batch, SAMPLE), -1 where there are fewer.
+    """Sample the positions of sequences of these lengths (batch,): (batch, RESERVOIR), -1 where there are fewer.
 
     Algorithm R of Vitter (Random sampling with a reservoir, 1985): position i comes to a slot drawn from 0 to i, and
-    stays if that is one of the SAMPLE and no later position comes there. Slots are drawn by a hash of the position
+    stays if that is one of the RESERVOIR and no later position comes there. Slots are drawn by a hash of the position
     (splitmix64), so that the sample depends on the length alone.
     """
     most = int(lengths.max(initial=0))
-    positions = np.arange(SAMPLE, max(most, SAMPLE), dtype=np.uint64)
+    positions = np.arange(RESERVOIR, max(most, RESERVOIR), dtype=np.uint64)
     mixed = (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ mixed >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ mixed >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     slots = (mixed ^ mixed >> np.uint64(31)) % (positions + np.uint64(1))
-    stays = slots < SAMPLE
+    stays = slots < RESERVOIR
     come, slots = positions[stays].astype(np.int64), slots[stays].astype(np.int64)
-    sample = np.full((lengths.size, SAMPLE), -1, np.int64)
+    sample = np.full((lengths.size, RESERVOIR), -1, np.int64)
     for own, length in zip(sample, lengths, strict=True):
-        own[: min(length, SAMPLE)] = np.arange(min(length, SAMPLE))
+        own[: min(length, RESERVOIR)] = np.arange(min(length, RESERVOIR))
         np.maximum.at(own, slots[come < length], come[come < length])
     return sample
 
 
-def grown(cache: Cache, capacity: int, backend: ModuleType) -> Cache:
+def room_for(rows: int) -> int:
+    """Round a number of rows up to whole tiles of codes: the room that a cache may have."""
+    return -(-rows // TILE) * TILE
+
+
+def grown(cache: Cache, capacity: int, backend: Any) -> Cache:
     """Copy a cache into one with room for more rows."""
     return _copied(cache, np.arange(cache.batch), capacity, backend)
 
 
-def select(cache: Cache, sequences: npt.NDArray[np.int64], backend: ModuleType) -> Cache:
+def select(cache: Cache, sequences: npt.NDArray[np.int64], backend: Any) -> Cache:
     """Copy some sequences (k,), which may be named more than once, into a cache of their own."""
     return _copied(cache, sequences, cache.capacity, backend)
 
 
-def _copied(cache: Cache, sequences: npt.NDArray[np.int64], capacity: int, backend: ModuleType) -> Cache:
-    new: Cache = backend.new_cache(sequences.size, cache.heads, cache.dim, cache.keys.dtype, capacity, cache.offload)
+def _copied(cache: Cache, sequences: npt.NDArray[np.int64], capacity: int, backend: Any) -> Cache:
+    bits = cache.keys.dtype
+    new: Cache = backend.new_cache(sequences.size, cache.heads, cache.dim, bits, capacity, cache.offload)
     rows = int(host(cache.lengths).max(initial=0))
-    words = cache.cells.high.shape[2]
     which = (sequences[:, None] * cache.heads + np.arange(cache.heads)).ravel().tolist()
-    blocks = -(-rows // 16)
-    old, own = cache.cells, new.cells
-    for source, target, used in (
-        (cache.keys, new.keys, rows),
-        (cache.values, new.values, rows),
-        (cache.norms, new.norms, rows),
-        (old.high, own.high, blocks),
-        (old.low, own.low, 4 * rows * words),
-        (old.scales, own.scales, rows),
-        (old.peaks, own.peaks, -(-rows // 1024)),
-        (old.centre, own.centre, cache.dim),
-        (old.weights, own.weights, cache.dim),
+    for source, target, shapes in (
+        (cache, new, Cache.shapes(1, rows, cache.dim, bits)),
+        (cache.cells, new.cells, Cells.shapes(1, rows, cache.dim)),
     ):
-        for at, space in enumerate(which):  # one at a time: nothing is held twice
-            target[at, :used] = source[space, :used]
-    for at, space in enumerate(which):
-        own.radii[at, :, :rows] = old.radii[space, :, :rows]
+        for name, (_, shape) in shapes.items():
+            used = tuple(slice(size) for size in shape[1:])  # an array of fewer rows is a corner of one of more
+            old, own = getattr(source, name), getattr(target, name)
+            for at, space in enumerate(which):  # one at a time: nothing is held twice
+                own[at][used] = old[space][used]
     chosen = namespace(cache.lengths).asarray(sequences)
     new.stale = cache.stale
     new.lengths[:], new.sample[:], new.status[:] = cache.lengths[chosen], cache.sample[chosen], cache.status[chosen]
@@ -156,23 +180,14 @@ def _copied(cache: Cache, sequences: npt.NDArray[np.int64], capacity: int, backe
 def view(cache: Cache, sequence: int, length: int, format: str) -> Segment:
     """View a sequence of this length as one segment of `heads` spaces, whose ids are positions."""
     spaces = slice(sequence * cache.heads, (sequence + 1) * cache.heads)
-    cells = cache.cells
     ids = namespace(cache.lengths).arange(length, dtype=np.int64)
+    own = {name: getattr(cache.cells, name)[spaces] for name in Cells.SECTIONS}
     return Segment(
         cache.keys[spaces, :length],
         ids,
         cache.norms[spaces, :length],
         GRAINS[format],
         "cells",
-        data=Cells(
-            cells.centre[spaces],
-            cells.weights[spaces],
-            cells.spans[spaces],
-            cells.high[spaces],
-            cells.low[spaces],
-            cells.scales[spaces],
-            cells.radii[spaces],
-            cells.peaks[spaces],
-        ),
+        data=Cells(**own),
         live=length,
     )

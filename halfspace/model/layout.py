@@ -17,12 +17,14 @@ __all__ = [
     "BLOCK",
     "CHUNK",
     "HIGH_MIDDLE",
+    "LARGEST_CODE",
     "LOW_MIDDLE",
     "MODERATE",
     "TILE",
     "Arrays",
     "Codes",
     "Sections",
+    "Zeros",
     "blocks_of",
     "chunks_of",
     "nbytes",
@@ -38,6 +40,8 @@ CHUNK = TILE * BLOCK
 
 HIGH_MIDDLE, LOW_MIDDLE = 120.5, 7.5
 """A code of 8 bits is c = (16 high - HIGH_MIDDLE) + (low - LOW_MIDDLE)."""
+LARGEST_CODE = 127.0
+"""The largest magnitude of a code of 8 bits."""
 MODERATE = 2.0**60
 """The largest norm for which float32 will do in products of codes, and in frames."""
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from halfspace import cpu
 from halfspace.model.formats import as_bits
-from halfspace.model.kv_cache import OVERFULL, SAMPLE
+from halfspace.model.kv_cache import OVERFULL, RESERVOIR
 
 DIMS = [1, 5, 64, 80, 96, 128, 256]
 FORMATS = ["float32", "float16", "bfloat16"]
@@ -153,7 +153,7 @@ def test_rows_beyond_the_capacity_are_refused(rng):
 def test_the_sample_is_a_reservoir(rng, length):
     keys = tokens(rng, 1, 1, max(length, 1), 1)[:, :, :length]
     cache = filled(keys, keys, (length // 2,), 3072)
-    np.testing.assert_array_equal(cache.sample[0], oracle.reservoir(length, SAMPLE))
+    np.testing.assert_array_equal(cache.sample[0], oracle.reservoir(length, RESERVOIR))
 
 
 def test_rows_that_were_cropped_are_overwritten(rng):

@@ -10,7 +10,7 @@ from helpers import attention_reference as reference
 
 from halfspace import HalfspaceIndex
 from halfspace.attention import KVIndex
-from halfspace.model.kv_cache import SAMPLE, reservoir
+from halfspace.model.kv_cache import RESERVOIR, reservoir
 
 BATCH, HEADS, GROUP, DIM = 2, 2, 3, 16
 
@@ -146,9 +146,9 @@ def test_a_reservoir_holds_each_position_alike():
     """Slots beyond the length are empty; of a long sequence, early and late positions are held equally often."""
     few, many = reservoir(np.array([5, 200_000]))
     assert list(few[:6]) == [0, 1, 2, 3, 4, -1]
-    assert np.unique(many).size == SAMPLE
+    assert np.unique(many).size == RESERVOIR
     counts = np.histogram(many, bins=8, range=(0, 200_000))[0]
-    assert abs(counts - SAMPLE / 8).max() < 5 * (SAMPLE / 8) ** 0.5
+    assert abs(counts - RESERVOIR / 8).max() < 5 * (RESERVOIR / 8) ** 0.5
 
 
 def test_nothing_kept_and_nothing_stored(rng):

@@ -7,7 +7,7 @@ from helpers.families import FAMILIES
 from halfspace import cpu
 from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_bits, as_float32
-from halfspace.model.kv_cache import NOT_FINITE, OVERFULL, SAMPLE, grown, reservoir, select
+from halfspace.model.kv_cache import NOT_FINITE, OVERFULL, RESERVOIR, grown, reservoir, select
 
 pytestmark = pytest.mark.gpu
 
@@ -191,7 +191,7 @@ def test_the_sample_is_that_of_the_length(rng, gpu):
     for cuts in ([], [1023], [1024, 1025, 1026], [2598, 2599]):
         cache = filled(gpu, keys, keys, cuts)
         np.testing.assert_array_equal(gpu.xp.asnumpy(cache.sample), reservoir(np.array([2600])))
-        assert cache.sample.shape == (1, SAMPLE)
+        assert cache.sample.shape == (1, RESERVOIR)
 
 
 def test_offloaded_keys_and_values(rng, gpu):

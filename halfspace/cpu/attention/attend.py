@@ -14,12 +14,12 @@ from numba import carray
 from halfspace.cpu.attention.heads import (
     PACK,
     blank_tile,
+    borrow_heads,
     cells_of,
     list_left,
     load_tile,
     multiply,
-    see,
-    seen,
+    prepare_heads,
     workers,
     writeable,
 )
@@ -70,50 +70,49 @@ def attend(
     batch, query_heads, dim = queries.shape
     longest = max(cache.lengths.tolist())
     parts = (batch * query_heads, max(1, -(-longest // (RUN * CHUNK))))
-    tops, sums, kept = np.empty(parts), np.empty(parts), np.empty(parts, np.int64)
-    weighted = np.empty((*parts, dim))
-    place, grain = cells_of(cache), _GRAINS[cache.keys.dtype]
-    begun = np.zeros(1, np.int64)
+    of_runs = np.empty(parts), np.empty(parts), np.empty(parts, np.int64), np.empty((*parts, dim))
+    address, begun = cells_of(cache), np.zeros(1, np.int64)
+    store, asked = (cache.keys, cache.values, cache.norms), (queries, tau)
+    how = float(scale), recent, sinks, _GRAINS[cache.keys.dtype]
 
     def work(_: int) -> None:
         while begun[0] < len(cache.keys) * parts[1]:
             _threads.go_on()
-            _attend_runs(
-                place, cache.keys, cache.values, cache.norms, cache.lengths, queries, tau, float(scale), recent, sinks,
-                grain, begun, tops, sums, kept, weighted,
-            )  # fmt: skip
+            _attend_runs(address, store, cache.lengths, asked, how, begun, of_runs)
 
     most = workers(cache, query_heads, threads)
     _threads.run(work, range(most), most)
     merged = np.empty((parts[0], dim), np.float32), np.empty(parts[0], np.float32), np.empty(parts[0], np.int64)
-    merge(tops, sums, kept, weighted, *merged)
+    merge(*of_runs, *merged)
     shape = batch, query_heads
     return Attention(merged[0].reshape(*shape, dim), *(part.reshape(shape) for part in merged[1:]))
 
 
 @compiled
-def _attend_runs(
-    place, keys, values, norms, lengths, queries, tau, scale, recent, sinks, grain, begun, tops, sums, kept,
-    weighted,
-):  # fmt: skip
+def _attend_runs(address, store, lengths, asked, how, begun, of_runs):
     """Attend over runs of spaces, one after another: those that no thread has begun, while the clock allows.
 
-    place : address of CELLS (spaces,); begun : int64 (1,), how many runs are begun
-    tops, sums, kept, weighted : (heads, runs) and (heads, runs, d), get what `merge` takes
+    address : of CELLS (spaces,); store : keys, values, norms; asked : queries and thresholds
+    how : scale, recent, sinks, grain; begun : int64 (1,), how many runs are begun
+    of_runs : tops, sums, kept (heads, runs) and weighted (heads, runs, d), get what `merge` takes
     """
+    keys, values, norms = store
+    queries, tau = asked
+    scale, recent, sinks, grain = how
+    tops, sums, kept, weighted = of_runs
     batch, query_heads, dim = queries.shape
     spaces, runs = keys.shape[0], tops.shape[1]
     heads = spaces // batch
     size = query_heads // heads
-    words, row_bytes = (dim + 7) // 8, dim * keys.itemsize
-    all_cells = carray(pointer(place, CELLS), spaces)
+    row_bytes = dim * keys.itemsize
+    all_cells = carray(pointer(address, CELLS), spaces)
     keys, values, norms = borrowed(keys), borrowed(values), borrowed(norms)
     tile, codes = blank_tile(dim)
     own_rows, left = np.empty((size, CHUNK), np.int64), np.zeros(size, np.int64)
     rows = borrowed(own_rows)
     logits, parts, part = np.empty(CHUNK), np.empty((2, dim)), np.empty(dim, np.float32)
-    own, viewed = see(all_cells[0], queries[0, :size], tau[0, :size]), 0
-    group = seen(own)
+    own, viewed = prepare_heads(all_cells[0], queries[0, :size], tau[0, :size]), 0
+    group = borrow_heads(own)
     clock = np.empty(1, CLOCK)
     start_clock(clock[0], TURN)
     matrix_begin()
@@ -125,27 +124,25 @@ def _attend_runs(
         sequence, first = space // heads, space % heads * size
         cells, length = all_cells[space], lengths[sequence]
         if space != viewed:
-            own = see(cells, queries[sequence, first : first + size], tau[sequence, first : first + size])
-            group, viewed = seen(own), space
+            heads_of_space = slice(first, first + size)
+            own = prepare_heads(cells, queries[sequence, heads_of_space], tau[sequence, heads_of_space])
+            group, viewed = borrow_heads(own), space
         forced = (min(sinks, length), max(0, length - recent))
         owner = sequence * query_heads + first
         kept[owner : owner + size, run] = 0
         start = run * RUN * CHUNK
         for low in range(start, min(start + RUN * CHUNK, length), CHUNK):
             high = min(low + CHUNK, length)
-            _filter(cells, group, low, high, words, forced, keys[space].ctypes.data, row_bytes, tile[0], rows, left)
+            _filter(cells, group, (low, high), forced, (keys[space].ctypes.data, row_bytes), tile[0], rows, left)
             for k in range(size):
-                count = _decide(
-                    keys[space], values[space].ctypes.data, norms[space], grain, group, k, forced, rows[k], left[k],
-                    scale, logits, parts,
-                )  # fmt: skip
+                rows_of_space = keys[space], values[space], norms[space]
+                count = _decide(rows_of_space, (scale, grain), group, k, forced, (rows[k], left[k]), logits, parts)
                 if count:
-                    weight = kept[owner + k, run] > 0
+                    before = kept[owner + k, run], tops[owner + k, run], sums[owner + k, run]
                     kept[owner + k, run] += count
                     tops[owner + k, run], sums[owner + k, run] = _weigh(
-                        values[space], rows[k], count, logits, part, weight, tops[owner + k, run],
-                        sums[owner + k, run], weighted[owner + k, run],
-                    )  # fmt: skip
+                        values[space], (rows[k], count), logits, part, before, weighted[owner + k, run]
+                    )
     matrix_end()
     hold(clock)
     hold(codes)
@@ -154,8 +151,10 @@ def _attend_runs(
 
 
 @inlined
-def _filter(cells, group, low, high, words, forced, keys, row_bytes, tile, rows, left):
+def _filter(cells, group, span, forced, keys, tile, rows, left):
     """List for each query head the rows [low, high) of a chunk that its codes leave; left (group,) counts them."""
+    low, high = span
+    words = (group.wide.shape[1] + 7) // 8
     left[:] = 0
     reached = low < forced[0] or high > forced[1]
     for k in range(left.size):
@@ -167,17 +166,22 @@ def _filter(cells, group, low, high, words, forced, keys, row_bytes, tile, rows,
         for pack in range(group.matrix.shape[0]):
             multiply(group, pack, tile)
             for k in range(pack * PACK, min((pack + 1) * PACK, left.size)):
-                left[k] = list_left(
-                    cells, group.levels[k], tile, k % PACK, first, high, forced, keys, row_bytes, rows[k], left[k]
-                )
+                listed = rows[k], left[k]
+                left[k] = list_left(cells, group.levels[k], tile, k % PACK, (first, high), forced, keys, listed)
 
 
 @inlined
-def _decide(keys, values, norms, grain, group, k, forced, rows, left, scale, logits, parts):
+def _decide(store, how, group, k, forced, listed, logits, parts):
     """Keep of the listed rows those that reach the threshold of head k, or are forced, with their logits.
 
-    values : address of the values, which are fetched; returns how many rows are kept
+    store : keys, values (which are fetched) and norms of the space; how : scale, grain
+    listed : rows, and how many there are
+
+    Returns how many rows are kept.
     """
+    keys, values, norms = store
+    scale, grain = how
+    rows, left = listed
     wide, tau, plan = group.wide[k], group.tau[k], group.plans[k]
     trust = precision(plan, grain)
     row_bytes = keys.shape[1] * keys.itemsize
@@ -193,7 +197,7 @@ def _decide(keys, values, norms, grain, group, k, forced, rows, left, scale, log
             hit, _ = decide_hairline(keys[row], norm, grain, group.narrow[k], plan, tau, False, parts)
             if not hit:
                 continue
-        fetch(values + row * row_bytes, row_bytes)
+        fetch(values.ctypes.data + row * row_bytes, row_bytes)
         rows[kept] = row
         logits[kept] = scale * score
         kept += 1
@@ -201,16 +205,21 @@ def _decide(keys, values, norms, grain, group, k, forced, rows, left, scale, log
 
 
 @inlined
-def _weigh(values, rows, count, logits, part, more, top, total, weighted):
-    """Add the values of the listed rows to `weighted`, with weights exp(logit - top); `more` if there were rows before.
+def _weigh(values, listed, logits, part, before, weighted):
+    """Add the values of the listed rows to `weighted`, with weights exp(logit - top).
+
+    listed : rows, and how many there are
+    before : how many rows were added before; if there were any, their top and the total of their weights
 
     Returns the new top and the total of the weights.
     """
+    rows, count = listed
+    added, top, total = before
     highest = logits[0]
     for at in range(1, count):
         highest = max(highest, logits[at])
     part[:] = 0.0
-    if not more:
+    if not added:
         total = raise_to(logits, count, highest)
         add_values(values, rows, logits, count, part)
         for j in range(part.size):

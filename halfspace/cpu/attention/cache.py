@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import carray
 
+from halfspace.cpu.attention.heads import cells_of
 from halfspace.cpu.filters.cells import choose_frame, encode_rows
+from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.formats import SLICE, measure_rows
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined, pointer
-from halfspace.model.filters.cells import Cells
-from halfspace.model.kv_cache import OVERFULL, SAMPLE, Cache, longest_codes
+from halfspace.model.kv_cache import OVERFULL, RESERVOIR, Cache
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 
 __all__ = ["extend", "new_cache", "reframe"]
@@ -20,32 +22,9 @@ __all__ = ["extend", "new_cache", "reframe"]
 def new_cache(batch: int, heads: int, dim: int, bits: np.dtype[Any], capacity: int, offload: bool) -> Cache:
     """Make room for `capacity` rows, a multiple of 64, of each head of each sequence.
 
-    bits : dtype of the stored numbers, see `halfspace.model.formats.FORMATS`
-    offload : False, since all is in the host's memory
-
-    All is zero but the weights, which are 1.
+    bits : dtype of the stored numbers; offload : False, since all is in the host's memory
     """
-    spaces, blocks, words = batch * heads, capacity // BLOCK, -(-dim // 8)
-    cells = Cells(
-        np.zeros((spaces, dim), np.float32),
-        np.ones((spaces, dim), np.float32),
-        np.tile(longest_codes(dim), (spaces, 1)),
-        _jit.zeros((spaces, blocks, words, BLOCK, 4), np.uint8),
-        _jit.zeros((spaces, 4 * BLOCK * blocks * words + 64), np.uint8),
-        np.zeros((spaces, capacity), np.uint16),
-        np.zeros((spaces, 2, capacity), np.uint16),
-        np.zeros((spaces, -(-capacity // CHUNK)), np.float32),
-    )
-    return Cache(
-        np.zeros((spaces, capacity, dim), bits),
-        np.zeros((spaces, capacity, dim), bits),
-        np.zeros((spaces, capacity), np.float32),
-        cells,
-        np.zeros(batch, np.int64),
-        np.full((batch, SAMPLE), -1),
-        np.zeros(batch, np.uint64),
-        heads,
-    )
+    return Cache.blank(_jit.zeros, (batch, heads, capacity, dim), bits)
 
 
 def extend(
@@ -62,34 +41,35 @@ def extend(
     keys, values = (np.ascontiguousarray(x) if x.strides[3] != x.itemsize else x for x in (keys, values))
     if counts is None:
         counts = np.full(cache.batch, rows)
-    cells = cache.cells
-    held = (
-        cache.keys, cache.values, cache.norms, cells.centre, cells.weights, cells.high, cells.low, cells.scales,
-        cells.radii, cells.peaks, cache.lengths,
-    )  # fmt: skip
-    given = (keys.ctypes.data, *keys.strides[:3], values.ctypes.data, *values.strides[:3])
+    address, store = cells_of(cache), (cache.keys, cache.values, cache.norms)
+    given = (keys.ctypes.data, *keys.strides[:3]), (values.ctypes.data, *values.strides[:3])
+    ends = cache.lengths, counts
     pieces = rows // CHUNK + 2  # chunks that rows may fall into
     parts = -(-keys.size // SLICE)
     if parts == 1:
-        _append(*held, *given, counts, pieces, 0, pieces * cache.heads * cache.batch)
+        _append(address, store, ends, given, pieces, (0, pieces * cache.heads * cache.batch))
     else:
         spans = _threads.spans(pieces * cache.heads * cache.batch, parts)
-        _threads.run(lambda span: _append(*held, *given, counts, pieces, *span), spans, threads)
+        _threads.run(lambda span: _append(address, store, ends, given, pieces, span), spans, threads)
     _lengthen(cache.keys.shape[1], counts, cache.lengths, cache.sample, cache.status)
 
 
 @compiled
-def _append(
-    keys, values, norms, centre, weights, high, low, scales, radii, peaks, lengths, new_keys, key_batch, key_head,
-    key_row, new_values, value_batch, value_head, value_row, counts, pieces, first, last,
-):  # fmt: skip
+def _append(address, store, ends, given, pieces, span):
     """Do pieces [first, last) of the work: one is what falls into one chunk of a space.
 
-    new_keys, key_batch, key_head, key_row : address of the rows (batch, heads, rows, d), and their strides
+    address : of CELLS (spaces,); store : keys, values, norms; ends : lengths and counts (batch,)
+    given : of keys and of values (batch, heads, rows, d), the address and the strides of batch, heads and rows
     """
+    keys, values, norms = store
+    lengths, counts = ends
+    new_keys, key_batch, key_head, key_row = given[0]
+    new_values, value_batch, value_head, value_row = given[1]
+    first, last = span
     capacity, dim = keys.shape[1:]
     heads = keys.shape[0] // lengths.size
     longest = np.zeros(2)
+    all_cells = carray(pointer(address, CELLS), keys.shape[0])
     for piece in range(first, last):
         space = piece // pieces
         sequence, head = space // heads, space % heads
@@ -106,14 +86,26 @@ def _append(
                 keys[space, row, j] = key[j]
                 values[space, row, j] = value[j]
         measure_rows(keys[space], norms[space], low_row, high_row)
-        encode_rows(
-            keys[space], centre[space], weights[space], high[space], low[space], scales[space], radii[space], longest,
-            low_row, high_row,
-        )  # fmt: skip
-        peak = peaks[space, chunk] if low_row > chunk * CHUNK else np.float32(0.0)
+        frame, places, peaks = _arrays_of(all_cells[space], capacity, dim)
+        encode_rows(keys[space], frame, places, longest, (low_row, high_row))
+        peak = peaks[chunk] if low_row > chunk * CHUNK else np.float32(0.0)
         for row in range(low_row, high_row):
             peak = max(peak, norms[space, row])
-        peaks[space, chunk] = peak
+        peaks[chunk] = peak
+
+
+@inlined
+def _arrays_of(cells, capacity, dim):
+    """View the arrays of a CELLS record: frame and places, as `encode_rows` takes them, and peaks."""
+    words = (dim + 7) // 8
+    frame = carray(pointer(cells.centre, np.float32), dim), carray(pointer(cells.weights, np.float32), dim)
+    places = (
+        carray(pointer(cells.high, np.uint8), (capacity // BLOCK, words, BLOCK, 4)),
+        carray(pointer(cells.low, np.uint8), 4 * capacity * words),
+        carray(pointer(cells.scales, np.uint16), capacity),
+        carray(pointer(cells.high_radii, np.uint16), (2, capacity)),  # those of the whole codes follow
+    )
+    return frame, places, carray(pointer(cells.peaks, np.float32), (capacity + CHUNK - 1) // CHUNK)
 
 
 @compiled
@@ -125,8 +117,8 @@ def _lengthen(capacity, counts, lengths, sample, status):
             status[sequence] |= np.uint64(OVERFULL)
             continue
         for at in range(length, length + count):
-            slot = at if at < SAMPLE else _drawn(np.uint64(at))
-            if slot < SAMPLE:
+            slot = at if at < RESERVOIR else _drawn(np.uint64(at))
+            if slot < RESERVOIR:
                 sample[sequence, slot] = at
         lengths[sequence] = length + count
 
@@ -164,8 +156,9 @@ def reframe(cache: Cache, threads: int = 1) -> None:
 
     def encode(span: tuple[int, int, int]) -> None:
         space, first, last = span
-        places = cells.centre, cells.weights, cells.high, cells.low, cells.scales, cells.radii
-        encode_rows(cache.keys[space], *(place[space] for place in places), np.zeros(2), first, last)
+        frame = cells.centre[space], cells.weights[space]
+        places = cells.high[space], cells.low[space], cells.scales[space], cells.radii[space]
+        encode_rows(cache.keys[space], frame, places, np.zeros(2), (first, last))
 
     _threads.run(encode, spans, threads)
     cache.stale = False

@@ -29,14 +29,14 @@ from halfspace.model.segment import address
 
 __all__ = [
     "PACK",
-    "Group",
+    "HeadGroup",
     "blank_tile",
+    "borrow_heads",
     "cells_of",
     "list_left",
     "load_tile",
     "multiply",
-    "see",
-    "seen",
+    "prepare_heads",
     "workers",
     "writeable",
 ]
@@ -53,7 +53,7 @@ LEVEL = np.dtype([("level", np.float32), ("factor", np.float32), ("offset", np.f
 """The test of codes for one query head."""
 
 
-class Group(NamedTuple):
+class HeadGroup(NamedTuple):
     """The query heads of a KV head, seen from its frame."""
 
     narrow: np.ndarray  # float32 (group, d); see `halfspace.cpu.directions.Directions`
@@ -86,9 +86,8 @@ def cells_of(cache: Cache) -> int:
     records = np.zeros(cache.keys.shape[0], CELLS)
     for space in range(records.size):
         fill_cells(cache.cells, space, records[space])
-    place = address(records)
-    cache.kept["cells"] = records, place
-    return place
+    cache.kept["cells"] = records, address(records)
+    return address(records)
 
 
 def workers(cache: Cache, query_heads: int, threads: int) -> int:
@@ -103,7 +102,7 @@ def writeable(array: np.ndarray) -> np.ndarray:
 
 
 @inlined
-def see(cells, queries, tau):
+def prepare_heads(cells, queries, tau):
     """View queries (group, d), float32 or bits, with thresholds (group,) of their own, from the frame of a KV head."""
     group, dim = queries.shape
     narrow = np.empty((group, dim), np.float32)
@@ -132,23 +131,29 @@ def see(cells, queries, tau):
         margin = pair_margin(np.float64(magnitude), factor, dim)
         level.level, level.factor = np.float32(view.below / view.unit), np.float32(factor)
         level.offset = np.float32(128.0 * view.digit_sum - view.low_slack / view.unit - margin)
-    return Group(narrow, directions.wide, directions.records, own, views, levels, steps, matrix, digits)
+    return HeadGroup(narrow, directions.wide, directions.records, own, views, levels, steps, matrix, digits)
 
 
 @inlined
-def seen(group):
-    """View what `see` returned, which must be held."""
-    return Group(
-        borrowed(group.narrow), borrowed(group.wide), borrowed(group.plans), borrowed(group.tau),
-        borrowed(group.views), borrowed(group.levels), borrowed(group.steps), borrowed(group.matrix),
+def borrow_heads(group):
+    """View what `prepare_heads` returned, which must be held."""
+    return HeadGroup(
+        borrowed(group.narrow),
+        borrowed(group.wide),
+        borrowed(group.plans),
+        borrowed(group.tau),
+        borrowed(group.views),
+        borrowed(group.levels),
+        borrowed(group.steps),
+        borrowed(group.matrix),
         borrowed(group.digits),
-    )  # fmt: skip
+    )
 
 
 @inlined
 def blank_tile(dim):
     """Make room for a tile of keys of `dim` dimensions; returns KEYS (1,) and the codes that it points to."""
-    block = (dim + TILE - 1) // TILE * (16 * 4 * BLOCK)
+    block = (dim + TILE - 1) // TILE * (TILE * BLOCK)
     codes = np.zeros(TILE // BLOCK * block + 64, np.uint8)
     tile = np.empty(1, KEYS)
     for b in range(TILE // BLOCK):
@@ -186,21 +191,24 @@ def multiply(group, pack, tile):
 
 
 @inlined
-def list_left(cells, level, tile, k, first, high, forced, keys, row_bytes, rows, left):
+def list_left(cells, level, tile, k, span, forced, keys, listed):
     """List the rows [first, high) of a tile that the codes leave to head k of a pack, or that are forced.
 
-    forced : rows below forced[0] and from forced[1] on are listed whatever their codes
-    keys : address of the keys; rows : int64 (1024,), gets the rows from place `left` on
+    span : first, high; forced : rows below forced[0] and from forced[1] on are listed whatever their codes
+    keys : address of the keys, and the bytes of one, which are fetched
+    listed : rows, int64 (CHUNK,), and how many are listed already
 
     Returns how many rows are listed.
     """
+    first, high = span
+    address_of_keys, row_bytes = keys
+    rows, left = listed
     present = bits_between(0, min(TILE, high - first))
     mask = present
     if pointer(cells.peaks, np.float32)[first // CHUNK] <= MODERATE:
-        mask &= digits_reaching(
-            tile.products.ctypes.data + k * (8 * TILE), tile.inverses.ctypes.data, tile.ratios.ctypes.data,
-            level.level, level.factor, level.offset,
-        )  # fmt: skip
+        products, inverses, ratios = tile.products.ctypes.data, tile.inverses.ctypes.data, tile.ratios.ctypes.data
+        products += k * (8 * TILE)
+        mask &= digits_reaching(products, inverses, ratios, level.level, level.factor, level.offset)
         if first < forced[0]:
             mask |= present & bits_between(0, min(TILE, forced[0] - first))
         if first + TILE > forced[1]:
@@ -210,5 +218,5 @@ def list_left(cells, level, tile, k, first, high, forced, keys, row_bytes, rows,
         mask &= mask - 1
         rows[left] = row
         left += 1
-        fetch(keys + row * row_bytes, row_bytes)
+        fetch(address_of_keys + row * row_bytes, row_bytes)
     return left

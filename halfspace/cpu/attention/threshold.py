@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from numba import carray
 
-from halfspace.cpu.attention.heads import PACK, blank_tile, cells_of, load_tile, multiply, see, seen, workers, writeable
+from halfspace.cpu.attention.heads import (
+    PACK,
+    blank_tile,
+    borrow_heads,
+    cells_of,
+    load_tile,
+    multiply,
+    prepare_heads,
+    workers,
+    writeable,
+)
 from halfspace.cpu.attention.softmax import MOST, exponential
 from halfspace.cpu.codes import dot_centre
 from halfspace.cpu.filters.records import CELLS
@@ -30,7 +40,7 @@ from halfspace.cpu.runtime.jit import (
 )
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.cpu.verify import dot
-from halfspace.model.kv_cache import ESTIMATORS, SAMPLE, Cache
+from halfspace.model.kv_cache import ESTIMATORS, RESERVOIR, Cache
 from halfspace.model.layout import CHUNK, TILE
 
 __all__ = ["certify", "estimate"]
@@ -59,34 +69,37 @@ def certify(
     """
     queries = writeable(queries)
     shape = queries.shape[:2]
-    tau, dropped = np.empty(shape), np.empty(shape)
-    place, begun = cells_of(cache), np.zeros(1, np.int64)
+    certified = np.empty(shape), np.empty(shape)
+    address, begun = cells_of(cache), np.zeros(1, np.int64)
+    how = float(eps), float(scale)
 
     packs = len(cache.keys) * -(-queries.shape[1] // (cache.heads * PACK))
 
     def work(_: int) -> None:
         while begun[0] < packs:
             _threads.go_on()
-            _certify_heads(place, cache.keys, cache.lengths, queries, float(eps), float(scale), begun, tau, dropped)
+            _certify_heads(address, cache.keys, cache.lengths, queries, how, begun, certified)
 
     most = workers(cache, queries.shape[1], threads)
     _threads.run(work, range(most), most)
-    return tau, dropped
+    return certified
 
 
 @compiled
-def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, dropped):
+def _certify_heads(address, keys, lengths, queries, how, begun, certified):
     """Certify thresholds of packs of heads, one after another: those that no thread has begun, while the clock allows.
 
-    place : address of CELLS (spaces,); begun : int64 (1,), how many packs are begun
+    address : of CELLS (spaces,); how : eps, scale; begun : int64 (1,), how many packs are begun
+    certified : get thresholds and the shares that are dropped, each (batch, query_heads)
     """
+    tau, dropped = certified
     batch, query_heads, dim = queries.shape
     spaces = keys.shape[0]
     heads = spaces // batch
     size = query_heads // heads
     packs = (size + PACK - 1) // PACK
     longest = lengths.max()
-    all_cells = carray(pointer(place, CELLS), spaces)
+    all_cells = carray(pointer(address, CELLS), spaces)
     tile, codes = blank_tile(dim)
     values, rows = np.empty((min(size, PACK), longest)), np.empty(longest, np.int64)
     bins, exponents = np.empty(longest, np.int32), np.empty(longest)
@@ -101,14 +114,14 @@ def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, droppe
         sequence, first = space // heads, space % heads * size + pack * PACK
         count = min(PACK, size - pack * PACK)
         cells, length = all_cells[space], lengths[sequence]
-        own = see(cells, queries[sequence, first : first + count], everything[:count])
-        group = seen(own)
-        _bound(cells, group, length, (dim + 7) // 8, tile[0], borrowed(values))
+        own = prepare_heads(cells, queries[sequence, first : first + count], everything[:count])
+        group = borrow_heads(own)
+        _bound(cells, group, length, tile[0], borrowed(values))
+        scratch = borrowed(bins), borrowed(rows), borrowed(exponents)
         for k in range(count):
             tau[sequence, first + k], dropped[sequence, first + k] = _certify(
-                cells, borrowed(keys)[space, :length], group.wide[k], group.plans[k], group.views[k],
-                values[k, :length], eps, scale, borrowed(bins), borrowed(rows), borrowed(exponents),
-            )  # fmt: skip
+                cells, borrowed(keys)[space, :length], group, k, values[k, :length], how, scratch
+            )
         hold(own)
     hold(clock)
     hold(codes)
@@ -119,9 +132,10 @@ def _certify_heads(place, keys, lengths, queries, eps, scale, begun, tau, droppe
 
 
 @inlined
-def _bound(cells, group, length, words, tile, values):
+def _bound(cells, group, length, tile, values):
     """Compute for each head what the codes of all keys come to: values (heads, >= length), as seen from the centre."""
     matrix_begin()
+    words = (group.wide.shape[1] + 7) // 8
     scales = pointer(cells.scales, np.uint16)
     for first in range(0, length, TILE):
         load_tile(cells, first, words, tile)
@@ -150,11 +164,15 @@ def _bin(exponent, per):
 
 
 @inlined
-def _certify(cells, keys, wide, plan, view, values, eps, scale, bins, rows, exponents):
-    """Certify a threshold for one head; returns it and the share that is dropped.
+def _certify(cells, keys, group, k, values, how, scratch):
+    """Certify a threshold for head k; returns it and the share that is dropped.
 
-    keys : stored (n, d); values (n,), see `_bound`; bins, rows, exponents : (>= n,), to work in
+    keys : stored (n, d); values : (n,), see `_bound`; how : eps, scale
+    scratch : bins, rows, exponents (>= n,), to work in
     """
+    wide, plan, view = group.wide[k], group.plans[k], group.views[k]
+    eps, scale = how
+    bins, rows, exponents = scratch
     length, dim = keys.shape
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
     peaks = carray(pointer(cells.peaks, np.float32), (length + CHUNK - 1) // CHUNK)
@@ -249,27 +267,30 @@ def estimate(cache: Cache, queries: np.ndarray, keep: float, estimator: str, thr
     queries = writeable(queries)
     tau = np.empty(queries.shape[:2])
     which = ESTIMATORS.index(estimator)
-    slots = min(SAMPLE, max(1, round(1.0 / keep) - 1)) if which == MAX else SAMPLE
+    slots = min(RESERVOIR, max(1, round(1.0 / keep) - 1)) if which == MAX else RESERVOIR
+    how = float(keep), which, slots
     begun = np.zeros(1, np.int64)
 
     def work(_: int) -> None:
         while begun[0] < tau.size:
             _threads.go_on()
-            _estimate_heads(cache.keys, cache.lengths, cache.sample, queries, float(keep), which, slots, begun, tau)
+            _estimate_heads(cache.keys, cache.lengths, cache.sample, queries, how, begun, tau)
 
     _threads.run(work, range(threads), threads)
     return tau
 
 
 @compiled
-def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begun, tau):
+def _estimate_heads(keys, lengths, sample, queries, how, begun, tau):
     """Estimate thresholds of heads, one after another: those that no thread has begun, while the clock allows.
 
-    slots : how many slots of the sample are looked at; begun : int64 (1,), how many heads are begun
+    how : the share to be kept, the number of the estimator, and how many slots of the sample are looked at
+    begun : int64 (1,), how many heads are begun
     """
+    keep, estimator, slots = how
     batch, query_heads, dim = queries.shape
     heads = keys.shape[0] // batch
-    wide, scores = np.empty(dim), np.empty(SAMPLE)
+    wide, scores = np.empty(dim), np.empty(RESERVOIR)
     rows = borrowed(keys)
     clock = np.empty(1, CLOCK)
     start_clock(clock[0], TURN)
@@ -281,7 +302,7 @@ def _estimate_heads(keys, lengths, sample, queries, keep, estimator, slots, begu
         own = rows[sequence * heads + head // (query_heads // heads)]
         for j in range(dim):
             wide[j] = exact64(widen(queries[sequence, head, j]))
-        count, members = 0, min(lengths[sequence], SAMPLE)
+        count, members = 0, min(lengths[sequence], RESERVOIR)
         for slot in range(members):
             if (slot * slots + members // 2) % members < slots:  # evenly spread: early slots hold early keys
                 scores[count] = -dot(own[sample[sequence, slot]], wide)

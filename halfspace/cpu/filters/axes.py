@@ -8,7 +8,7 @@ with z the part of x - m along the axes. The bound is tested after half of them,
 needs no orthogonality; how far P is from it is measured, and added. See `halfspace.model.rounding.axes_error`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ from halfspace.cpu.rounding import axes_error, axes_rest, norm_bound
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled
-from halfspace.model.filters.cells import Axes
-from halfspace.model.layout import BLOCK, TILE
+from halfspace.model.filters.cells import AXES_STEP, Axes
+from halfspace.model.layout import BLOCK, LOW_MIDDLE, TILE
 from halfspace.model.rounding import axes_spread
 from halfspace.runtime.interrupts import undisturbed
 from halfspace.runtime.progress import Advance, ignore
@@ -53,7 +53,7 @@ def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | 
     spaces, _, dim = sample.shape
     if not DIMS[0] <= dim <= DIMS[1] or rows < ROWS * dim:
         return None
-    count = dim // SHARE // 16 * 16
+    count = dim // SHARE // AXES_STEP * AXES_STEP
     found = np.empty((spaces, count, dim), np.float32)
     weights = np.empty((spaces, count), np.float32)
     for space, part in enumerate(sample):
@@ -105,7 +105,7 @@ def _products(rows: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.flo
 
 
 @compiled
-def _multiply(rows: Any, sums: Any, first: Any, last: Any):
+def _multiply(rows, sums, first, last):
     """Sum the products of columns [first, last) of rows (k, d) with themselves and all before them.
 
     k is a multiple of `SUMMED`.
@@ -139,15 +139,8 @@ def measured(axes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) ->
 
 def blank(basis: Basis, rows: int) -> Axes:
     """Make room for so many rows."""
-    spaces, count, _ = basis.axes.shape
-    tiles = -(-rows // TILE)
-    return Axes(
-        *basis,
-        _jit.zeros((spaces, 2, 4 * tiles, count // 16, BLOCK, 4), np.uint8),
-        np.zeros((spaces, TILE * tiles), np.uint16),
-        np.zeros((spaces, 2, TILE * tiles), np.uint16),
-        np.zeros((spaces, 2, TILE * tiles), np.uint16),
-    )
+    spaces, count, dim = basis.axes.shape
+    return Axes.blank(_jit.zeros, Axes.shapes(spaces, rows, dim, count), **basis._asdict())
 
 
 def encode(
@@ -162,22 +155,27 @@ def encode(
     rows, dim = vectors.shape
     count = axes.axes.shape[1]
     columns = np.ascontiguousarray(axes.axes[space].T)
-    places = [part[space] for part in (axes.weights, axes.codes, axes.scales, axes.radii, axes.rests)]
+    frame = centre, columns, axes.weights[space]
+    places = tuple(part[space] for part in (axes.codes, axes.scales, axes.radii, axes.rests))
     spread = float(axes.spread[space])
 
     def fill(span: tuple[int, int]) -> None:
-        _encode(vectors, centre, columns, *places, spread, *span)
+        _encode(vectors, frame, places, spread, span)
         advance((span[1] - span[0]) * dim)
 
     _threads.run(fill, _threads.spans(rows, -(-rows * count * dim // PRODUCTS), TILE), threads)
 
 
 @compiled
-def _encode(
-    vectors: Any, centre: Any, columns: Any, weights: Any, codes: Any, scales: Any, radii: Any, rests: Any, spread: Any,
-    first: Any, last: Any,
-):  # fmt: skip
-    """Encode rows [first, last) of (n, d) vectors; columns (d, h) are the axes, one after another."""
+def _encode(vectors, frame, places, spread, span):
+    """Encode rows [first, last) of (n, d) vectors.
+
+    frame : centre (d,), columns (d, h), which are the axes, one after another, and weights (h,)
+    places : codes, scales, radii, rests of the axes
+    """
+    centre, columns, weights = frame
+    codes, scales, radii, rests = places
+    first, last = span
     dim, count = columns.shape
     half = count // 2
     four = 4  # rows whose parts are computed at once
@@ -208,7 +206,7 @@ def _encode(
             largest = 0.0
             for k in range(count):
                 largest = max(largest, abs(np.float64(own[k])) / np.float64(weights[k]))
-            scales[i] = round_up16(largest / 7.5)
+            scales[i] = round_up16(largest / LOW_MIDDLE)
             scale = widen16(scales[i])
             step = 1.0 / scale if scale > 0.0 else 0.0
             slack = axes_error(lengths[i - start], spread)
@@ -216,7 +214,7 @@ def _encode(
             for k in range(count):
                 value, unit = np.float64(own[k]), np.float64(weights[k]) * scale
                 code[k] = min(max(np.int64(np.floor(value / np.float64(weights[k]) * step)) + 8, 0), 15)
-                rest = value - unit * (np.float64(code[k]) - 7.5)
+                rest = value - unit * (np.float64(code[k]) - LOW_MIDDLE)
                 along += value * value
                 error += rest * rest
                 if k == half - 1 or k == count - 1:

@@ -17,16 +17,18 @@ its bound is then minus infinity, and with it that of every row it holds. All of
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.codes import blank, mean, put_ball, widen_centre
+from halfspace.cpu.codes import mean, put_ball, widen_centre
 from halfspace.cpu.filters import Bounded, FilterCode
 from halfspace.cpu.filters.ball_tests import bound, record, search_balls
 from halfspace.cpu.filters.records import nothing_bounded
 from halfspace.cpu.formats import SLICE
 from halfspace.cpu.partition import partition
+from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled
 from halfspace.model.counters import WORK_SHAPE, Column, Stage
 from halfspace.model.filters.balls import Balls
+from halfspace.model.layout import Codes
 from halfspace.model.segment import Segment
 from halfspace.runtime.progress import Advance, ignore
 
@@ -58,7 +60,8 @@ def enclose(
         members, centre = like.members, like.centre
         advance(vectors.size)
     holders = np.empty_like(members)
-    codes = blank(spaces * subspaces, groups, int(np.diff(columns).max()))
+    width = int(np.diff(columns).max())
+    codes = Codes.blank(_jit.zeros, Codes.shapes(spaces * subspaces, groups, width))
     tasks = [
         (space, part, span)
         for space in range(spaces)
@@ -72,7 +75,7 @@ def enclose(
         at = space * subspaces + part
         places = codes.codes[at], codes.scales[at], codes.radii[at]
         lists = members[space, part], holders[space, part]
-        _enclose(vectors[space], *lists, low, centre[space, low:high], *places, size, *span)
+        _enclose(vectors[space], lists, low, centre[space, low:high], places, size, span)
         advance((min(span[1] * size, rows) - span[0] * size) * int(high - low))
 
     _threads.run(fill, tasks, threads)
@@ -80,14 +83,19 @@ def enclose(
 
 
 @compiled
-def _enclose(vectors, members, holders, low, centre, codes, scales, radii, size, first, last):
-    """Put balls around groups [first, last) of one subspace, whose dimensions begin at `low`."""
-    base = widen_centre(centre)
+def _enclose(vectors, lists, low, centre, places, size, span):
+    """Put balls around groups [first, last) of one subspace, whose dimensions begin at `low`.
+
+    lists : members and holders (n,), of which the latter are filled in; places : codes, scales, radii
+    """
+    members, holders = lists
+    around = widen_centre(centre), 0.0
+    first, last = span
     middle = np.empty(centre.size)
     for group in range(first, last):
         start = group * size
         stop = min(start + size, members.size)
-        put_ball(vectors, members, low, base, 0.0, codes, scales, radii, group, start, stop, middle)
+        put_ball(vectors, members, low, around, places, group, (start, stop), middle)
         for at in range(start, stop):
             holders[members[at]] = group
 

@@ -13,7 +13,7 @@ For a direction q, W q = a A + (what its own coding costs), so
 with k from `halfspace.model.rounding.reach`; A c = 16 (A high) + (A low) is an integer.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled
 from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
-from halfspace.model.layout import BLOCK, CHUNK, TILE
+from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LARGEST_CODE, MODERATE, TILE
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["CODE", "choose_frame", "encode", "encode_rows"]
@@ -39,10 +39,10 @@ __all__ = ["CODE", "choose_frame", "encode", "encode_rows"]
 FLATTEN = 0.75
 """Weights are spreads to this power: the codes of a dimension get coarser with its spread, but less than that."""
 LEAST_WEIGHT = 2.0**-16
-SAMPLE = 1 << 14
+SPREAD_ROWS = 1 << 14
 """Rows from which spreads and axes are estimated."""
-MODERATE = (2.0**-40, 2.0**60)
-"""The largest norm of a segment must lie between these, or all weights are 1 and there are no axes."""
+LEAST_NORM = 2.0**-40
+"""If the largest norm of a segment is below this, or above `MODERATE`, all weights are 1 and there are no axes."""
 
 
 class _Frame(NamedTuple):
@@ -73,10 +73,10 @@ def choose_frame(
     """
     spaces, rows, dim = vectors.shape
     centre = mean(vectors, threads)
-    moderate = MODERATE[0] <= float(norms.max()) <= MODERATE[1]
+    moderate = LEAST_NORM <= float(norms.max()) <= MODERATE
     if not moderate:
         return centre, np.ones((spaces, dim), np.float32), None
-    chosen = np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64)
+    chosen = np.linspace(0, rows - 1, min(rows, SPREAD_ROWS)).astype(np.int64)
     sample = np.empty((spaces, chosen.size, dim), np.float32)
     for space in range(spaces):
         for low, high in _threads.spans(chosen.size, -(-chosen.size * dim // SLICE)):
@@ -120,17 +120,13 @@ def encode(
     """
     spaces, rows, dim = vectors.shape
     own = _choose(vectors, norms, threads) if like is None else _frame_of(like)
-    tiles, words = -(-rows // TILE), -(-dim // 8)
-    cells = Cells(
-        own.centre,
-        own.weights,
-        np.zeros((spaces, 2)),
-        _jit.zeros((spaces, 4 * tiles, words, BLOCK, 4), np.uint8),
-        _jit.zeros((spaces, 4 * TILE * tiles * words + 64), np.uint8),
-        np.zeros((spaces, TILE * tiles), np.uint16),
-        np.zeros((spaces, 2, TILE * tiles), np.uint16),
-        np.maximum.reduceat(norms, np.arange(0, rows, CHUNK), axis=1),
-        None if own.axes is None else axes.blank(own.axes, rows),
+    cells = Cells.blank(
+        _jit.zeros,
+        Cells.shapes(spaces, rows, dim),
+        centre=own.centre,
+        weights=own.weights,
+        peaks=np.maximum.reduceat(norms, np.arange(0, rows, CHUNK), axis=1),
+        axes=None if own.axes is None else axes.blank(own.axes, rows),
     )
     spans = _threads.spans(rows, -(-rows * dim // SLICE), TILE)
     longest = np.zeros((spaces, len(spans), 2))
@@ -139,7 +135,7 @@ def encode(
         space, at = task
         frame = own.centre[space], own.weights[space]
         places = cells.high[space], cells.low[space], cells.scales[space], cells.radii[space]
-        encode_rows(vectors[space], *frame, *places, longest[task], *spans[at])
+        encode_rows(vectors[space], frame, places, longest[task], spans[at])
         advance((spans[at][1] - spans[at][0]) * dim)
 
     _threads.run(fill, [(space, at) for space in range(spaces) for at in range(len(spans))], threads)
@@ -153,14 +149,15 @@ def encode(
 
 
 @compiled
-def encode_rows(
-    vectors: Any, centre: Any, weights: Any, high: Any, low: Any, scales: Any, radii: Any, lengths: Any, first: Any,
-    last: Any,
-):  # fmt: skip
-    """Encode rows [first, last) of (n, d) vectors; lengths (2,) get the longest squared norms of high and whole codes.
+def encode_rows(vectors, frame, places, lengths, span):
+    """Encode rows [first, last) of (n, d) vectors.
 
-    They are at least what was there before.
+    frame : centre and weights, each (d,); places : high, low, scales, radii of the cells
+    lengths : (2,), get the longest squared norms of high and of whole codes, or keep what is larger
     """
+    centre, weights = frame
+    high, low, scales, radii = places
+    first, last = span
     dim = centre.size
     words = high.shape[1]
     base, weight, inverse = np.empty(dim), np.empty(dim), np.empty(dim)
@@ -176,14 +173,14 @@ def encode_rows(
         for j in range(dim):
             offset[j] = exact64(widen(vectors[i, j])) - base[j]
             largest = max(largest, abs(offset[j]) * inverse[j])
-        scales[i] = round_up16(largest / 127.0)
+        scales[i] = round_up16(largest / LARGEST_CODE)
         scale = widen16(scales[i])
         step = 1.0 / scale if 0.0 < scale < np.inf else 0.0
         rest, coarse, length, length_high = 0.0, 0.0, 0.0, 0.0
         for j in range(dim):
-            nearest = min(max(np.rint(offset[j] * inverse[j] * step), -127.0), 127.0)
+            nearest = min(max(np.rint(offset[j] * inverse[j] * step), -LARGEST_CODE), LARGEST_CODE)
             code[j] = np.int64(nearest) + 128
-            middle = np.float64(16 * (code[j] >> 4)) - 120.5
+            middle = np.float64(16 * (code[j] >> 4)) - HIGH_MIDDLE
             error = offset[j] - weight[j] * scale * nearest
             rest += error * error
             error = offset[j] - weight[j] * scale * middle

@@ -12,7 +12,7 @@ from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.rounding import norm_bound, radius_factor, reach
 from halfspace.cpu.runtime.jit import inlined, multiply_add, pointer
 from halfspace.cpu.runtime.simd import GROUP
-from halfspace.model.layout import TILE
+from halfspace.model.layout import LOW_MIDDLE, TILE
 
 __all__ = ["SHARED", "VIEW", "Seen", "blank_seen", "fill_seen", "look", "view_one"]
 
@@ -193,7 +193,7 @@ def _view_axes(cells, direction, along, digits, out):
         along[k] *= np.float64(weights[k])
     unit, rest, _ = code_in_digits(along, count, digits)
     out.axes_unit = unit
-    out.axes_slack = reach(unit, rest, direction.norm, 7.5 * np.sqrt(count), count)
+    out.axes_slack = reach(unit, rest, direction.norm, LOW_MIDDLE * np.sqrt(count), count)
     half = count // 2
     for part in range(2):
         own = np.int64(0)

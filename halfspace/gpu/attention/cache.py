@@ -10,9 +10,8 @@ import numpy as np
 
 from halfspace.gpu.runtime.device import capturing
 from halfspace.gpu.runtime.launch import Kernel, format_of
-from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
-from halfspace.model.kv_cache import GRAINS, SAMPLE, Cache, longest_codes
+from halfspace.model.kv_cache import GRAINS, Cache
 from halfspace.model.segment import address
 
 __all__ = ["CACHE", "describe", "extend", "new_cache", "reframe"]
@@ -58,22 +57,7 @@ def new_cache(batch: int, heads: int, dim: int, bits: Any, capacity: int, offloa
     """
     if dim % 8:
         raise ValueError(f"kernels take whole words of 8 dimensions, got {dim}")
-    spaces = batch * heads
-    zeros = _pinned_zeros if offload else cp.zeros
-    weights = cp.ones((spaces, dim), np.float32)
-    spans = cp.asarray(np.tile(longest_codes(dim), (spaces, 1)))
-    cells = Cells.blank(cp.zeros, Cells.shapes(spaces, capacity, dim), weights=weights, spans=spans)
-    return Cache(
-        zeros((spaces, capacity, dim), bits),
-        zeros((spaces, capacity, dim), bits),
-        cp.zeros((spaces, capacity), np.float32),
-        cells,
-        cp.zeros(batch, np.int64),
-        cp.full((batch, SAMPLE), -1, np.int64),
-        cp.zeros(batch, np.uint64),
-        heads,
-        offload,
-    )
+    return Cache.blank(cp.zeros, (batch, heads, capacity, dim), bits, _pinned_zeros if offload else None)
 
 
 def _pinned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:

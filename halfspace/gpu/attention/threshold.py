@@ -12,7 +12,7 @@ import numpy as np
 from halfspace.gpu.attention.cache import CACHE, describe
 from halfspace.gpu.runtime.launch import Kernel, format_of
 from halfspace.gpu.runtime.records import THREADS
-from halfspace.model.kv_cache import ESTIMATORS, SAMPLE, Cache
+from halfspace.model.kv_cache import ESTIMATORS, RESERVOIR, Cache
 from halfspace.model.segment import address
 
 __all__ = ["certify", "estimate"]
@@ -124,14 +124,14 @@ def estimate(cache: Cache, queries: Any, keep: float, estimator: str, threads: i
     batch, query_heads = queries.shape[:2]
     heads, key = batch * query_heads, f"estimate {query_heads}"
     scores, tickets = cache.kept.get(key) or cache.kept.setdefault(
-        key, (cp.empty((heads, SAMPLE), np.float32), cp.zeros(heads, np.uint32))
+        key, (cp.empty((heads, RESERVOIR), np.float32), cp.zeros(heads, np.uint32))
     )
     tau = cp.empty((batch, query_heads), np.float64)
     call = np.zeros(1, ESTIMATE)
     own = call[0]
     own["queries"], own["wide"] = address(queries), queries.dtype == np.float32
     own["group"], own["keep"] = query_heads // cache.heads, keep
-    own["estimator"], own["slots"] = ESTIMATORS.index(estimator), min(SAMPLE, max(1, round(1.0 / keep) - 1))
+    own["estimator"], own["slots"] = ESTIMATORS.index(estimator), min(RESERVOIR, max(1, round(1.0 / keep) - 1))
     own["scores"], own["tickets"], own["tau"] = address(scores), address(tickets), address(tau)
     options: dict[str, Any] = {"format": format_of(cache.keys.dtype), "head_dim": cache.dim, "overlap": True}
     _estimate((SCORING, heads), THREADS, describe(cache), call, **options)

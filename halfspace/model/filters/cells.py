@@ -17,7 +17,10 @@ from halfspace.model.layout import BLOCK, CHUNK, Arrays, Sections, Shape, blocks
 from halfspace.model.segment import Segment
 from halfspace.runtime.progress import Advance, Meter
 
-__all__ = ["CELLS", "Axes", "Cells"]
+__all__ = ["AXES_STEP", "CELLS", "Axes", "Cells"]
+
+AXES_STEP = 16
+"""Axes come in multiples of this: each half of them takes whole words of 8 codes."""
 
 SORTED_GAIN = 0.8
 """Rows are put in order of norms if that lowers the mean over chunks of their longest to this share."""
@@ -59,7 +62,7 @@ class Axes(Arrays):
             "axes": (np.float32, (spaces, count, dim)),
             "weights": (np.float32, (spaces, count)),
             "spread": (np.float64, (spaces,)),
-            "codes": (np.uint8, (spaces, 2, blocks, count // 16, BLOCK, 4)),
+            "codes": (np.uint8, (spaces, 2, blocks, count // AXES_STEP, BLOCK, 4)),
             "scales": (np.uint16, (spaces, BLOCK * blocks)),
             "radii": (np.uint16, (spaces, 2, BLOCK * blocks)),
             "rests": (np.uint16, (spaces, 2, BLOCK * blocks)),
@@ -85,6 +88,8 @@ class Cells(FilterData):
         "radii": "cells/radii",
         "peaks": "cells/peaks",
     }
+    FRAME: ClassVar = ("centre", "weights", "spans")
+    """Arrays that hold nothing of single rows."""
     PASSES = 2
 
     centre: npt.NDArray[np.float32]  # (spaces, d)
@@ -118,7 +123,7 @@ class Cells(FilterData):
         axes = None
         if Axes.SECTIONS["weights"] in sections:
             count = sections.size(Axes.SECTIONS["weights"])
-            if not 16 <= count <= dim or count % 16:
+            if not AXES_STEP <= count <= dim or count % AXES_STEP:
                 raise ValueError(f"there are {count} axes of {dim} dimensions")
             axes = Axes.taken(sections, Axes.shapes(1, rows, dim, count))
         return cls.taken(sections, cls.shapes(1, rows, dim), axes=axes)
