@@ -41,7 +41,7 @@ from halfspace.bench import clustered, midpoints
 from halfspace.datasets import load_keys, load_pydocs
 from halfspace.explain import Stage
 from halfspace.files.vectors import read_vectors
-from halfspace.state.build import GROUP_SIZE, WIDTH
+from halfspace.model.filters.balls import GROUP_SIZE, WIDTH
 
 SHARES = (0.001, 0.01, 0.1)
 SUBSPACES = (1, 4, 8, 16, 32)
