@@ -165,6 +165,7 @@ runtime = types.SimpleNamespace(
     getDeviceCount=lambda: _emulator.devices,
     getDevice=lambda: Device().id,
     setDevice=_set_device,
+    deviceSynchronize=lambda: None,
     memGetInfo=lambda: (_emulator.memory - _memory.pool.used_bytes(), _emulator.memory),
     runtimeGetVersion=lambda: 13000,
 )
