@@ -291,7 +291,7 @@ def bench(
                 check_output(file, [*inputs, *other], suffixes)
         tasks = command.tasks(vectors, directions, tau if tau is None else lambda m: read_tau(tau, m), share)
         names = None if engines is None else engines.split(",")
-        command.run(tasks, names, queries, batch, rounds, threads, plot, output, as_json)
+        command.run(tasks, command.Plan(names, queries, batch, rounds, threads), plot, output, as_json)
 
 
 # Input

@@ -22,7 +22,6 @@ LINES, PARAMETERS = 400, 8
 OPTIONS_OF_USERS = {
     "halfspace/attention/kv.py": {"KVIndex.__init__"},
     "halfspace/attention/hf/cache.py": {"HalfspaceCache.__init__"},
-    "halfspace/bench/command.py": {"run"},
     "halfspace/cli.py": {"build", "query", "bench"},
 }
 """Functions whose parameters are what users may choose, by keyword or on the command line."""

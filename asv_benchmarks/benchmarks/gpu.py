@@ -1,6 +1,6 @@
 """Queries and batches on an NVIDIA GPU, against CuPy and PyTorch there; left out where there is none.
 
-A call ends when the GPU has done. `asv_benchmarks/gpu.py` measures more, and writes docs/gpu-report.md.
+A call ends when the GPU has done. `asv_benchmarks/experiments/gpu.py` measures more, and writes docs/gpu-report.md.
 """
 
 from .common import Timed, build, grid, must_suit, read, write

@@ -49,6 +49,8 @@ def steps(length: int, how: str) -> Any:
     """Endless decode steps: calls without arguments."""
     import numpy as np
 
+    from halfspace.bench import midpoints
+
     keys, values, queries = cache(length)
     kind, _, amount = how.partition(", ")
     if kind == "dense":
@@ -63,9 +65,8 @@ def steps(length: int, how: str) -> Any:
         asked = torch.from_numpy(queries)[:, None, None]
         calls = [lambda q=q: attention(q, *parts) for q in asked]
     elif kind == "tau":
-        count = round(float(amount.split()[0]) / 100 * length)
-        scores = -np.sort(-(queries.astype(np.float64) @ keys[0].T.astype(np.float64)), axis=2)
-        taus = (scores[:, :, count - 1] + scores[:, :, count]) / 2
+        share = float(amount.split()[0]) / 100
+        taus = np.stack([midpoints(keys[0], own, share) for own in queries.swapaxes(0, 1)], axis=1)
         calls = [lambda q=q, t=t: index(length).attend(q, tau=t) for q, t in zip(queries, taus, strict=True)]
     elif kind == "keep":
         share = float(amount.split()[0]) / 100

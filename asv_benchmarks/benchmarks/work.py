@@ -95,7 +95,8 @@ class Roofline:
 def track_bandwidth() -> float:
     """Bytes per second that all threads read from memory: the best of reductions of a large array.
 
-    NumPy's sum computes longer than it reads where memory is fast; its maximum does not.
+    NumPy's sum computes longer than it reads where memory is fast; its maximum does not. A ceiling is the best of all,
+    not a median, so no turns are taken.
     """
     import time
     from concurrent.futures import ThreadPoolExecutor

@@ -25,7 +25,7 @@ from halfspace.files.outputs import write_text
 from halfspace.files.vectors import read_vectors
 from halfspace.terminal import console, print_json, progress, spinner
 
-__all__ = ["OUTPUTS", "PICTURES", "Task", "run", "tasks"]
+__all__ = ["OUTPUTS", "PICTURES", "Plan", "Task", "run", "tasks"]
 
 PICTURES = (".svg", ".png", ".pdf")
 OUTPUTS = (".md", ".json")
@@ -50,6 +50,33 @@ class Task:
         kept = np.arange(min(queries, m)) * m // min(queries, m)
         tau = None if self.tau is None else self.tau[kept]
         return Task(self.data, self.vectors, self.directions[kept], tau, self.share)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to compare.
+
+    Attributes
+    ----------
+    names : sequence of str, optional
+        Engines; by default all but those of single filters.
+    queries, batch, rounds : int
+        Directions asked, directions in a call, turns.
+    threads : int, optional
+        Of everyone; all CPUs by default.
+    """
+
+    names: Sequence[str] | None
+    queries: int
+    batch: int
+    rounds: int
+    threads: int | None
+
+    def engines(self) -> list[str]:
+        """Return the engines to compare, each once."""
+        if self.names is not None:
+            return list(dict.fromkeys(checks.one_of(name, "engine", tuple(ENGINES)) for name in self.names))
+        return [name for name in ENGINES if not name.startswith("halfspace-") or name == "halfspace-gpu"]
 
 
 def tasks(
@@ -99,40 +126,22 @@ def tasks(
     return [Task(data, x, q, share=share)]
 
 
-def run(
-    tasks: Sequence[Task],
-    names: Sequence[str] | None,
-    queries: int,
-    batch: int,
-    rounds: int,
-    threads: int | None,
-    plot: Path | None,
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def run(tasks: Sequence[Task], plan: Plan, plot: Path | None, output: Path | None, as_json: bool) -> None:
     """Compare on each task, show it when it is done, and write what was asked for.
 
     Parameters
     ----------
     tasks : sequence of Task
-    names : sequence of str, optional
-        Engines; by default all but those of single filters.
-    queries, batch, rounds : int
-        Directions asked, directions in a call, turns.
-    threads : int, optional
-        Of everyone; all CPUs by default.
+    plan : Plan
     plot, output : Path, optional
     as_json : bool
         Print one JSON document and nothing else.
     """
-    chosen = [name for name in ENGINES if not name.startswith("halfspace-") or name == "halfspace-gpu"]
-    names = list(
-        dict.fromkeys(chosen if names is None else [checks.one_of(n, "engine", tuple(ENGINES)) for n in names])
-    )
-    workers = available() if threads is None else threads
+    names = plan.engines()
+    workers = available() if plan.threads is None else plan.threads
     reports = []
     for task in tasks:
-        reports.append(_report(task.spread(queries), names, batch, rounds, workers))
+        reports.append(_report(task.spread(plan.queries), names, plan.batch, plan.rounds, workers))
         if not as_json:
             show(reports[-1], console())
     document = {"comparisons": [report.document() for report in reports]}

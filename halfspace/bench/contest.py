@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -140,7 +141,7 @@ def compare(
     tau: ArrayLike,
     truth: Rows,
     *,
-    threads: int,
+    threads: int | None = None,
     rounds: int = 9,
     batch: int = 1,
     progress: Progress | None = None,
@@ -156,8 +157,8 @@ def compare(
     tau : array_like of float64, scalar or shape (m,)
     truth : tuple of ndarray
         The exact answers, of `halfspace.bench.exact_hits`.
-    threads : int
-        Of everyone: those that the engines were built with.
+    threads : int, optional
+        Of everyone: those that the engines were built with. Without it, each library uses as many as it likes.
     rounds : int
         Turns of each engine.
     batch : int
@@ -180,7 +181,7 @@ def compare(
     most = int(np.diff(truth[0]).max())
     contenders = {engine.label: engine for engine in engines}
     questions, answers = {}, {}
-    with pinned(threads):
+    with contextlib.nullcontext() if threads is None else pinned(threads):
         for label, engine in contenders.items():
             engine.expected_hits = most
             questions[label] = _all(engine, asked, taus, batch)

@@ -8,18 +8,19 @@ with `fractions`. No step rounds.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halfspace.bench.contest import compare
+from halfspace.bench.engines import ENGINES, Engine, Rows, build
+from halfspace.bench.engines.spec import rows_of
+from halfspace.cpu.runtime.threads import available
 from halfspace.datasets import PyDocs, load_pydocs
 from halfspace.explain import Stage
 
@@ -32,8 +33,6 @@ __all__ = ["Best", "Question", "Report", "Timing", "exact_dots", "least_dot", "r
 
 _HALF = 2**24  # the inverse of the unit of float16
 _ROOM = 2**62  # every exact dot product is smaller than this in magnitude
-_PAUSE = 0.1  # seconds, in which threads that another library left spinning go to sleep
-_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -137,73 +136,23 @@ def _faults(what: str, hits: Hits, dots: NDArray[np.int64], least: int) -> list[
     )
 
 
-def _median_ms(samples: list[float]) -> float:
-    return float(np.median(samples)) * 1e3
-
-
-def _contenders(
-    index: HalfspaceIndex, vectors: NDArray[np.float32], tau: float
-) -> list[tuple[str, Callable[[NDArray[np.float32]], Any], Callable[[Any], NDArray[np.int64]]]]:
-    """List who races: name, the call on directions (d,) or (m, d), and how to read the ids of a single answer."""
-
-    def numpy(directions: NDArray[np.float32]) -> Any:
-        if directions.ndim == 1:
-            return np.flatnonzero(vectors @ directions >= tau)
-        return np.nonzero(directions @ vectors.T >= tau)
-
-    racers: list[tuple[str, Callable[[NDArray[np.float32]], Any], Callable[[Any], NDArray[np.int64]]]] = [
-        ("halfspace", lambda directions: index.query(directions, tau), lambda hits: hits.ids),
-        ("numpy", numpy, lambda ids: ids),
-    ]
-    if importlib.util.find_spec("faiss") is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import faiss
-        flat = faiss.IndexFlatIP(vectors.shape[1])
-        flat.add(vectors)
-        least = np.float32(tau)
-        if float(least) < tau:
-            least = np.nextafter(least, np.float32(np.inf))
-        above = float(np.nextafter(least, np.float32(-np.inf)))  # its comparison is strict, in float32
-        racers.append(
-            (
-                "faiss",
-                lambda directions: flat.range_search(np.atleast_2d(directions), above),
-                lambda out: np.sort(out[2]),
-            )
-        )
-    return racers
-
-
 def _race(
-    index: HalfspaceIndex,
-    vectors: NDArray[np.float32],
-    directions: NDArray[np.float32],
-    tau: float,
-    sets: list[NDArray[np.int64]],
-    rounds: int,
+    engines: Sequence[Engine], directions: NDArray[np.float32], tau: float, truth: Rows, rounds: int
 ) -> tuple[Timing, ...]:
-    """Time the contenders by turns, each on every question, warm; compare their answers with the exact sets."""
-    racers = _contenders(index, vectors, tau)
-    exact = [
-        sum(np.array_equal(ids(call(q)), expected) for q, expected in zip(directions, sets, strict=True))
-        for _, call, ids in racers
-    ]
-    one: list[list[float]] = [[] for _ in racers]
-    batch: list[list[float]] = [[] for _ in racers]
-    for turn in range(rounds * len(racers)):
-        i = (turn + turn // len(racers)) % len(racers)
-        call = racers[i][1]
-        time.sleep(_PAUSE)
-        call(directions)  # wakes its threads and warms the caches
-        for works, samples in ((directions, one[i]), ([directions] * _BATCHES, batch[i])):
-            for work in works:
-                start = time.perf_counter()
-                call(work)
-                samples.append(time.perf_counter() - start)
+    """Time the engines by turns, one question at a time and all at once; judge the answers of single questions."""
+    asked = len(directions)
+    one, batch = (compare(engines, directions, tau, truth, rounds=rounds, batch=size) for size in (1, asked))
     return tuple(
-        Timing(name, _median_ms(one[i]), _median_ms(batch[i]), exact[i]) for i, (name, _, _) in enumerate(racers)
+        Timing(single.name.partition("-")[0], 1e3 * single.median, 1e3 * asked * whole.median, asked - single.wrong)
+        for single, whole in zip(one, batch, strict=True)
     )
+
+
+def _contenders(vectors: NDArray[np.float32], filter: str, threads: int | None) -> list[Engine]:
+    """Build the engines that race; FAISS where it is installed."""
+    names = ["halfspace" if filter == "auto" else f"halfspace-{filter}", "numpy", "faiss-flat"]
+    workers = available() if threads is None else threads
+    return [build(name, vectors, threads=workers) for name in names if ENGINES[name].available() is None]
 
 
 def _stage_totals(index: HalfspaceIndex, directions: NDArray[np.float32], tau: float) -> tuple[str, tuple[Stage, ...]]:
@@ -245,7 +194,7 @@ def run(
     threads : int, optional
         Threads of the index; None for its default. NumPy and FAISS run with their own defaults.
     rounds : int
-        How often each contender has its turn at all questions; 0 for no timing.
+        How often each engine has its turn at all questions; 0 for no timing.
 
     Returns
     -------
@@ -272,13 +221,14 @@ def run(
     for j, text in enumerate(docs.query_texts):
         wrong += _faults(f"{text!r} asked alone", alone[j], dots[j], least)
         wrong += _faults(f"{text!r} in a batch", batch[j], dots[j], least)
-    sets = [np.flatnonzero(row >= least) for row in dots]
+    places, ids = np.nonzero(dots >= least)
+    truth = rows_of(places, ids, len(directions))
     used, stages = _stage_totals(index, directions, tau)
     return Report(
         tau=tau,
         vectors=n,
         dim=dim,
-        hits=sum(len(expected) for expected in sets),
+        hits=len(ids),
         questions=tuple(
             Question(str(docs.query_texts[j]), len(hits), _best(docs, hits, top)) for j, hits in enumerate(batch)
         ),
@@ -290,7 +240,7 @@ def run(
         dot_products_dense=n * len(directions),
         bytes_read=sum(stage.bytes_read for stage in stages),
         bytes_dense=vectors.nbytes * len(directions),
-        timings=_race(index, vectors, directions, tau, sets, rounds) if rounds else (),
+        timings=_race(_contenders(vectors, filter, threads), directions, tau, truth, rounds) if rounds else (),
     )
 
 

@@ -1,5 +1,7 @@
 """Attention on the CPU: exactly the keys that reach the threshold, softmax as in float64, the same bits by any way."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 from helpers import attention_reference as oracle
@@ -20,14 +22,26 @@ DIMS = [1, 5, 64, 80, 96, 128, 256]
 FORMATS = ["float32", "float16", "bfloat16"]
 
 
+class How(NamedTuple):
+    """How keys are attended, and whether the output is held against the oracle, too."""
+
+    scale: float = 0.5
+    recent: int = 0
+    sinks: int = 0
+    softmax: bool = True
+
+
+PLAIN = How()
+
+
 def ask(cache, queries, tau, scale=0.5, recent=0, sinks=0, threads=2):
     tau = np.ascontiguousarray(np.broadcast_to(np.float64(tau), queries.shape[:2]))
     return cpu.attend(cache, queries, tau, scale, recent, sinks, threads)
 
 
-def check(cache, keys, values, queries, tau, lengths=None, scale=0.5, recent=0, sinks=0, softmax=True):
-    """Hold an answer against the oracle; `softmax` says whether the output too."""
-    found = ask(cache, queries, tau, scale, recent, sinks)
+def check(cache, keys, values, queries, tau, lengths=None, how=PLAIN):
+    """Hold an answer against the oracle."""
+    found = ask(cache, queries, tau, how.scale, how.recent, how.sinks)
     batch, query_heads, _ = queries.shape
     group = query_heads // keys.shape[1]
     assert found.output.shape == queries.shape
@@ -37,11 +51,11 @@ def check(cache, keys, values, queries, tau, lengths=None, scale=0.5, recent=0, 
         rows = keys.shape[2] if lengths is None else lengths[b]
         for g in range(query_heads):
             own, query = keys[b, g // group, :rows], queries[b, g]
-            mask = oracle.kept(own, query, tau[b, g], recent, sinks)
+            mask = oracle.kept(own, query, tau[b, g], how.recent, how.sinks)
             assert found.kept[b, g] == mask.sum()
-            if not softmax:
+            if not how.softmax:
                 continue
-            output, log_sum_exp = oracle.softmax(own, values[b, g // group, :rows], query, mask, scale)
+            output, log_sum_exp = oracle.softmax(own, values[b, g // group, :rows], query, mask, how.scale)
             largest = np.abs(values[b, g // group, :rows].astype(np.float64)).max(initial=0.0)
             np.testing.assert_allclose(found.output[b, g], output, rtol=0, atol=4e-6 * largest)
             np.testing.assert_allclose(found.log_sum_exp[b, g], log_sum_exp, rtol=1e-6, atol=1e-6)
@@ -59,7 +73,7 @@ def test_output_is_that_of_float64(rng, dim, dtype):
     for framed in (False, True):
         cache = fill(keys, values, framed=framed)
         tau = np.resize([-np.inf, 0.0, dim**0.5, 2.5 * dim**0.5, np.inf], queries.shape[:2])
-        check(cache, keys, values, queries, tau, scale=dim**-0.5)
+        check(cache, keys, values, queries, tau, how=How(dim**-0.5))
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -72,32 +86,53 @@ def test_kept_is_exact_on_awkward_keys(rng, family, dtype):
         asked = np.repeat(query[None], len(taus), axis=0)[None]
         for framed in (False, True):
             cache = fill(keys[None, None], keys[None, None], framed=framed)
-            check(cache, keys[None, None], keys[None, None], asked, taus[None], softmax=False)
+            check(cache, keys[None, None], keys[None, None], asked, taus[None], how=How(softmax=False))
+
+
+class Drawn(NamedTuple):
+    """A question of which everything is drawn."""
+
+    seed: int
+    family: Any
+    dtype: str
+    rows: int
+    dim: int
+    heads: int
+    group: int
+    framed: bool
+    how: How
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1),
-    family=st.sampled_from(FAMILIES + MORE_FAMILIES),
-    dtype=st.sampled_from(FORMATS),
-    rows=st.integers(0, 150),
-    dim=st.sampled_from([1, 2, 5, 8, 17, 64]),
-    heads=st.integers(1, 2),
-    group=st.sampled_from([1, 2, 3, 4, 9]),
-    sinks=st.sampled_from([0, 1, 7, 1000]),
-    recent=st.sampled_from([0, 1, 64, 1000]),
-    framed=st.booleans(),
+    st.builds(
+        Drawn,
+        seed=st.integers(0, 2**32 - 1),
+        family=st.sampled_from(FAMILIES + MORE_FAMILIES),
+        dtype=st.sampled_from(FORMATS),
+        rows=st.integers(0, 150),
+        dim=st.sampled_from([1, 2, 5, 8, 17, 64]),
+        heads=st.integers(1, 2),
+        group=st.sampled_from([1, 2, 3, 4, 9]),
+        framed=st.booleans(),
+        how=st.builds(
+            How,
+            sinks=st.sampled_from([0, 1, 7, 1000]),
+            recent=st.sampled_from([0, 1, 64, 1000]),
+            softmax=st.just(False),
+        ),
+    )
 )
-def test_any_question(seed, family, dtype, rows, dim, heads, group, sinks, recent, framed):
-    rng = np.random.default_rng(seed)
-    keys, queries = family(rng, heads * max(rows, 1), max(dim, 3), heads * group, dtype)
+def test_any_question(drawn):
+    rng, rows, heads, group = np.random.default_rng(drawn.seed), drawn.rows, drawn.heads, drawn.group
+    keys, queries = drawn.family(rng, heads * max(rows, 1), max(drawn.dim, 3), heads * group, drawn.dtype)
     dim = keys.shape[1]
     keys = keys.reshape(1, heads, max(rows, 1), dim)[:, :, :rows]
     taus = []
     for g, query in enumerate(queries):
         own = keys[0, g // group]
         taus.append(rng.choice(boundary_taus(rng, own, query, 2) if rows else [0.0]))
-    cache = fill(keys, keys, framed=framed)
-    check(cache, keys, keys, queries[None], np.array(taus)[None], recent=recent, sinks=sinks, softmax=False)
+    cache = fill(keys, keys, framed=drawn.framed)
+    check(cache, keys, keys, queries[None], np.array(taus)[None], how=drawn.how)
 
 
 def test_ties_are_kept(rng):
@@ -106,7 +141,7 @@ def test_ties_are_kept(rng):
     keys, queries = keys.reshape(1, 2, 1500, 64), queries[None]
     cache = fill(keys, keys)
     for tau in (0.0, 1.0, 12.0):
-        found = check(cache, keys, keys, queries, tau, scale=0.1)
+        found = check(cache, keys, keys, queries, tau, how=How(0.1))
         above = ask(cache, queries, np.nextafter(tau, np.inf))
         assert (above.kept < found.kept).any()
 
@@ -140,7 +175,7 @@ def test_sinks_and_recent_are_kept(rng, sinks, recent):
     lengths = [200, 90]
     cache = fill(keys, keys, lengths)
     for tau in (np.inf, 6.0, -np.inf):
-        check(cache, keys, keys, queries, tau, lengths, recent=recent, sinks=sinks)
+        check(cache, keys, keys, queries, tau, lengths, How(recent=recent, sinks=sinks))
 
 
 def test_sequences_of_unequal_length(rng):
@@ -148,7 +183,7 @@ def test_sequences_of_unequal_length(rng):
     keys, queries = gaussian(rng, 5 * 2 * 4500, 32, 5 * 4, "bfloat16")
     keys, queries = keys.reshape(5, 2, 4500, 32), queries.reshape(5, 4, 32)
     values = keys[:, ::-1].copy()
-    check(fill(keys, values, lengths), keys, values, queries, 6.0, lengths, scale=0.2, recent=2, sinks=1)
+    check(fill(keys, values, lengths), keys, values, queries, 6.0, lengths, How(0.2, recent=2, sinks=1))
 
 
 def test_bits_depend_on_what_is_kept_alone(rng):
@@ -174,8 +209,8 @@ def test_large_logits_and_small_ones(rng):
     keys, queries = gaussian(rng, rows, 16, 3, "float32")
     keys *= np.linspace(1, 2000, rows, dtype=np.float32)[:, None]
     keys, queries = keys[None, None], queries[None]
-    check(fill(keys, keys), keys, keys, queries, -np.inf, scale=1.0)
-    check(fill(keys[:, :, ::-1], keys), keys[:, :, ::-1], keys, queries, -np.inf, scale=1e-4)
+    check(fill(keys, keys), keys, keys, queries, -np.inf, how=How(1.0))
+    check(fill(keys[:, :, ::-1], keys), keys[:, :, ::-1], keys, queries, -np.inf, how=How(1e-4))
 
 
 def test_queries_of_the_stored_format(rng):
@@ -209,7 +244,7 @@ def test_real_keys():
         scores = np.sort(queries[0] @ data.keys.T.astype(np.float32), axis=1)
         for share in (0.01, 0.3):
             tau = scores[None, :, -int(share * 8192)].astype(np.float64)
-            check(cache, keys, values, queries, tau, scale=128**-0.5)
+            check(cache, keys, values, queries, tau, how=How(128**-0.5))
 
 
 def test_an_index_keeps_the_same(rng):

@@ -246,10 +246,13 @@ def test_bad_input_changes_nothing(rng):
     index = index_of((keys, values))
     broken = values.copy()
     broken[1, 0, 5, 2] = np.inf
-    for error, text, call in [
+    cases = [
         (ValueError, r"v\[1, 0, 5, 2\] is inf", lambda: index.append(keys, broken)),
-        (ValueError, r"k\[0, 0, 0, 0\] is 1e\+30, which is infinite in float16",
-         lambda: index.append(np.full(keys.shape, 1e30), values)),
+        (
+            ValueError,
+            r"k\[0, 0, 0, 0\] is 1e\+30, which is infinite in float16",
+            lambda: index.append(np.full(keys.shape, 1e30), values),
+        ),
         (ValueError, r"k must have shape \(2, 2, tokens, 16\)", lambda: index.append(keys[:1], values[:1])),
         (ValueError, r"k and v must have one shape", lambda: index.append(keys, values[:, :, :3])),
         (ValueError, r"lengths must be at most the 8 tokens", lambda: index.append(keys, values, lengths=[9, 1])),
@@ -269,7 +272,8 @@ def test_bad_input_changes_nothing(rng):
         (ValueError, r"sequences must be below 2, got 2", lambda: index.reorder([0, 2])),
         (ValueError, r"times must be at least 1", lambda: index.repeat(0)),
         (ValueError, r"length must not be negative", lambda: index.crop(-1)),
-    ]:  # fmt: skip
+    ]
+    for error, text, call in cases:
         with pytest.raises(error, match=text):
             call()
     check(index, keys, values, q)

@@ -215,18 +215,18 @@ def test_an_answer_of_nothing():
     scores=st.sampled_from(SCORES),
     ids=st.sampled_from(IDS),
     parts=st.integers(1, 12),
-    limit=st.none() | st.integers(0, 450),
-    by_score=st.booleans(),
+    order=st.tuples(st.none() | st.integers(0, 450), st.booleans()),
     threads=st.integers(1, 4),
     sizes=st.sampled_from([USED, SMALL]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_answer(counts, scores, ids, parts, limit, by_score, threads, sizes, seed):
+def test_any_answer(counts, scores, ids, parts, order, threads, sizes, seed):
+    """`order` is the limit, and whether rows are ordered by score."""
     with taking(sizes):
         found = drawn(counts, scores, ids, np.random.default_rng(seed), parts)
         if len(counts) == parts == 1:
             found = sorted_alone(found)
-        same_rows(shaped(found, limit, by_score, threads), rows_of(found, limit, by_score))
+        same_rows(shaped(found, *order, threads), rows_of(found, *order))
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=120), st.integers(0, 130))

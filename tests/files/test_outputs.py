@@ -200,8 +200,9 @@ def rows_of(path):
     """Read a table with readers that are not ours: columns by name."""
     if path.suffix == ".csv":
         header, *lines = csv.reader(io.StringIO(path.read_text(), newline=""))
-        return {name: [float(v) if name == "score" else int(v) for v in column] for name, column in zip(
-            header, list(zip(*lines, strict=True)) or [()] * len(header), strict=True)}  # fmt: skip
+        columns = list(zip(*lines, strict=True)) or [()] * len(header)
+        kinds = [float if name == "score" else int for name in header]
+        return {name: list(map(kind, own)) for name, kind, own in zip(header, kinds, columns, strict=True)}
     if path.suffix == ".jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return {name: [line[name] for line in lines] for name in lines[0]} if lines else {}

@@ -2,6 +2,7 @@
 
 import importlib
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +16,18 @@ pytestmark = pytest.mark.gpu
 
 WAYS = ["whole", "both planes", "in turn"]
 """How the keys of a space are read."""
+
+
+class How(NamedTuple):
+    """How keys are attended, and whether the output is held against the oracle, too."""
+
+    scale: float = 0.5
+    recent: int = 0
+    sinks: int = 0
+    softmax: bool = True
+
+
+PLAIN = How()
 
 
 @pytest.fixture(params=WAYS)
@@ -68,7 +81,7 @@ def expected(keys, values, query, keep, scale):
     return weights @ values[keep].astype(np.float64) / weights.sum(), logits.max() + np.log(weights.sum())
 
 
-def check(gpu, keys, values, queries, tau, lengths, answer, scale=0.5, recent=0, sinks=0, softmax=True):
+def check(keys, values, queries, tau, lengths, answer, how=PLAIN):
     """Hold an answer against the oracle."""
     output, lse, kept = answer
     batch, query_heads, _ = queries.shape
@@ -78,10 +91,10 @@ def check(gpu, keys, values, queries, tau, lengths, answer, scale=0.5, recent=0,
         for h in range(query_heads):
             own, theirs = keys[b, h // group, : lengths[b]], values[b, h // group, : lengths[b]]
             query = np.asarray(queries[b, h], np.float32)
-            keep = kept_rows(own, query, tau[b, h], recent, sinks)
+            keep = kept_rows(own, query, tau[b, h], how.recent, how.sinks)
             assert kept[b, h] == keep.sum(), (b, h)
-            if softmax:
-                exact, level = expected(own, theirs, query, keep, scale)
+            if how.softmax:
+                exact, level = expected(own, theirs, query, keep, how.scale)
                 largest = np.abs(theirs[keep].astype(np.float64)).max(initial=0.0)
                 np.testing.assert_allclose(
                     output[b, h].astype(np.float64), exact, rtol=narrow, atol=(2e-5 + narrow) * largest
@@ -128,7 +141,7 @@ def test_dimensions(dim, dtype, way, rng, gpu):
     cache = fill(gpu, keys, values, [300])
     for share in (0.03, 0.6):
         tau = quantiles(keys, queries, share, [300])
-        check(gpu, keys, values, queries, tau, [300], ask(gpu, cache, queries, tau))
+        check(keys, values, queries, tau, [300], ask(gpu, cache, queries, tau))
 
 
 @pytest.mark.parametrize("group", [1, 2, 4, 5, 8])
@@ -142,7 +155,7 @@ def test_lengths_and_groups(group, way, rng, gpu):
         tau = quantiles(keys, queries, share, lengths)
         answer = ask(gpu, cache, queries, tau, 0.3, recent, sinks)
         assert answer[0].dtype == np.float16
-        check(gpu, keys, values, queries, tau, lengths, answer, 0.3, recent, sinks)
+        check(keys, values, queries, tau, lengths, answer, How(0.3, recent, sinks))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -154,7 +167,7 @@ def test_thresholds_on_the_boundary(family, dtype, way, rng, gpu):
     taus = [np.concatenate([boundary_taus(rng, keys[0, 0], q, 2), [0.0, -np.inf, np.inf, 1e300]]) for q in queries[0]]
     for tau in np.transpose(taus):
         answer = ask(gpu, cache, queries, tau[None].copy(), 2.0**-20)
-        check(gpu, keys, values, queries, tau[None], [75], answer, 2.0**-20, softmax=False)
+        check(keys, values, queries, tau[None], [75], answer, How(2.0**-20, softmax=False))
 
 
 @pytest.mark.parametrize("family", [integers, one_hot, heavy_tailed], ids=lambda family: family.__name__)
@@ -182,7 +195,7 @@ def test_ways_change(rng, gpu):
     shares = []
     for share in (0.01, 0.9, 0.9, 0.01, 0.01):
         tau = quantiles(keys, queries, share, [4500])
-        check(gpu, keys, values, queries, tau, [4500], ask(gpu, cache, queries, tau))
+        check(keys, values, queries, tau, [4500], ask(gpu, cache, queries, tau))
         shares.append(float(cache.kept["attend 2"].shares[0]))
     assert max(shares[0], shares[4]) < 0.1 < 0.9 < shares[2]
 
@@ -225,7 +238,7 @@ def test_steps_in_a_row(rng, gpu, monkeypatch):
     append(3)
     for (share, known), answer in zip(steps, answers, strict=True):
         parts = [gpu.xp.asnumpy(part) for part in answer]
-        check(gpu, keys, values, queries, taus[share], known, (as_numbers(parts[0]), *parts[1:]))
+        check(keys, values, queries, taus[share], known, (as_numbers(parts[0]), *parts[1:]))
     cache.status[0] = 1
     step(0.01)
     assert np.isnan(as_numbers(gpu.xp.asnumpy(answers[-1].output))[0]).all()
@@ -255,7 +268,7 @@ def test_trouble(rng, gpu):
     assert np.isnan(output[2, 1]).all()
     assert kept[1].tolist() == [0, 0]
     part = output[:1], lse[:1], kept[:1]
-    check(gpu, keys[:1], values[:1], queries[:1], tau[:1], [70], part)
+    check(keys[:1], values[:1], queries[:1], tau[:1], [70], part)
 
 
 def test_no_keys_are_kept(way, rng, gpu):

@@ -158,11 +158,10 @@ class Torch(Engine):
 _CUPY = {"cupy": "cupy-cuda13x, or cupy-cuda12x for a driver of CUDA 12"}
 
 SPECS = [
-    EngineSpec(
-        "halfspace-gpu", "HalfspaceIndex(device='gpu').query with scores", HalfspaceGpu, device="gpu", needs=_CUPY
-    ),
-    EngineSpec("cupy", "cupy.nonzero(q @ X.T >= tau), ids alone", Cupy, device="gpu", needs=_CUPY),
-    EngineSpec(
-        "torch", "torch.nonzero(q @ X.T >= tau), ids alone, no TF32", Torch, device="gpu", needs={"torch": "torch"}
-    ),
+    EngineSpec(name, about, make, device="gpu", needs=needs, lacking=no_gpu)
+    for name, about, make, needs in (
+        ("halfspace-gpu", "HalfspaceIndex(device='gpu').query with scores", HalfspaceGpu, _CUPY),
+        ("cupy", "cupy.nonzero(q @ X.T >= tau), ids alone", Cupy, _CUPY),
+        ("torch", "torch.nonzero(q @ X.T >= tau), ids alone, no TF32", Torch, {"torch": "torch"}),
+    )
 ]

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Engine", "EngineSpec", "Rows", "join", "reason_of", "rows_of"]
+__all__ = ["Engine", "EngineSpec", "Rows", "join", "nothing_lacking", "reason_of", "rows_of"]
 
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Answers in compressed rows: offsets (m + 1,) and ids; those of direction j are ``ids[offsets[j]:offsets[j + 1]]``."""
@@ -105,6 +105,11 @@ class Engine(ABC):
         return other
 
 
+def nothing_lacking(modules: Mapping[str, str]) -> str | None:
+    """Take the modules as they are: those of a CPU need no more than to be installed."""
+    return None
+
+
 @dataclass(frozen=True)
 class EngineSpec:
     """What is known of an engine before it is built.
@@ -121,6 +126,8 @@ class EngineSpec:
     device : {"cpu", "gpu"}
     needs : dict
         Modules that must be there, and what to give pip to have them.
+    lacking : callable
+        Takes the modules once they are there, and says what they lack on this machine, None for nothing.
     curve : tuple of dict
         Settings from fast to thorough; a single one for exact engines, unless which is best depends on the data.
     at_build : frozenset of str
@@ -135,6 +142,7 @@ class EngineSpec:
     exact: bool = True
     device: str = "cpu"
     needs: Mapping[str, str] = field(default_factory=dict)
+    lacking: Callable[[Mapping[str, str]], str | None] = nothing_lacking
     curve: Sequence[dict[str, Any]] = ({},)
     at_build: frozenset[str] = frozenset()
     least_dim: int = 1
@@ -146,11 +154,7 @@ class EngineSpec:
         for module, install in self.needs.items():
             if importlib.util.find_spec(module) is None:
                 return f"{module} is not installed: pip install {install}"
-        if self.device == "gpu":
-            from halfspace.bench.engines.gpu import no_gpu
-
-            return no_gpu(self.needs)
-        return None
+        return self.lacking(self.needs)
 
     def why_not(self, n: int, d: int) -> str | None:
         """Return None if it suits n vectors of d dimensions, else the reason why not."""

@@ -155,10 +155,9 @@ class ndarray:
         )
 
     def __array_ufunc__(self, function, method, *args, **kwargs):
-        import cupy
+        from ._functions import ufunc
 
-        ours = getattr(cupy, function.__name__)
-        return ours(*args, **kwargs) if method == "__call__" else getattr(ours, method)(*args, **kwargs)
+        return ufunc(function)(*args, **kwargs) if method == "__call__" else NotImplemented
 
     def __array_function__(self, function, types, args, kwargs):
         import cupy
@@ -209,7 +208,7 @@ class ndarray:
     def __reduce__(self):
         import cupy
 
-        return cupy.array, (self.get(),)
+        return cupy.asarray, (self.get(),)
 
     def view(self, dtype=None, type=None):
         return wrap(self._array.view() if dtype is None else self._array.view(dtype))

@@ -1,6 +1,6 @@
-"""NumPy's functions on the emulated device, less what CuPy lacks and with the differences that code trips over."""
+"""NumPy's functions on the emulated device, with the differences that code trips over."""
 
-# ruff: noqa: SIM905, TID251
+# ruff: noqa: TID251
 import functools
 
 import numpy as np
@@ -8,20 +8,7 @@ import numpy as np
 from . import _dlpack, _memory
 from ._array import call, check_keywords, check_kind, check_operands, compute, ndarray, unwrap, wrap
 
-# Names of NumPy that CuPy 14 has not.
-ABSENT = set(
-    "ScalarType asmatrix block bmat busday_count busday_offset busdaycalendar bytes_ char character clongdouble "
-    "complex256 core ctypeslib datetime64 datetime_as_string datetime_data dtypes einsum_path emath errstate f2py "
-    "flexible float128 frompyfunc fromregex geomspace get_include getbufsize geterr geterrcall "
-    "histogram_bin_edges info insert is_busday isnat little_endian longdouble ma matrix matvec memmap "
-    "nanpercentile nanquantile ndenumerate nditer nested_iters object_ polyder polydiv polyint rec recarray "
-    "record sctypeDict setbufsize seterr seterrcall show_runtime spacing str_ strings test timedelta64 typecodes "
-    "unstack vecdot vecmat void".split()
-)
-_ON_DEVICE = {"array_equal", "array_equiv", "allclose", "count_nonzero"}  # Python scalars in NumPy, arrays in CuPy
-_AT = {"add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"}
-_REDUCE = {"add", "multiply"}
-_SEQUENCES = {"concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"}
+_SEQUENCES = {"stack"}
 
 
 class ufunc:
@@ -39,26 +26,6 @@ class ufunc:
             raise TypeError(f"return arrays must be of ArrayType, not {type(kwargs['out'])}")
         return compute(self._function, tuple(args), kwargs)
 
-    def _restricted(self, method, names, args, kwargs):
-        if self.__name__ not in names:
-            raise NotImplementedError(f"`{self.name}.{method}` is not supported yet")
-        return call(getattr(self._function, method), args, kwargs)
-
-    def at(self, a, indices, b=None):
-        self._restricted("at", _AT, (a, indices, b), {})
-
-    def reduce(self, *args, **kwargs):
-        return self._restricted("reduce", _REDUCE, args, kwargs)
-
-    def accumulate(self, *args, **kwargs):
-        return self._restricted("accumulate", _REDUCE, args, kwargs)
-
-    def reduceat(self, *args, **kwargs):
-        return self._restricted("reduceat", {"add"}, args, kwargs)
-
-    def outer(self, a, b, **kwargs):
-        return call(self._function.outer, (a, b), kwargs)
-
 
 def _require(value):
     if not isinstance(value, ndarray):
@@ -69,8 +36,6 @@ def adopt(name, function):
     """CuPy's version of a function of NumPy."""
     if isinstance(function, np.ufunc):
         return ufunc(function)
-    if isinstance(function, type) or not callable(function):
-        return function
 
     @functools.wraps(function, updated=())
     def adopted(*args, **kwargs):
@@ -78,8 +43,7 @@ def adopt(name, function):
         if args and isinstance(args[0], list | tuple) and (name in _SEQUENCES):
             for item in args[0]:
                 _require(item)
-        result = call(function, args, kwargs)
-        return wrap(np.asarray(result)) if name in _ON_DEVICE else result
+        return call(function, args, kwargs)
 
     return adopted
 
@@ -123,11 +87,7 @@ def zeros_like(a, dtype=None, order="K", subok=None, shape=None):
     return full_like(a, 0, dtype, order, subok, shape)
 
 
-def ones_like(a, dtype=None, order="K", subok=None, shape=None):
-    return full_like(a, 1, dtype, order, subok, shape)
-
-
-def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+def _array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
     if isinstance(obj, ndarray):
         result = obj.astype(obj.dtype if dtype is None else dtype, order, copy=copy)
         if not copy and order == "C" and not result.flags.c_contiguous:
@@ -164,14 +124,11 @@ def _borrow(pointer, shape, dtype, strides, owner, device=-1):
 
 
 def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
-    return array(a, dtype, bool(copy), order or "K")
-
-
-asanyarray = asarray
+    return _array(a, dtype, bool(copy), order or "K")
 
 
 def ascontiguousarray(a, dtype=None):
-    result = array(a, dtype, False, "C")
+    result = _array(a, dtype, False, "C")
     return result if result.ndim else result.reshape(1)
 
 
@@ -188,12 +145,6 @@ def from_dlpack(array, *, device=None, copy=None):
 
 def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
     return a.get(order=order, out=out) if isinstance(a, ndarray) else np.asarray(a, order=order)
-
-
-def get_array_module(*args):
-    import cupy
-
-    return cupy if any(isinstance(item, ndarray) for item in args) else np
 
 
 # Functions with another signature than NumPy's.
@@ -235,10 +186,6 @@ def partition(a, kth, axis=-1):
     return call(np.partition, (a, kth, axis), {})
 
 
-def argpartition(a, kth, axis=-1):
-    return call(np.argpartition, (a, kth, axis), {})
-
-
 def searchsorted(a, v, side="left", sorter=None):
     if not isinstance(a, ndarray):
         raise NotImplementedError("Only int or ndarray are supported for a")
@@ -255,8 +202,3 @@ def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
     for item in tup:
         _require(item)
     return call(np.concatenate, (list(tup), axis), {"out": out, "dtype": dtype, "casting": casting})
-
-
-def copyto(dst, src, casting="same_kind", where=None):
-    _require(dst)
-    np.copyto(dst._array, unwrap(src), casting, True if where is None else unwrap(where))

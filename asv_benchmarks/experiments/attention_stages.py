@@ -1,21 +1,20 @@
 """What attention on a GPU does beside attending: appending tokens, coding keys anew, and finding thresholds.
 
-    python asv_benchmarks/attention_stages.py --captures FOLDER
+    python -m asv_benchmarks.experiments.attention_stages --captures FOLDER
 
-Keys and queries are those of `attention_gpu.py`; times are those of a CUDA graph's replay, but for a prefill, which is
-timed whole.
+Keys and queries are those of `attention_gpu.py`; times are those of a CUDA graph's replay, as a decoder would have
+them, but for a prefill, which is timed whole.
 """
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 
 import cupy as cp  # noqa: TID251
 import numpy as np
-from attention_gpu import DIM, HEADS, SCALE, STEPS, cache_of, captured, drawn, in_graph
 
+from asv_benchmarks.experiments.attention_gpu import DIM, HEADS, SCALE, STEPS, cache_of, captured, drawn, in_graph
 from halfspace import gpu
+from halfspace.bench import alternate
 
 SIZES = (8192, 32768, 131072)
 EPS = 0.01
@@ -23,18 +22,16 @@ ROUNDS = 30
 
 
 def prefilled(keys, values):
-    """Milliseconds of a prefill: rows appended and coded, a frame chosen, and all coded in it."""
+    """Milliseconds of a prefill: a new cache, rows appended and coded, a frame chosen, and all coded in it."""
     bits = [part[None].view(np.uint16) for part in (keys, values)]
-    times = []
-    for _ in range(5):
+
+    def prefill():
         cache = gpu.new_cache(1, HEADS, DIM, np.dtype(np.uint16), keys.shape[1], False)
-        gpu.wait()
-        start = time.perf_counter()
         gpu.extend(cache, *bits, None)
         gpu.reframe(cache)
         gpu.wait()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times[1:])
+
+    return 1e3 * alternate({"prefill": prefill}, ROUNDS)["prefill"].median
 
 
 def appended(keys, values, stream):

@@ -1,8 +1,10 @@
 """Everything that only a GPU can show, in one call: the tests, the sanitizer, the ceilings and the benchmark.
 
-    python asv_benchmarks/gpu.py --report docs/gpu-report.md
+    python -m asv_benchmarks.experiments.gpu --report docs/gpu-report.md
 
 writes a dated report. `--only` picks parts of it; `--short` is the little program that the sanitizer watches.
+Whole calls are timed by the turns of `halfspace.bench`; kernels alone, and ceilings, between two events of the device,
+which the host's clock cannot see.
 """
 
 import argparse
@@ -11,20 +13,21 @@ import os
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import cupy as cp  # noqa: TID251
 import numpy as np
-from attention_gpu import attention
-from attention_offload import offloaded
-from attention_stages import stages
 
+from asv_benchmarks.experiments.attention_gpu import attention
+from asv_benchmarks.experiments.attention_offload import offloaded
+from asv_benchmarks.experiments.attention_stages import stages
 from halfspace import HalfspaceIndex, Hits
 from halfspace.attention import KVIndex
+from halfspace.bench import alternate
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PARTS = (
     "tests",
     "memcheck",
@@ -74,16 +77,13 @@ def thresholds(vectors, directions, share):
 
 def by_the_clock(works, repeats=15):
     """Time calls whole, results waited for: microseconds each, medians over alternating rounds; `works` by name."""
-    times = {name: [] for name in works}
-    for round_ in range(repeats + 2):
-        for name, work in works.items():
-            cp.cuda.Device().synchronize()
-            start = time.perf_counter()
-            work()
-            cp.cuda.Device().synchronize()
-            if round_ >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: 1e6 * statistics.median(own) for name, own in times.items()}
+
+    def waited(work):
+        work()
+        cp.cuda.Device().synchronize()
+
+    times = alternate({name: partial(waited, work) for name, work in works.items()}, repeats)
+    return {name: 1e6 * own.median for name, own in times.items()}
 
 
 def on_the_device(work, repeats=15, inner=8):
@@ -288,14 +288,14 @@ def command(*words):
 
 def parts(wanted, captures):
     """Run the parts, attention on the keys of a model in the folder `captures`; yields a heading and lines for each."""
-    python, own = sys.executable, str(Path(__file__).resolve())
+    python, own = sys.executable, ("-m", __spec__.name)
     plugins = ["-p", "no:cacheprovider", "-p", "no:benchmark"]  # the latter minds the workers
     if find_spec("xdist"):  # most of the time goes into what they compare with
         plugins += ["-n", "6"]
     works = {
         "tests": lambda: command(python, "-m", "pytest", "-m", "gpu", *plugins),
-        "memcheck": lambda: command("compute-sanitizer", "--tool", "memcheck", python, own, "--short"),
-        "racecheck": lambda: command("compute-sanitizer", "--tool", "racecheck", python, own, "--short"),
+        "memcheck": lambda: command("compute-sanitizer", "--tool", "memcheck", python, *own, "--short"),
+        "racecheck": lambda: command("compute-sanitizer", "--tool", "racecheck", python, *own, "--short"),
         "ceilings": ceilings,
         "single": single,
         "large": lambda: single(20_000_000),
@@ -330,7 +330,7 @@ def main():
         "",
         f"{datetime.date.today()}, {device}, CuPy {cp.__version__}, Python {sys.version.split()[0]}"
         + (f", commit {options.commit}" if options.commit else "")
-        + f", `python asv_benchmarks/gpu.py --only {' '.join(options.only)}`",
+        + f", `python -m {__spec__.name} --only {' '.join(options.only)}`",
     ]
     for name, found in parts(options.only, options.captures):
         lines += ["", f"## {name}", ""]

@@ -1,9 +1,7 @@
-"""Draw and tabulate what `asv_benchmarks/attention_quality.py` reported.
+"""Draw and tabulate what `experiments/attention_quality.py` reported.
 
-    python docs/plot_attention.py docs/attention-quality.json docs/images
-    python docs/plot_attention.py docs/attention-quality.json --markdown
-
-Backgrounds are transparent and text is grey, to be read on light and on dark pages.
+python -m asv_benchmarks.report.attention asv_benchmarks/results/attention-quality.json docs/images
+python -m asv_benchmarks.report.attention asv_benchmarks/results/attention-quality.json --markdown
 """
 
 import argparse
@@ -16,7 +14,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-GREY = "#808080"
+from asv_benchmarks.report.style import GREY, STYLE
+
 COLOURS = {
     "halfspace, tau": "#2f9e44",
     "halfspace, eps": "#2f9e44",
@@ -28,22 +27,6 @@ COLOURS = {
     "StreamingLLM": "#e64980",
     "H2O": "#a0522d",
 }
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "halfspace",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "legend.labelcolor": GREY,
-    "lines.markersize": 4,
-} | dict.fromkeys(
-    ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color"),
-    GREY,
-)
 Report = dict[str, Any]
 RATIOS = ("kept / smallest, mean", "worst", "simple / smallest, mean")
 ASKED = ("method", "eps", "keep", "share", "rank", "where", "layer")
@@ -101,7 +84,6 @@ def losses(report: Report) -> Figure:
                 "s:" if by_eps else "o-",
                 color=colour,
                 label=name + (" = 0.1 ... 0.0001" if by_eps else ""),
-                linewidth=1.4,
             )
         axes.set_xscale("log")
     panels[0].set_yscale("symlog", linthresh=0.01, linscale=0.5)
@@ -129,7 +111,7 @@ def missed(report: Report) -> Figure:
             "one layer": "in all heads of one layer",
             "one head": "in one head",
         }
-        axes.plot(ranks, means, "o-", color=colour, label=label[where], linewidth=1.4)
+        axes.plot(ranks, means, "o-", color=colour, label=label[where])
     axes.set_yscale("log")
     axes.set_xlabel("rank of the hidden key by its softmax weight")
     axes.set_ylabel("KL to dense, nats, mean")
@@ -191,7 +173,7 @@ def spread(report: Report) -> Figure:
             for kind, line in (("over all", "o-"), ("over steps, mean of heads", "o:")):
                 values = [100 * row["variation"][kind] for row in own]
                 label = f"{name.partition('(')[2][:-1]}, {kind.partition(',')[0]}"
-                axes.plot(shares, values, line, color=COLOURS[name], linewidth=1.4, label=label)
+                axes.plot(shares, values, line, color=COLOURS[name], label=label)
     axes.axhline(25, color=GREY, linewidth=1, linestyle="--")
     axes.set_xscale("log")
     axes.set_ylim(0)

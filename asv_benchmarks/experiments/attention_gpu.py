@@ -1,10 +1,11 @@
 """One step of attention on a GPU, against the fastest dense attention that there is.
 
-    python asv_benchmarks/attention_gpu.py --captures FOLDER
+    python -m asv_benchmarks.experiments.attention_gpu --captures FOLDER
 
 FOLDER holds `pycode_lm.py` and its model, whose keys, values and queries are then captured; without it they are drawn,
 with norms and spreads that differ. Thresholds are the midpoints between two real scores, so that each query head keeps
-exactly a share of the keys.
+exactly a share of the keys. What is timed is the replay of CUDA graphs, between two events, as a decoder calls it;
+turns of `halfspace.bench` would count the launches from Python, too.
 """
 
 import argparse

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
-from quality import methods
-from quality.decoding import Decoded, Lab, Method, Steps, by_group
+from asv_benchmarks.experiments.quality import methods
+from asv_benchmarks.experiments.quality.decoding import Decoded, Lab, Method, Steps, by_group
 
 EPS = (1e-1, 1e-2, 1e-3, 1e-4)
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)

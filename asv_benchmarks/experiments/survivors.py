@@ -1,7 +1,7 @@
 """Measure what share of the vectors survives each filter, and what rules that promise nothing would miss.
 
-    python docs/survivors.py [--markdown] [--threads 1]
-    python docs/survivors.py --data vectors.npy --data file.npz:vectors file.npz:queries
+    python -m asv_benchmarks.experiments.survivors [--markdown] [--threads 1]
+    python -m asv_benchmarks.experiments.survivors --data vectors.npy --data file.npz:vectors file.npz:queries
 
 Without `--data`: the package's own data and seeded generators. `--data VECTORS [DIRECTIONS]`, which may be repeated,
 measures files instead: each of the two is PATH.npy, PATH.fvecs, PATH.bvecs or PATH.npz:ARRAY, and an ARRAY may have
@@ -28,24 +28,25 @@ that sum is no upper bound of what has not been seen.
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from asv_benchmarks.benchmarks.work import built
 from halfspace import HalfspaceIndex, cpu
+from halfspace.bench import clustered, midpoints
 from halfspace.datasets import load_keys, load_pydocs
 from halfspace.explain import Stage
 from halfspace.files.vectors import read_vectors
-from halfspace.state.build import GROUP_SIZE, WIDTH
+from halfspace.model.filters.balls import GROUP_SIZE, WIDTH
 
 SHARES = (0.001, 0.01, 0.1)
 SUBSPACES = (1, 4, 8, 16, 32)
 SIZES = (4, 16)
 DIRECTIONS = 16
-CENTRES = 2000
 
 FILTERS = {"sweep": ("sweep", "sweep gates balls"), "cells": ("norms axes high", "all"), "groups": ("chunks groups",)}
 """Stages of each filter after which survivors are counted."""
@@ -85,15 +86,6 @@ def packaged() -> Iterator[Data]:
     yield choose("heavy-tailed norms", x, rng.standard_normal((DIRECTIONS, 64)))
 
 
-def clustered(n: int, d: int, seed: int) -> np.ndarray:
-    """Draw unit vectors (n, d) around 2,000 Gaussian centres that all seeds share."""
-    centres = np.random.default_rng(0).standard_normal((CENTRES, d), dtype=np.float32)
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((n, d), dtype=np.float32)
-    x = centres[rng.integers(0, CENTRES, n)] + np.float32(0.7) * noise
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
 def given(vectors: str, directions: str | None = None) -> Data:
     """Read vectors from a file, and directions; without these, take some of the vectors out."""
     x = load(vectors)
@@ -130,30 +122,13 @@ def evenly(count: int) -> np.ndarray:
 
 def ask(data: Data, share: float, threads: int) -> list[Question]:
     """Ask in each direction for the best `share` of the vectors."""
-    index = build(data, threads, filter="scan")
-    taus = [midpoint(data.vectors, q, share) for q in data.directions]
+    index = built(data.vectors, threads, filter="scan")
+    taus = midpoints(data.vectors, data.directions, share).tolist()
     hits = index.query(data.directions, taus, scores=False)
     return [Question(q, tau, own.ids) for q, tau, own in zip(data.directions, taus, hits, strict=True)]
 
 
-def midpoint(x: np.ndarray, q: np.ndarray, share: float) -> float:
-    """Find the threshold that `share` of all vectors reach."""
-    k = max(1, round(share * len(x)))
-    scores = np.concatenate([part.astype(np.float64) @ q.astype(np.float64) for part in np.array_split(x, 16)])
-    upper, lower = -np.partition(-scores, (k - 1, k))[k - 1 : k + 1]
-    return float((upper + lower) / 2)
-
-
 # -- the filters of the library ---------------------------------------------------------------------------------------
-
-
-def build(data: Data, threads: int, **options: Any) -> HalfspaceIndex:
-    """Index the vectors, as one segment."""
-    index = HalfspaceIndex(data.vectors.shape[1], threads=threads, **options)
-    index.insert(data.vectors)
-    if index.stats()["tail"]:
-        index.compact()
-    return index
 
 
 def survivors(stages: dict[str, Stage], names: str) -> int:
@@ -294,17 +269,17 @@ def rows_of(data: Data, threads: int, step: Callable[[], object]) -> dict[str, l
     for size, title in BALLS_OF.items():
         for subspaces in SUBSPACES:
             options = {"filter": "balls", "subspaces": subspaces, "group_size": size}
-            index = build(data, threads, **options) if subspaces <= dim else None
+            index = built(data.vectors, threads, **options) if subspaces <= dim else None
             for row, some in zip(tables[title], asked, strict=True):
                 row.append("{} ({})".format(*measure(index, some, ("gates balls",))) if index else "-")
             step()
     for own in orders(data, groups.starts.size):
-        index = build(own, threads, filter="balls")
+        index = built(own.vectors, threads, filter="balls")
         for row, share in zip(tables[ORDERED], SHARES, strict=True):
             row.append(measure(index, ask(own, share, threads), ("gates balls",))[0])
         step()
     for name, points in FILTERS.items():
-        index = build(data, threads, filter=name)
+        index = built(data.vectors, threads, filter=name)
         for row, some in zip(tables[STAGED], asked, strict=True):
             row += measure(index, some, points)
         step()

@@ -1,7 +1,7 @@
 """What attention over a part of the keys does to a language model: losses, missed keys, and the certificate.
 
-    python asv_benchmarks/attention_quality.py --model DIR --tokens TOKENS.npy --report docs/attention-quality.json
-    python asv_benchmarks/attention_quality.py --loader FILE.py:function --tokens TOKENS.npy --only certified sets
+    python -m asv_benchmarks.experiments.attention_quality --model DIR --tokens TOKENS.npy --report quality.json
+    python -m asv_benchmarks.experiments.attention_quality --loader FILE.py:function --tokens TOKENS.npy --only sets
 
 The model is a directory of Hugging Face, or what a function without arguments returns. A window of the tokens is
 `--context` tokens of prefill, which is dense, and `--steps` of decode, each of which is given the real text.
@@ -31,9 +31,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality import losses, sets, stepwise
-from quality.decoding import Decoded, Lab
-from quality.methods import Graph
+
+from asv_benchmarks.experiments.quality import losses, sets, stepwise
+from asv_benchmarks.experiments.quality.decoding import Decoded, Lab
+from asv_benchmarks.experiments.quality.methods import Graph
 
 PARTS = ("baselines", "graph", "certified", "oracle", "estimates", "generate", "missed", "sets", "certificate")
 PACKAGES = ("halfspace-search", "torch", "transformers", "numpy", "numba", "faiss-cpu")
@@ -77,7 +78,7 @@ def circumstances(options: argparse.Namespace, begun: float) -> dict[str, Any]:
         "hardware": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "versions": found,
-        "command": shlex.join(["python", "asv_benchmarks/attention_quality.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", __spec__.name, *sys.argv[1:]]),
         "context": options.context,
         "steps": options.steps,
     }

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from asv_benchmarks.experiments.quality.decoding import Lab, Steps, by_group
 from halfspace.attention import KVIndex
-from quality.decoding import Lab, Steps, by_group
 
 CERTIFIED = (1e-1, 1e-2, 1e-3)
 HALF = 0.5

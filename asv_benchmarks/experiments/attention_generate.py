@@ -1,11 +1,13 @@
 """Greedy generation by way of transformers: tokens and logits with a HalfspaceCache beside those of dense attention.
 
-    python asv_benchmarks/attention_generate.py --model DIR --tokens TOKENS.npy --eps 1e-3
-    python asv_benchmarks/attention_generate.py --loader FILE.py:function --tokens TOKENS.npy --context 8192 --new 512
+    python -m asv_benchmarks.experiments.attention_generate --model DIR --tokens TOKENS.npy --eps 1e-3
+    python -m asv_benchmarks.experiments.attention_generate --loader FILE.py:function --tokens TOKENS.npy --new 512
 
 The model is a directory of Hugging Face, or what a function without arguments returns. Both runs start from the same
 `--context` tokens, of which all but the last are prefill. At a first token that differs, it is printed how far apart
 dense attention's two best logits lie there, and how much logits have changed.
+
+A run takes minutes and changes its cache, so it is timed once, not by turns.
 """
 
 import argparse
@@ -14,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from attention_quality import add_source, load
-from quality.decoding import CACHE
 from transformers import DynamicCache
 
+from asv_benchmarks.experiments.attention_quality import add_source, load
+from asv_benchmarks.experiments.quality.decoding import CACHE
 from halfspace.attention.hf import HalfspaceCache, register
 
 

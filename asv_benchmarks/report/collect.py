@@ -1,6 +1,6 @@
 """Keep what asv measured for the documents: one small file, without names of machines and folders.
 
-    python asv_benchmarks/collect.py "2 cores of an Intel Xeon, 24 GB" docs/benchmark-results/cpu.json
+    python -m asv_benchmarks.report.collect "2 cores of an Intel Xeon, 24 GB" asv_benchmarks/results/cpu.json
 
 reads the latest results under .asv/results, adds the versions of all packages in this environment that matter, and
 writes numbers to four digits. Results of an earlier run of the same commit stay, as asv keeps them.
@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent.parent / ".asv" / "results"
+FOLDER = Path(__file__).parents[2] / ".asv" / "results"
 PACKAGES = (
     "halfspace-search",
     "numpy",

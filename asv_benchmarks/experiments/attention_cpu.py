@@ -1,6 +1,6 @@
 """Time one decode step of attention on the CPU against PyTorch's, in one process, in alternating runs.
 
-    python asv_benchmarks/attention_cpu.py keys.npz [--threads 2] [--rounds 25] [--shares 0.01 0.05]
+    python -m asv_benchmarks.experiments.attention_cpu keys.npz [--rounds 25] [--shares 0.01 0.05]
 
 `keys.npz` has float16 `<layer>_keys` (n, d) and `<layer>_queries` (group, steps, d): each layer is a KV head here, with
 a group of query heads of its own; values are Gaussian. PyTorch gets float32 keys and values, all of which it reads, by
@@ -10,8 +10,9 @@ would take the cores from what is timed next; so that is set here. Ours gets key
 each query head the float64 midpoint between the scores of rank k and k + 1 as its threshold, k being the share of the
 keys.
 
-Printed are medians over rounds and steps, in milliseconds, medians of the ratios of each round, the time to append one
-token, and that of certified thresholds.
+Printed are medians over rounds, in milliseconds a step, medians of the ratios of each round, the time to append one
+token, and that of certified thresholds. Tokens are appended by a loop of its own: each makes the index longer, so that
+no warm-up and no turn could do the same again.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from halfspace.attention import KVIndex
+from halfspace.bench import alternate, median_ratio, midpoints
 
 STEPS = 4
 """Decode steps that are asked in turn."""
@@ -45,29 +47,15 @@ def load(path: str) -> tuple[np.ndarray, np.ndarray]:
     return keys, np.ascontiguousarray(queries[:, chosen].swapaxes(0, 1))
 
 
-def midpoints(keys: np.ndarray, queries: np.ndarray, share: float) -> np.ndarray:
+def thresholds(keys: np.ndarray, queries: np.ndarray, share: float) -> np.ndarray:
     """Thresholds (steps, query heads) that a share of the keys reaches."""
-    group = queries.shape[1] // len(keys)
-    count = round(share * keys.shape[1])
-    taus = np.empty(queries.shape[:2])
-    for head in range(queries.shape[1]):
-        scores = queries[:, head].astype(np.float64) @ keys[head // group].T.astype(np.float64)
-        scores = -np.sort(-scores, axis=1)
-        taus[:, head] = (scores[:, count - 1] + scores[:, count]) / 2
-    return taus
+    heads = queries.shape[1]
+    return np.stack([midpoints(keys[head * len(keys) // heads], queries[:, head], share) for head in range(heads)], 1)
 
 
-def alternate(calls: dict[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call per step, round by round; every call is made once before it is timed."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call(0)
-            begin = time.perf_counter()
-            for step in range(STEPS):
-                call(step)
-            times[name].append((time.perf_counter() - begin) / STEPS * 1e3)
-    return times
+def every_step(call: Callable[[int], object]) -> Callable[[], object]:
+    """Make one call of those of all steps."""
+    return lambda: [call(step) for step in range(STEPS)]
 
 
 def main() -> None:
@@ -98,15 +86,14 @@ def main() -> None:
         index.append(keys.astype(dtype), values.astype(dtype))
         indexes[dtype] = index
         for share in options.shares:
-            taus = midpoints(keys, queries, share)
+            taus = thresholds(keys, queries, share)
             calls[f"{share:.1%} kept, {dtype}"] = lambda step, i=index, t=taus: i.attend(asked[step], tau=t[step])
         for eps in options.eps:
             calls[f"eps = {eps:g}, {dtype}"] = lambda step, i=index, e=eps: i.attend(asked[step], eps=e)
-    times = alternate(calls, options.rounds)
+    times = alternate({name: every_step(call) for name, call in calls.items()}, options.rounds)
     table = Table("one step", "ms", "PyTorch / ours")
     for name, own in times.items():
-        ratios = [dense / ours for dense, ours in zip(times["PyTorch"], own, strict=True)]
-        table.add_row(name, f"{statistics.median(own):.3f}", f"{statistics.median(ratios):.2f}")
+        table.add_row(name, f"{own.median / STEPS * 1e3:.3f}", f"{median_ratio(times['PyTorch'], own):.2f}")
     for dtype, index in indexes.items():
         token = [np.ascontiguousarray(part[None, :, :1].astype(dtype)) for part in (keys, values)]
         appended = []

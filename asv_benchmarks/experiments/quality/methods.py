@@ -10,8 +10,8 @@ from typing import Any
 import faiss
 import torch
 
+from asv_benchmarks.experiments.quality.decoding import Lab, Method, Steps, by_group
 from halfspace.attention import KVIndex
-from quality.decoding import Lab, Method, Steps, by_group
 
 SINKS = 4
 PAGE = 16

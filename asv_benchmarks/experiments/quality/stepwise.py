@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from asv_benchmarks.experiments.quality.decoding import CACHE, Decoded, Lab
 from halfspace.attention.hf import HalfspaceCache, register
-from quality.decoding import CACHE, Decoded, Lab
 
 CHOICES: tuple[dict[str, Any], ...] = ({"eps": 1e-1}, {"eps": 1e-2}, {"eps": 1e-3}, {"keep": 0.05})
 
