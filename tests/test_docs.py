@@ -1,4 +1,4 @@
-"""Documents name what is there: links, files, functions, and the constants of ``docs/tunables.md`` with their values."""
+"""Documents name what is there: links, files, functions, and constants with the values of ``docs/tunables.md``."""
 
 import ast
 import re
