@@ -15,7 +15,7 @@ DEFINITIONS = {
     *("BLOCK", "TILE", "CHUNK", "HIGH_MIDDLE, LOW_MIDDLE", "MODERATE", "ROW_STEP", "DIGITS", "BLOCK_ROWS", "THREADS"),
     *("MAX_DIM", "MAX_CELL_DIM", "MAX_HEAD_DIM", "MOST_DIM", "MAX_ROWS", "MOST_ROWS", "ALL", "MOST", "_BEYOND"),
     *("DIGIT_LIMIT", "LOWEST", "LIMBS", "LONGEST_HIGH, LONGEST", "BELOW", "RATE", "WORD", "_NOTHING"),
-    *("DROP, LOOK, TAKE", "PAUSED, FULL", "OVERFULL, NOT_FINITE", "NOT_FINITE, OVERFULL"),
+    *("DROP, LOOK, TAKE", "PAUSED, FULL", "OVERFULL, NOT_FINITE"),
     *("GROUP", "PACK", "CAPABILITY", "ALIGNMENT", "CUDA"),
 }
 """Constants that could not have another value alone: layouts, limits of formats and kernels, codes of states."""
@@ -116,3 +116,4 @@ def test_tunables_are_told_with_their_values():
     assert {(path, name): value for name, path, value in told if there.get((path, name)) != value} == {}
     others = {(path, name) for path, name in there} - {(path, name) for name, path, _ in told}
     assert {(path, name) for path, name in others if name not in DEFINITIONS} == set()
+    assert {name for _, name in others} >= DEFINITIONS
