@@ -1,4 +1,7 @@
-"""Exact halfspace range search: every stored vector x with <q, x> >= tau, and no other."""
+"""Exact halfspace range search: every stored vector x with <q, x> >= tau, and no other.
+
+That is maximum inner product search above a threshold (above-theta MIPS), whose answers are complete.
+"""
 
 from halfspace.explain import Explanation, Stage
 from halfspace.hits import Hit, Hits

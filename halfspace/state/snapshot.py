@@ -1,8 +1,8 @@
 """The state of an index at one moment: sealed segments and a tail. Never changed; writers make the next one.
 
-Appending fills the tail, whose rows are scanned. A full tail is sealed: joined into one segment with cells. Segments
-of like size merge, `FANOUT` at a time, so that a vector is copied O(log n) times in all and a query sees O(log n)
-segments.
+It is a log-structured merge tree (LSM). Appending fills the tail, its memtable, whose rows are scanned. A full tail is
+sealed: joined into one segment, for which its filter's data is derived. Segments of like size merge, `FANOUT` at a
+time, so that a vector is copied O(log n) times in all and a query sees O(log n) segments.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Appending to the tail: rows are written where no snapshot looks yet, and then a longer tail is published."""
+"""Appending to the tail (the memtable): rows go where no snapshot looks yet, and then a longer tail is published."""
 
 from dataclasses import replace
 

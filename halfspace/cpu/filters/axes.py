@@ -1,4 +1,4 @@
-"""Principal axes: the part of each vector along them, coded in 4 bits, and the length of what lies beyond.
+"""Principal axes (PCA): the part of each vector along them, coded in 4 bits, and the length of what lies beyond.
 
 Where most of the vectors' spread lies along a few axes P, and tau is high, these bytes alone rule most vectors out:
 

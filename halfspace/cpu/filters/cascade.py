@@ -1,6 +1,7 @@
 """The cascade of a chunk with cells: norms, principal axes, high codes, low codes; each tests what the one before left.
 
-After the first blocks of a chunk the rest of it goes on with the steps that paid there, by counted bytes.
+Norms come first (length pruning). After the first blocks of a chunk the rest of it goes on with the steps that paid
+there, by counted bytes.
 """
 
 import numpy as np

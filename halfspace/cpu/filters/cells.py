@@ -1,4 +1,4 @@
-"""Cells: every vector is a ball of its own, whose centre lies on a lattice.
+"""Cells, which are scalar quantization: every vector is a ball of its own, whose centre lies on a lattice.
 
     x = m + s W c + rest,   |rest| <= r,   c in {-127..127}^d
 

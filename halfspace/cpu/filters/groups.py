@@ -1,4 +1,4 @@
-"""Groups: rows that lie close together follow one another, with a ball around each 1,024 of them, each 16 and each one.
+"""Groups: a ball tree of two levels, over rows that lie close together: balls around each 1,024, each 16 and each one.
 
 Each ball is coded around the centre of the ball above it, so that codes get finer as balls get smaller. On the way down
 a direction's threshold is moved from centre to centre, by s a (A c) and, for safety, by s k.

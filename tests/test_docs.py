@@ -1,0 +1,119 @@
+"""Documents name what is there: links, files, functions, and constants with the values of ``docs/tunables.md``."""
+
+import ast
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "halfspace"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BASES = [ROOT, PACKAGE, *(PACKAGE / name for name in ("cpu", "gpu", "gpu/kernels", "model")), ROOT / "asv_benchmarks"]
+DEFINITIONS = {
+    *("BLOCK", "TILE", "CHUNK", "HIGH_MIDDLE, LOW_MIDDLE", "MODERATE", "ROW_STEP", "DIGITS", "BLOCK_ROWS", "THREADS"),
+    *("MAX_DIM", "MAX_CELL_DIM", "MAX_HEAD_DIM", "MOST_DIM", "MAX_ROWS", "MOST_ROWS", "ALL", "MOST", "_BEYOND"),
+    *("DIGIT_LIMIT", "LOWEST", "LIMBS", "LONGEST_HIGH, LONGEST", "BELOW", "RATE", "WORD", "_NOTHING"),
+    *("DROP, LOOK, TAKE", "PAUSED, FULL", "OVERFULL, NOT_FINITE"),
+    *("GROUP", "PACK", "CAPABILITY", "ALIGNMENT", "CUDA"),
+}
+"""Constants that could not have another value alone: layouts, limits of formats and kernels, codes of states."""
+NUMBERS = (ast.BinOp, ast.UnaryOp, ast.Tuple, ast.Name, ast.IfExp, ast.Compare, ast.operator, ast.unaryop, ast.cmpop)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def headings(page):
+    """The anchors of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pages
+def test_links_lead_somewhere(page):
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        there = page.parent / place if place else page
+        if not there.exists() or (anchor and there.suffix == ".md" and anchor not in headings(there)):
+            broken.append(target)
+    assert broken == []
+
+
+@pages
+def test_files_that_are_named_are_there(page):
+    """By their path from the root, the package, a device, or the page."""
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|cuh?|md|toml|json|txt|h))`", page.read_text("utf-8"))
+    assert [path for path in named if not any((base / path).exists() for base in [*BASES, page.parent])] == []
+
+
+def resolves(name):
+    """Whether a dotted name is a module of the package, or something that one defines; nothing is imported."""
+    place, parts = ROOT, name.split(".")
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    if parts and (place / f"{parts[0]}.py").exists():
+        place /= f"{parts.pop(0)}.py"
+    else:
+        place /= "__init__.py"
+    if not parts:
+        return place.exists()
+    known = {part for node in ast.parse(place.read_text("utf-8")).body for part in defined(node)}
+    return parts[0] in known
+
+
+def defined(node):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+    return [node.name] if hasattr(node, "name") else []
+
+
+@pages
+def test_names_that_are_named_are_there(page):
+    named = set(re.findall(r"`(halfspace(?:\.\w+)+)(?:\([^`]*\))?`", page.read_text("utf-8")))
+    assert {name for name in named if not resolves(name)} == set()
+
+
+def test_kernels_that_are_named_beside_their_file_are_in_it():
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    named = re.findall(r"`(gpu/kernels/[\w/]+\.cuh?)` `(\w+)`", text)
+    assert len(named) > 20
+    lacking = [(path, name) for path, name in named if not re.search(rf"\b{name}\(", (PACKAGE / path).read_text())]
+    assert lacking == []
+
+
+def constants():
+    """Numeric constants of modules that have a docstring: their file, their names, and their value as it is written."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text("utf-8")
+        for node, after in pairwise(ast.parse(text).body):
+            told = isinstance(after, ast.Expr) and isinstance(getattr(after.value, "value", None), str)
+            if not told or not isinstance(node, ast.Assign):
+                continue
+            names = [part.id for part in ast.walk(node.targets[0]) if isinstance(part, ast.Name)]
+            if all(re.fullmatch(r"_?[A-Z][A-Z0-9_]*", name) for name in names) and is_number(node.value):
+                value = ast.get_source_segment(text, node.value)
+                yield path.relative_to(ROOT).as_posix(), ", ".join(names), value
+
+
+def is_number(value):
+    parts = [part for part in ast.walk(value) if not isinstance(part, ast.expr_context)]
+    numbers = [part for part in parts if isinstance(part, ast.Constant) and type(part.value) in (int, float)]
+    others = [part for part in parts if part not in numbers]
+    return all(isinstance(part, NUMBERS) for part in others) and bool(numbers or isinstance(value, ast.BinOp))
+
+
+def test_tunables_are_told_with_their_values():
+    text = (ROOT / "docs/tunables.md").read_text("utf-8")
+    told = re.findall(r"^\| `([\w, ]+)` \| `([\w/.]+)` \| `([^`]+)` \| [^|]+ \| [^|]+ \|$", text, re.MULTILINE)
+    there = {(path, name): value for path, name, value in constants()}
+    assert len(told) > 100
+    assert {(path, name): value for name, path, value in told if there.get((path, name)) != value} == {}
+    others = {(path, name) for path, name in there} - {(path, name) for name, path, _ in told}
+    assert {(path, name) for path, name in others if name not in DEFINITIONS} == set()
+    assert {name for _, name in others} >= DEFINITIONS
