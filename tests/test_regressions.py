@@ -136,12 +136,10 @@ def test_returned_ids_are_the_callers(rng):
 def test_more_axes_than_dimensions_are_refused(shape, tmp_path, rng):
     index = build(rng.standard_normal((200, 32)), filter="cells")
     persist = importlib.import_module("halfspace.files.index_file")
-    arrays = persist.storage.read
+    arrays = container.read
     index.save(tmp_path / "index")
     stored = arrays(tmp_path / "index", mmap=False)
-    persist.storage.write(
-        tmp_path / "index", stored.metadata, stored.arrays | {"0/axes/weights": np.ones(shape, np.float32)}
-    )
+    container.write(tmp_path / "index", stored.metadata, stored.arrays | {"0/axes/weights": np.ones(shape, np.float32)})
     with pytest.raises(ValueError, match="axes"):
         HalfspaceIndex.load(tmp_path / "index", mmap=True)
 

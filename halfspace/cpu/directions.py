@@ -95,7 +95,7 @@ def blank_directions(narrow):
 
 
 def prepare(narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64]) -> Directions:
-    """Prepare contiguous directions (m, d) of float32 with their thresholds (m,); all arrays must outlive the records."""
+    """Prepare contiguous directions (m, d) with their thresholds (m,); all arrays must outlive the records."""
     count, dim = narrow.shape
     digits, records = np.zeros((count, (dim + 3) // 4, 2, 4), np.int8), np.empty(count, DIRECTION)
     prepared = Directions(narrow, np.empty((count, dim)), digits, records)

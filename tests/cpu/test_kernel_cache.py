@@ -61,13 +61,13 @@ def test_a_kernel_is_compiled_once(folder):
 def test_kernels_of_other_sources_are_not_read_but_removed(folder, monkeypatch):
     assert answer(folder) == (1, 42)
     (old,) = files(folder)
-    monkeypatch.setattr(_kernel_cache, "_stamp", lambda: "another stamp")
+    monkeypatch.setattr(_kernel_cache, "_stamp", lambda source=None: "another stamp")
     assert answer(folder) == (1, 42)
     (new,) = files(folder)
     assert new != old
     # Even under the name that it would have, the code of another function is not run.
     foreign = pickle.loads(new.read_bytes()[len(_kernel_cache._SIGNATURE) + _kernel_cache._SUM_NBYTES :])
-    space = _kernel_cache._File(str(folder), "other")
+    space = _kernel_cache._File(str(folder), "other", "another stamp")
     space.save(("some", "key"), foreign[1])
     shutil.copy(space._path(("some", "key")), new)
     assert answer(folder) == (1, 42)

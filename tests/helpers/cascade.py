@@ -43,7 +43,8 @@ def table_of(segment):
 
 def prepared(directions, tau=0.0):
     """Directions (m, d), prepared, with one threshold for all or one for each."""
-    return prepare(np.ascontiguousarray(directions), np.broadcast_to(np.asarray(tau, np.float64), len(directions)).copy())
+    tau = np.broadcast_to(np.asarray(tau, np.float64), len(directions)).copy()
+    return prepare(np.ascontiguousarray(directions), tau)
 
 
 def look_at(segment, ready):

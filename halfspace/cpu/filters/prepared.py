@@ -20,7 +20,7 @@ _MATRIX = ("order", "reach", "digits", "levels", "factors", "offsets")
 
 
 def share(table: Table, directions: Directions) -> tuple[int, object]:
-    """View directions from the only segment of a table, which has cells; returns the address of SHARED and its owner."""
+    """View directions from the only segment of a table, which has cells; returns a SHARED's address, and its owner."""
     cells = table.segments[0].data
     assert isinstance(cells, Cells)
     record = np.zeros(1, SHARED)

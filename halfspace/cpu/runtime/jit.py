@@ -48,8 +48,9 @@ def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
     It runs for some 50 ms at most, since an interrupt takes effect when it returns; longer work is cut into spans.
 
     It is loaded or compiled as `halfspace.runtime.interrupts` says. Where no folder can be written (a read-only
-    installation, no home), kernels are compiled anew in each process. `source` is a file beside those of this package that it takes
-    code from.
+    installation, no home), kernels are compiled anew in each process.
+
+    source : a file beside those of this package that it takes code from
     """
     dispatcher = njit(nogil=True, error_model="numpy")(function)
     cache = KernelCache.of(function, source)

@@ -122,7 +122,7 @@ def new_job() -> np.ndarray:
 _PACKED = struct.Struct(f"={len(HEAD.names or ()) - 1}qd")
 
 
-def pack_head(job: np.ndarray, *fields: float) -> None:
+def pack_head(job: Any, *fields: float) -> None:
     """Fill in the HEAD: much faster than NumPy would."""
     _PACKED.pack_into(job, 0, *fields)
 
