@@ -9,6 +9,7 @@ from helpers import reference
 from helpers.checking import DTYPES, build, identical
 
 from halfspace import HalfspaceIndex, cpu
+from halfspace.files import container
 from halfspace.model.counters import STAGES, Want
 from halfspace.model.formats import as_bits
 from halfspace.model.segment import Segment, join
@@ -135,10 +136,8 @@ def test_returned_ids_are_the_callers(rng):
 @pytest.mark.parametrize("shape", [(1, 64), (1, 24), (1, 0), (), (4096,)])
 def test_more_axes_than_dimensions_are_refused(shape, tmp_path, rng):
     index = build(rng.standard_normal((200, 32)), filter="cells")
-    persist = importlib.import_module("halfspace.files.index_file")
-    arrays = container.read
     index.save(tmp_path / "index")
-    stored = arrays(tmp_path / "index", mmap=False)
+    stored = container.read(tmp_path / "index", mmap=False)
     container.write(tmp_path / "index", stored.metadata, stored.arrays | {"0/axes/weights": np.ones(shape, np.float32)})
     with pytest.raises(ValueError, match="axes"):
         HalfspaceIndex.load(tmp_path / "index", mmap=True)
