@@ -19,7 +19,7 @@ from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["SPLIT", "partition"]
 
-SAMPLE = 128
+AXIS_ROWS = 128
 """Rows of a set that its principal axis is taken from."""
 ROOM = 1 << 24
 """Rows that are sorted at once, those of all subspaces together, unless one has more."""
@@ -81,7 +81,7 @@ def _split(vectors: Any, columns: npt.NDArray[np.int64], order: Any, firsts: npt
     axes = cp.empty((2, parts, sets, width), np.float32)
     scales = cp.empty((parts, sets), np.float64)
     keys = cp.empty((parts, rows), np.uint64)
-    block = SAMPLE if int(np.diff(firsts).max()) > 32 else 32
+    block = AXIS_ROWS if int(np.diff(firsts).max()) > 32 else 32
     number = format_of(vectors.dtype)
     seen = vectors, order, cp.asarray(firsts), cp.asarray(columns), axes, scales
     split = np.array([(parts, rows, vectors.shape[1], sets, width, size)], SPLIT)

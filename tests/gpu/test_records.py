@@ -132,10 +132,9 @@ def test_constants(gpu):
         assert known[name] == value
     records = importlib.import_module("halfspace.gpu.runtime.records")
     assert defined("THREADS") == {"runtime/records.cuh": str(records.THREADS)}
-    assert defined("SAMPLE")["attention/cache.cuh"] == str(kv_cache.SAMPLE)
+    assert defined("RESERVOIR")["attention/cache.cuh"] == str(kv_cache.RESERVOIR)
     assert defined("HIGH_SPAN") == {"attention/heads.cuh": "HIGH_MIDDLE"}
-    assert layout.HIGH_MIDDLE == kv_cache.LONGEST_HIGH
-    assert defined("LOW_SPAN") == {"attention/heads.cuh": str(kv_cache.LONGEST)}
+    assert defined("LOW_SPAN") == {"attention/heads.cuh": str(layout.LARGEST_CODE)}
     sweep = importlib.import_module("halfspace.gpu.filters.sweep")
     assert defined("BINS")["filters/sweep.cu"] == str(sweep.BINS)
 

@@ -23,7 +23,7 @@ from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["CODE", "ENCODED", "encode"]
 
-SAMPLE = 1 << 14
+SPREAD_ROWS = 1 << 14
 """Rows from which spreads are estimated."""
 PER_PART = 256
 """Rows of the sample that are summed as one part."""
@@ -82,7 +82,7 @@ def _choose(vectors: Any, peaks: Any, threads: int) -> tuple[Any, Any]:
     """Choose centre and weights, each (spaces, d), for stored vectors (spaces, n, d)."""
     spaces, rows, dim = vectors.shape
     centre = mean(vectors, threads)
-    count = min(rows, SAMPLE)
+    count = min(rows, SPREAD_ROWS)
     parts = -(-count // PER_PART)
     sums = cp.empty((spaces, parts, 2, dim), np.float64)
     spreads = cp.empty((spaces, dim), np.float64)

@@ -13,7 +13,7 @@ struct Split {
     long long size;   // sets of so many rows or fewer are not split
 };
 
-constexpr int SAMPLE = 128;  // rows of a set that its principal axis is taken from, and threads of a block, at most
+constexpr int AXIS_ROWS = 128;  // rows of a set that its principal axis is taken from, and threads of a block, at most
 constexpr int ROUNDS = 4;    // power iterations
 
 // The largest of what the threads of a block have, and the least index that comes with it.
@@ -22,7 +22,7 @@ struct Best {
     long long index;
 };
 
-__device__ inline Best best_of_block(Best own, Best (&all)[SAMPLE]) {
+__device__ inline Best best_of_block(Best own, Best (&all)[AXIS_ROWS]) {
     __syncthreads();
     all[threadIdx.x] = own;
     __syncthreads();
@@ -38,18 +38,18 @@ __device__ inline Best best_of_block(Best own, Best (&all)[SAMPLE]) {
 }
 
 // Find the principal axis of each set of rows, order[part, firsts[set]] to order[part, firsts[set + 1] - 1], in the
-// dimensions of its part. A block of 32 or SAMPLE threads for a set of a part, set by set.
+// dimensions of its part. A block of 32 or AXIS_ROWS threads for a set of a part, set by set.
 // order : (parts, rows); axes : (2, parts, sets, width), means and then axes, of float32: any centre and any axis
 // will do
 // scales : (parts, sets), one over the longest projection of the sample; 0 where a set is not to be split, having
 // `size` rows or fewer, or where all rows of the sample are alike
-extern "C" __global__ void __launch_bounds__(SAMPLE)
+extern "C" __global__ void __launch_bounds__(AXIS_ROWS)
     principal_axes(const stored_t* __restrict__ vectors, const int* __restrict__ order,
                    const long long* __restrict__ firsts, const long long* __restrict__ columns, float* axes,
                    double* scales, Split split) {
-    __shared__ int sample[SAMPLE];
-    __shared__ double along[SAMPLE];
-    __shared__ Best all[SAMPLE];
+    __shared__ int sample[AXIS_ROWS];
+    __shared__ double along[AXIS_ROWS];
+    __shared__ Best all[AXIS_ROWS];
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const long long rows = split.rows, dim = split.dim, size = split.size;
     const long long set = blockIdx.x % split.sets, part = blockIdx.x / split.sets;
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(SAMPLE)
     float* axis = mean + split.parts * split.sets * split.width;
     if (thread == 0) scales[blockIdx.x] = 0.0;
     if (length <= size) return;
-    const long long step = (length + SAMPLE - 1) / SAMPLE;
+    const long long step = (length + AXIS_ROWS - 1) / AXIS_ROWS;
     const int count = static_cast<int>((length + step - 1) / step);
     for (int i = thread; i < count; i += threads) sample[i] = order[part * rows + first + i * step];
     __syncthreads();

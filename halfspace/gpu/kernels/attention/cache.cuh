@@ -9,7 +9,7 @@
 #define HEAD_DIM 128
 #endif
 
-#define SAMPLE 1024  // slots of a sequence's reservoir
+#define RESERVOIR 1024  // slots of a sequence's reservoir
 
 // Bits of the status of a sequence.
 enum Trouble : unsigned long long { OVERFULL = 1, NOT_FINITE = 2 };
@@ -30,7 +30,7 @@ struct Cache {
     unsigned short* radii;     // bfloat16 (spaces, 2, capacity): after the high codes, and after both
     float* peaks;              // (spaces, chunks), the largest norm of each 1,024 rows
     long long* lengths;        // (batch,)
-    long long* sample;         // (batch, SAMPLE), positions, or -1
+    long long* sample;         // (batch, RESERVOIR), positions, or -1
     unsigned long long* status;  // (batch,)
     double grain;
 };

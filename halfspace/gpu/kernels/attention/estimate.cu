@@ -3,7 +3,7 @@
 #include "attention/heads.cuh"
 
 #define WARPS (THREADS / WARP)
-#define EACH (SAMPLE / THREADS)
+#define EACH (RESERVOIR / THREADS)
 #define AT_ONCE 8  // keys that a warp reads at once
 #define LANE_DIMS ((HEAD_DIM + WARP - 1) / WARP)
 
@@ -18,7 +18,7 @@ struct Estimate {
     double keep;
     long long estimator;
     long long slots;      // how many slots "max" looks at
-    float* scores;        // (batch, query heads, SAMPLE)
+    float* scores;        // (batch, query heads, RESERVOIR)
     unsigned* tickets;    // (batch, query heads), 0 between calls
     double* tau;          // (batch, query heads)
 };
@@ -41,15 +41,15 @@ __device__ __forceinline__ float kept_of(float own, float other, int place, int 
 
 // Sort the scores of a sample in descending order (Batcher's bitonic network). A thread holds every THREADS-th of them, so
 // that it finds what it compares in itself, in its warp, or, at three distances, in shared memory.
-__device__ void sort_scores(float (&scores)[SAMPLE]) {
+__device__ void sort_scores(float (&scores)[RESERVOIR]) {
     const int thread = threadIdx.x;
     float own[EACH];
 #pragma unroll
     for (int k = 0; k < EACH; k++) own[k] = scores[THREADS * k + thread];
 #pragma unroll 1
-    for (int size = 2; size <= SAMPLE; size *= 2) {
+    for (int size = 2; size <= RESERVOIR; size *= 2) {
 #pragma unroll
-        for (int step = SAMPLE / 2; step >= THREADS; step /= 2) {
+        for (int step = RESERVOIR / 2; step >= THREADS; step /= 2) {
             if (step >= size) continue;
 #pragma unroll
             for (int k = 0; k < EACH; k++) {
@@ -92,7 +92,7 @@ __device__ void score_slots(const Cache& cache, const Estimate& call, long long 
                             int first, int last) {
     const int lane = lane_number();
     const stored_t* keys = cache.keys + space * cache.capacity * HEAD_DIM;
-    const long long* sample = cache.sample + space / cache.heads * SAMPLE;
+    const long long* sample = cache.sample + space / cache.heads * RESERVOIR;
     float own[LANE_DIMS];
 #pragma unroll
     for (int k = 0; k < LANE_DIMS; k++) {
@@ -121,12 +121,12 @@ __device__ void score_slots(const Cache& cache, const Estimate& call, long long 
             for (int step = WARP / 2; step > 0; step /= 2) sum += __shfl_xor_sync(FULL, sum, step);
             if (lane == i && row >= 0) score = sum;
         }
-        if (lane < AT_ONCE) call.scores[query * SAMPLE + slot + lane] = score;
+        if (lane < AT_ONCE) call.scores[query * RESERVOIR + slot + lane] = score;
     }
 }
 
 // Read a threshold off the scores of `members` keys; to all threads.
-__device__ double read_off(const Estimate& call, long long members, float (&scores)[SAMPLE], float* room, int& place) {
+__device__ double read_off(const Estimate& call, long long members, float (&scores)[RESERVOIR], float* room, int& place) {
     if (call.estimator == MAXIMUM) {
         float most = -INFINITY;
         for (long long slot = threadIdx.x; slot < members; slot += THREADS)  // evenly spread: early slots hold early keys
@@ -139,7 +139,7 @@ __device__ double read_off(const Estimate& call, long long members, float (&scor
     const long long first = max(1ll, min((long long)floor(0.5 * asked), members));  // ranks, from 1 on
     const long long last = min(max((long long)ceil(2.0 * asked), first + 1), members);
     float own = -1.0f;
-    int rank = SAMPLE;
+    int rank = RESERVOIR;
     for (long long k = first + threadIdx.x; k < last; k += THREADS) {
         const float gap = scores[k - 1] - scores[k];
         if (gap > own) own = gap, rank = (int)k;
@@ -151,29 +151,29 @@ __device__ double read_off(const Estimate& call, long long members, float (&scor
     return 0.5 * (exact64(scores[place - 1]) + exact64(scores[place]));
 }
 
-// Grid: x parts of the sample, a divisor of SAMPLE / (WARPS * AT_ONCE); y query heads of all sequences. Blocks of THREADS.
+// Grid: x parts of the sample, a divisor of RESERVOIR / (WARPS * AT_ONCE); y query heads of all sequences. Blocks of THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS) estimate_thresholds(Cache cache, Estimate call) {
-    __shared__ float scores[SAMPLE];
+    __shared__ float scores[RESERVOIR];
     __shared__ float room[WARPS];
     __shared__ int place;
     __shared__ bool last;
     wait_for_previous();
     const long long query = blockIdx.y, space = query / call.group, length = cache.lengths[space / cache.heads];
-    const int each = SAMPLE / (int)(gridDim.x * WARPS), first = (int)(blockIdx.x * WARPS + threadIdx.x / WARP) * each;
+    const int each = RESERVOIR / (int)(gridDim.x * WARPS), first = (int)(blockIdx.x * WARPS + threadIdx.x / WARP) * each;
     score_slots(cache, call, space, query, length, first, first + each);
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
         last = atomicAdd(call.tickets + query, 1u) == gridDim.x - 1;
-        place = SAMPLE;
+        place = RESERVOIR;
     }
     __syncthreads();
     if (!last) return;
     __threadfence();
-    for (int slot = threadIdx.x; slot < SAMPLE; slot += THREADS)
-        scores[slot] = *const_cast<volatile float*>(call.scores + query * SAMPLE + slot);  // other blocks wrote it
+    for (int slot = threadIdx.x; slot < RESERVOIR; slot += THREADS)
+        scores[slot] = *const_cast<volatile float*>(call.scores + query * RESERVOIR + slot);  // other blocks wrote it
     __syncthreads();
-    const long long members = min(length, (long long)SAMPLE);
+    const long long members = min(length, (long long)RESERVOIR);
     const double tau = members > 0 ? read_off(call, members, scores, room, place) : -INFINITY;
     if (threadIdx.x != 0) return;
     call.tau[query] = tau;

@@ -38,7 +38,7 @@ __device__ __forceinline__ void put_row(const Cache& cache, long long space, lon
 
 // The slot of the sample to which a position comes, if there is one; see `reservoir` in halfspace/model/kv_cache.py.
 __device__ inline unsigned long long slot_of(long long position) {
-    if (position < SAMPLE) return position;
+    if (position < RESERVOIR) return position;
     unsigned long long mixed = ((unsigned long long)position + 1) * 0x9E3779B97F4A7C15ull;
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9ull;
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBull;
@@ -47,7 +47,7 @@ __device__ inline unsigned long long slot_of(long long position) {
 
 // Let a position into the sample of its sequence.
 __device__ __forceinline__ void draw(const Cache& cache, long long sequence, long long position, unsigned long long slot) {
-    if (slot < SAMPLE) atomicMax(cache.sample + sequence * SAMPLE + slot, position);
+    if (slot < RESERVOIR) atomicMax(cache.sample + sequence * RESERVOIR + slot, position);
 }
 
 // What is counted of a sequence: heads that have come, and from these bits on those without a finite token, or without room.
