@@ -87,7 +87,7 @@ def main() -> None:
         return [f"a row is copied {often:.2f} times", f"{most} segments at most"]
 
     table("FLATTEN", [cells], (0.0, 0.5, 0.75, 1.0), read)
-    table("SAMPLE", [cells], (1 << 10, 1 << 12, 1 << 14), read)
+    table("SPREAD_ROWS", [cells], (1 << 10, 1 << 12, 1 << 14), read)
     table("SHARE", [axes], (8, 4, 2), lambda: read()[:1])
     table("MOST_LEFT", [axes], (0.0, 0.4, 1.0), lambda: [*read()[:1], *read()[3:]])
     table("SORTED_GAIN", [layout], (0.0, 0.8, 1.0), read)
