@@ -60,7 +60,7 @@ def search(question: Question) -> Answer:
     Where there is no answer, because of a direction or of the hits, its state says so. `may_scan` and `threads` are of
     no effect on a GPU.
     """
-    count, wanted = len(question.directions), question.wanted
+    count, wanted = len(question.directions), int(question.wanted)  # a member of an enum takes long to hash
     uploaded = upload(question.table)
     if count == 0:
         none = cp.zeros(1, np.int64)
@@ -86,7 +86,7 @@ def search(question: Question) -> Answer:
 
 def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: int) -> Answer | tuple[int, int]:
     """Search with room for so many candidates and hits; returns the answer, or for how many there must be room."""
-    count, wanted = len(question.directions), question.wanted
+    count, wanted = len(question.directions), int(question.wanted)
     run = _run_for(uploaded, question, rooms)
     buffers = Buffers.of(count, expected, run.wanted)
     run.ask(question.directions, question.tau)
@@ -129,7 +129,7 @@ def _answer(uploaded: Uploaded, hits: int, buffers: Buffers, work: Any) -> Answe
 
 def _run_for(uploaded: Uploaded, question: Question, rooms: int) -> Run:
     """Take a run of that shape that nobody uses, or make one."""
-    (count, dim), wanted = question.directions.shape, question.wanted
+    (count, dim), wanted = question.directions.shape, int(question.wanted)
     try:
         run: Run = uploaded.spare[count, wanted].pop()
         if rooms <= run.pair_room <= 8 * rooms:

@@ -57,6 +57,7 @@ def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
     if cache is not None:
         dispatcher._cache = cache
     dispatcher._compile_for_args = partial(undisturbed, dispatcher._compile_for_args, meanwhile=go_on)
+    dispatcher.typeof_pyval = partial(undisturbed, dispatcher.typeof_pyval, meanwhile=go_on)  # of tuples not yet seen
     return dispatcher
 
 
