@@ -44,7 +44,7 @@ def partition(
     """Bring the rows of vectors (n, d) into groups of `size`, in each subspace for itself.
 
     columns : (S + 1,), subspace s has the dimensions columns[s] to columns[s + 1] - 1
-    advance : told of each component when its row has found its group
+    advance : called with the components of rows that have found their group
     out : (S, n), taken for the result
 
     Returns the rows (S, n), group after group; the last group of each subspace may be smaller. Time O(n d log n); the

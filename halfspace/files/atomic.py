@@ -2,7 +2,7 @@
 
 A new file grows beside its target under the name ``.halfspace-*.tmp`` and is renamed over it at the end.
 A killed process leaves such a file behind; the next writer in that folder removes it.
-That it belongs to no living writer is told by a lock, which a writer holds until its file has the final name.
+That it belongs to no living writer shows in a lock, which a writer holds until its file has the final name.
 The system releases the lock when the last process that shares it ends, forked children included.
 """
 

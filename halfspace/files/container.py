@@ -90,7 +90,7 @@ class StoredFile:
     def verify(self, advance: Advance = ignore) -> None:
         """Recompute the checksum of every section from the bytes that were loaded or are mapped.
 
-        `advance` is told of bytes as they are read.
+        `advance` is called with how many bytes were read.
 
         Raises
         ------

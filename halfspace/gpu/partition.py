@@ -43,7 +43,7 @@ def partition(vectors: Any, columns: npt.NDArray[np.int64], size: int, threads: 
     """Bring the rows of vectors (n, d) into groups of `size`, in each subspace for itself.
 
     columns : (S + 1,), on the host, subspace s has the dimensions columns[s] to columns[s + 1] - 1
-    advance : told of each component when its row has found its group
+    advance : called with the components of rows that have found their group
 
     Returns the rows (S, n), int32, group after group; the last group of each subspace may be smaller. Time
     O(n d log n).

@@ -55,7 +55,7 @@ def gather(sources: Sequence[tuple[Any, Any]], advance: Advance = ignore) -> Any
     """Bring rows of arrays (spaces, n, ...) into one array, in C order, on their device.
 
     sources : arrays, and which rows (k,) of each, or None for all of it
-    advance : told of each number that is copied
+    advance : called with how many numbers were copied
     """
     first = sources[0][0]
     xp = namespace(first)

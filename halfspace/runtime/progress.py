@@ -1,4 +1,4 @@
-"""Progress of work that has stages: each has its share of the whole, and is told what it has done of its own."""
+"""Progress of work that has stages: each has its share of the whole, and counts what it has done of its own."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -13,7 +13,7 @@ Advance = Callable[[float], object]
 
 
 def ignore(more: float) -> None:
-    """Be told of progress that nobody asked for."""
+    """Take progress that nobody asked for."""
 
 
 class _Listener:

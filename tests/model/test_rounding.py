@@ -12,7 +12,7 @@ from helpers.families import EXTREME_TAUS, FAMILIES, boundary_taus
 from numba import carray, njit
 
 from halfspace import cpu
-from halfspace.cpu.filters import ball_tests, group_tests
+from halfspace.cpu.filters import gates, tree
 from halfspace.cpu.filters.records import GROUPS
 from halfspace.cpu.filters.sweep import sweep
 from halfspace.cpu.job import DROP, LOOK, TAKE
@@ -203,7 +203,7 @@ def test_balls_are_no_larger_than_they_need_be(rng):
 
 @njit
 def _verdicts_of_balls(record, job, rows):
-    return ball_tests._test_balls(job, record, rows, 0, rows)
+    return gates._classify_balls(job, record, rows, 0, rows)
 
 
 @njit
@@ -212,11 +212,11 @@ def _verdicts_of_groups(table, directions, job, dim):
     segment, direction = table[0, 0], directions[0]
     rows = segment.rows
     verdicts = np.empty((3, rows), np.int32)
-    chunks = group_tests.prepare_groups(table, 0, directions, dim, 0)
+    chunks = tree.prepare_groups(table, 0, directions, dim, 0)
     chunks.dropped[:] = True
     count = (rows + 1023) // 1024
     groups = carray(pointer(segment.data, GROUPS), 1)[0]
-    group_tests._test_chunks(job, segment, groups, chunks, direction, 0, count)
+    tree._classify_chunks(job, segment, groups, chunks, direction, 0, count)
     for chunk in range(count):
         low, high = 1024 * chunk, min(1024 * chunk + 1024, rows)
         verdicts[:, low:high] = chunks.verdicts[0, chunk]
@@ -225,14 +225,14 @@ def _verdicts_of_groups(table, directions, job, dim):
         for b in range(4):
             job.blocks[b] = 4 * chunk + b
             job.below[b], job.above[b] = chunks.chunk_below[0, chunk], chunks.chunk_above[0, chunk]
-        listed, left, _ = group_tests._test_groups(job, segment, groups, direction, low, high)
+        listed, left, _ = tree._classify_groups(job, segment, groups, direction, low, high)
         verdicts[1:, low:high] = DROP
         for at in range(left):
             verdicts[1:, job.rows[at]] = TAKE
         for at in range(listed):
             start = 16 * job.blocks[at]
             verdicts[1, start : min(start + 16, high)] = LOOK
-        left, _ = group_tests._test_rows(job, segment, groups, direction, listed, 0)
+        left, _ = tree._classify_rows(job, segment, groups, direction, listed, 0)
         for at in range(left):
             verdicts[2, job.rows[at]] = job.kinds[at]
     return verdicts, chunks.dropped[:count]
@@ -256,7 +256,7 @@ def test_bounds_of_balls_are_true(family, dtype, rng):
     made = cpu.enclose(as_bits(np.ascontiguousarray(vectors))[None], COLUMNS[1], 4, 1)
     x = units(vectors)
     for q in directions:
-        bounds = ball_tests.bound(made, 0, q, -np.inf, 1).bounds
+        bounds = gates.bound(made, 0, q, -np.inf, 1).bounds
         assert not np.isnan(bounds).any()
         assert not subnormal(bounds).any()
         for part, (low, high) in enumerate(pairwise(COLUMNS[1])):
@@ -277,7 +277,7 @@ def test_bounds_pay_for_what_float64_loses():
     assert vectors[0].astype(np.float64).cumsum()[-1] < 1 < product
     for sign in (1, -1):
         made = cpu.enclose(sign * vectors[None], np.array([0, 2002]), 4, 1)
-        lower, upper = ball_tests.bound(made, 0, q, -np.inf, 1).bounds[0, 0]
+        lower, upper = gates.bound(made, 0, q, -np.inf, 1).bounds[0, 0]
         assert Fraction(float(lower)) <= sign * product <= Fraction(float(upper))
 
 
@@ -285,14 +285,14 @@ def test_bounds_of_many_groups_are_true(rng):
     vectors = rng.integers(-100, 100, (16_402, 3)).astype(np.float32)
     q = rng.integers(-9, 10, 3).astype(np.float32)
     made = cpu.enclose(vectors[None], np.array([0, 1, 3]), 1, 1)
-    bounds = ball_tests.bound(made, 0, q, -np.inf, 1).bounds
+    bounds = gates.bound(made, 0, q, -np.inf, 1).bounds
     for part, (low, high) in enumerate(((0, 1), (1, 3))):
         products = vectors[:, low:high].astype(np.float64) @ q[low:high]
         lower, upper = bounds[part, made.holders[0, part]].T
         assert ((lower <= products) & (products <= upper)).all()
         assert (upper - lower < 100).all()
     for threads in (2, 3):
-        np.testing.assert_array_equal(ball_tests.bound(made, 0, q, -np.inf, threads).bounds, bounds)
+        np.testing.assert_array_equal(gates.bound(made, 0, q, -np.inf, threads).bounds, bounds)
 
 
 @every_family
@@ -306,7 +306,7 @@ def test_gates_sums_and_sweeps_keep_every_hit(columns, family, dtype, rng):
     for q in directions:
         for tau in [*boundary_taus(rng, vectors, q, 3), *EXTREME_TAUS]:
             hit = np.isin(np.arange(n), reference.hits(vectors, q, tau))
-            bounds = ball_tests.bound(made, 0, q, float(tau), 1)
+            bounds = gates.bound(made, 0, q, float(tau), 1)
             assert bounds.below <= bounds.above
             if not 0 < abs(tau) < 2.0**-298:  # which may be raised to the nearest that a product can have
                 assert bounds.below <= tau <= bounds.above
@@ -317,7 +317,7 @@ def test_gates_sums_and_sweeps_keep_every_hit(columns, family, dtype, rng):
             assert not hit[~collected].any()
             assert swept.left == collected.sum()
             for candidates, came in ((None, np.ones(n, bool)), (swept.candidates, collected)):
-                record, job = ball_tests.record(made, 0, bounds, candidates), job_of(9, 36)
+                record, job = gates.record(made, 0, bounds, candidates), job_of(9, 36)
                 counts = _verdicts_of_balls(record[0], job[0], n)
                 verdicts = job["verdicts"][0, :n]
                 check_verdicts(verdicts, hit)

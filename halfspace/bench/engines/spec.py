@@ -33,7 +33,7 @@ class Engine(ABC):
         How long the index took to build.
     expected_hits : int
         How many candidates an engine without range search ranks: a favour, the true greatest number of hits of a
-        direction. All vectors, unless it is told.
+        direction. All vectors, unless it is set.
     """
 
     many_taus = True

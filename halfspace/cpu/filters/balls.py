@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from halfspace.cpu.codes import mean, put_ball, widen_centre
 from halfspace.cpu.filters import Bounded, FilterCode
-from halfspace.cpu.filters.ball_tests import bound, record, search_balls
+from halfspace.cpu.filters.gates import bound, record, search_balls
 from halfspace.cpu.filters.records import nothing_bounded
 from halfspace.cpu.formats import SLICE
 from halfspace.cpu.partition import partition
@@ -47,7 +47,7 @@ def enclose(
 
     columns : (S + 1,), where subspaces begin and end
     like : balls whose partition and centre are taken over
-    advance : told of each component twice: of those that `partition` tells of, and of those in balls
+    advance : called with components done, each twice: by `partition`, and in balls
     """
     spaces, rows, _ = vectors.shape
     subspaces, groups = columns.size - 1, -(-rows // size)

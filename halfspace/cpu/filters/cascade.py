@@ -81,10 +81,10 @@ def cascade(job, segment, cells, view, direction, low, high):
         before_axes, before_high = work[AXES, BYTES], work[HIGH, BYTES]
         before_low, dropped_low, kept = work[LOW, TESTED], work[LOW, DROPPED], left
         if use_axes:
-            listed = _test_axes(job, segment, cells, view, low, listed)
-        found, hits = _test_high(job, segment, cells, view, low, listed)
+            listed = _classify_axes(job, segment, cells, view, low, listed)
+        found, hits = _classify_high(job, segment, cells, view, low, listed)
         if use_low:
-            left, more = _test_low(job, segment, cells, view, low, found, left)
+            left, more = _classify_low(job, segment, cells, view, low, found, left)
         else:
             left, more = _keep_candidates(job, segment, found, left), 0
         counted += hits + more
@@ -122,7 +122,7 @@ def _rows(segment, block):
 
 
 @inlined
-def _test_axes(job, segment, cells, view, low, listed):
+def _classify_axes(job, segment, cells, view, low, listed):
     """Test the listed blocks along the first half of the axes, then along all; returns how many are still listed."""
     half = cells.axes // 2
     words = half // 8
@@ -163,7 +163,7 @@ def _test_axes(job, segment, cells, view, low, listed):
 
 
 @inlined
-def _test_high(job, segment, cells, view, low, listed):
+def _classify_high(job, segment, cells, view, low, listed):
     """Test the high codes of the listed blocks.
 
     Lists the candidates; returns how many there are, and how many hits were counted instead where ``job.counting``.
@@ -215,7 +215,7 @@ def _keep_candidates(job, segment, found, left):
 
 
 @inlined
-def _test_low(job, segment, cells, view, low, found, left):
+def _classify_low(job, segment, cells, view, low, found, left):
     """Test the low codes of the candidates; returns how many rows are left, and how many hits were counted instead."""
     bias, words, counting = LOW_MIDDLE * view.digit_sum, job.words, job.counting
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)

@@ -114,7 +114,7 @@ def encode(
 
     norms : (spaces, n), upper bounds of the vectors' norms
     like : cells whose centre, weights and axes are taken over
-    advance : told of each component twice: of its codes, and of axes, even if there are none
+    advance : called with components done, each twice: for its codes, and for axes, even if there are none
 
     Time O(n d); the result does not depend on the number of threads.
     """

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from halfspace.cpu.codes import mean, put_ball, put_rows, widen_centre
 from halfspace.cpu.filters import FilterCode
-from halfspace.cpu.filters.group_tests import prepare_groups, search_groups
 from halfspace.cpu.filters.records import groups_record
+from halfspace.cpu.filters.tree import prepare_groups, search_groups
 from halfspace.cpu.formats import SLICE
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads

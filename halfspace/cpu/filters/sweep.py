@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.filters import Bounded
-from halfspace.cpu.filters.ball_tests import Bounds, bound, record, threads_for
 from halfspace.cpu.filters.balls import CODE as BALLS_CODE
+from halfspace.cpu.filters.gates import Bounds, bound, record, threads_for
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined
 from halfspace.model.counters import WORK_SHAPE, Column, Stage

@@ -1,4 +1,4 @@
-"""What kernels are told, as records of numbers and addresses, which own nothing."""
+"""Arguments of kernels, as records of numbers and addresses, which own nothing."""
 
 import struct
 from typing import Any
@@ -65,7 +65,7 @@ HEAD = np.dtype(
         ("budget", np.float64),  # seconds after which the call returns
     ]
 )
-"""What a call of the search is told."""
+"""The arguments of one call of a search."""
 
 SINK_FIELDS: list[Any] = [
     ("owners", np.int64),  # address of int32 (room,): directions

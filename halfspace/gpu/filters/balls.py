@@ -66,7 +66,7 @@ def enclose(
 
     columns : (S + 1,), on the host, where subspaces begin and end
     like : balls whose partition and centre are taken over
-    advance : told of each component twice: of those that `partition` tells of, and of those in balls
+    advance : called with components done, each twice: by `partition`, and in balls
     """
     spaces, rows, _ = vectors.shape
     subspaces, groups = columns.size - 1, -(-rows // size)

@@ -98,7 +98,7 @@ def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None, ad
 
     norms : (spaces, n), upper bounds of the vectors' norms
     like : cells whose centre and weights are taken over, and axes, if they have any, with all that belongs to them
-    advance : told of each component twice, as soon as all is launched
+    advance : called with components done, each twice, as soon as all is launched
 
     Time O(n d); nothing waits for the GPU.
     """

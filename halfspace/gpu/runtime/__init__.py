@@ -1,1 +1,1 @@
-"""How kernels are compiled and launched, and what they are told."""
+"""How kernels are compiled and launched, and the records that they take."""

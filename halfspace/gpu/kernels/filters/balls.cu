@@ -1,5 +1,5 @@
 // Segments with balls: bounds of every ball of every subspace, gates, and the test of rows by the balls that hold them.
-// The twin of halfspace/cpu/filters/ball_tests.py, but that subspaces are taken in their own order.
+// The twin of halfspace/cpu/filters/gates.py, but that subspaces are taken in their own order.
 //
 // bounds : (count, subspaces, groups, 2), lower and upper
 // extremes : (count, subspaces, 2), from 0 on: of the largest upper bound its place in order, of the largest magnitude

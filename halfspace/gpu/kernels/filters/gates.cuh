@@ -1,4 +1,4 @@
-// What is known of a direction once all balls of a segment are bounded. See halfspace/cpu/filters/ball_tests.py.
+// What is known of a direction once all balls of a segment are bounded. See halfspace/cpu/filters/gates.py.
 #pragma once
 
 #include "formats.cuh"

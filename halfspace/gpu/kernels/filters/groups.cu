@@ -1,5 +1,5 @@
 // Segments with groups: the ball of a chunk, those of its groups, those of their rows; each level tests what the one
-// above has left. The twin of halfspace/cpu/filters/group_tests.py.
+// above has left. The twin of halfspace/cpu/filters/tree.py.
 #include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "filters/balls.cuh"

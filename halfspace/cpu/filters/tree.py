@@ -89,14 +89,14 @@ def _open_chunk(job, segment, chunks, directions, chunk, span):
         chunks.dropped[:] = True
         groups = carray(pointer(segment.data, GROUPS), 1)[0]
         for k in range(directions.size):
-            _test_chunks(job, segment, groups, chunks, directions[k], chunk, stop)
+            _classify_chunks(job, segment, groups, chunks, directions[k], chunk, stop)
         if chunk == start and job.resumed:  # they were tested before the search stopped
             job.work[CHUNKS] = counted
     return not chunks.dropped[chunk % TILE]
 
 
 @inlined
-def _test_chunks(job, segment, groups, chunks, direction, chunk, stop):
+def _classify_chunks(job, segment, groups, chunks, direction, chunk, stop):
     """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64."""
     k = direction.number
     first = chunk % TILE
@@ -152,13 +152,13 @@ def _classify(job, segment, rows, chunks, direction, low, high):
         job.blocks[b] = low // CHUNK * 4 + b
         job.below[b] = chunks.chunk_below[k, at]
         job.above[b] = chunks.chunk_above[k, at]
-    listed, left, counted = _test_groups(job, segment, groups, direction, low, high)
-    left, more = _test_rows(job, segment, groups, direction, listed, left)
+    listed, left, counted = _classify_groups(job, segment, groups, direction, low, high)
+    left, more = _classify_rows(job, segment, groups, direction, listed, left)
     return left, counted + more
 
 
 @inlined
-def _test_groups(job, segment, groups, direction, low, high):
+def _classify_groups(job, segment, groups, direction, low, high):
     """Test the groups of a chunk, whose blocks and thresholds are listed.
 
     Lists the blocks that are still to be tested; returns how many, how many rows are listed as hits, and how many hits
@@ -198,7 +198,7 @@ def _test_groups(job, segment, groups, direction, low, high):
 
 
 @inlined
-def _test_rows(job, segment, groups, direction, listed, left):
+def _classify_rows(job, segment, groups, direction, listed, left):
     """Test the balls of the rows in the listed blocks, a tile at a time.
 
     Returns how many rows are left, and how many hits were counted instead.

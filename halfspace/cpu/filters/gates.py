@@ -163,7 +163,7 @@ def _gate(bounds, gate, first, last):
 
 
 @inlined
-def _test_balls(job, balls, rows, low, high):
+def _classify_balls(job, balls, rows, low, high):
     """Test rows [low, high) of a segment that are candidates: verdicts are put into the job, from that of row `low` on.
 
     Returns how many came to the gates, how many failed them, and the sum; and how many bounds were looked up.
@@ -209,7 +209,7 @@ def _test_balls(job, balls, rows, low, high):
 def _classify(job, segment, rows, state, direction, low, high):
     """List which rows of a chunk the balls that hold them leave; returns how many, and that no hit is counted here."""
     balls = carray(pointer(segment.data, BALLS), 1)[0]
-    came, gated, dropped, looked = _test_balls(job, balls, segment.rows, low, high)
+    came, gated, dropped, looked = _classify_balls(job, balls, segment.rows, low, high)
     left, taken = 0, 0
     if came > gated + dropped:
         for i in range(high - low):
