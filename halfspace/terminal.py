@@ -55,7 +55,7 @@ def spinner(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with numbers and the time left on stderr, if it is a terminal; yield what to call with the progress of the work."""
+    """Show a bar with numbers and the time left on stderr, if it is a terminal; yield what takes progress."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = console(err=True)
