@@ -6,7 +6,8 @@ That is maximum inner product search above a threshold (above-theta MIPS), whose
 from halfspace.explain import Explanation, Stage
 from halfspace.hits import Hit, Hits
 from halfspace.index import HalfspaceIndex
+from halfspace.scores import threshold_of
 from halfspace.warmup import warmup
 
-__all__ = ["Explanation", "HalfspaceIndex", "Hit", "Hits", "Stage", "warmup"]
+__all__ = ["Explanation", "HalfspaceIndex", "Hit", "Hits", "Stage", "threshold_of", "warmup"]
 __version__ = "0.1.0"

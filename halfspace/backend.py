@@ -57,7 +57,7 @@ class Backend(Protocol):
     def asarray(self, values: Any, name: str) -> Any:
         """Return an array on the device."""
 
-    def as_tau(self, tau: Any, count: int, single: bool) -> Any:
+    def as_tau(self, tau: Any, count: int, single: bool, name: str = "tau") -> Any:
         """Return thresholds, as `halfspace.model.question.Question` takes them."""
 
     def is_kernel_ready(self, array: Any) -> bool:
@@ -108,6 +108,12 @@ class Backend(Protocol):
 
     def sort_by_score(self, offsets: Any, ids: Any, scores: Any, threads: int) -> Any:
         """Order each row by descending score, then by id."""
+
+    def higher(self, tau: Any, unless: Any) -> Any:
+        """Return the higher of two thresholds, of each direction."""
+
+    def without(self, found: Any, beyond: Any, threads: int) -> Any:
+        """Return what was found without the hits of another answer, all of which are among them."""
 
     def joined(self, whole: Any, block: Any) -> Any:
         """Add a block of rows to those before."""

@@ -7,23 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import backend as backends
-from halfspace import query as asking
 from halfspace.arguments import checks
-from halfspace.contents import Contents
-from halfspace.explain import Explanation
 from halfspace.files import index_file
-from halfspace.hits import Hits
-from halfspace.model.counters import Want
 from halfspace.model.filters import AUTO, FILTERS, names
 from halfspace.model.formats import FORMATS, parse
-from halfspace.model.question import Question
 from halfspace.model.rounding import MAX_DIM
 from halfspace.model.segment import Segment, empty
+from halfspace.questions import Questions
 from halfspace.runtime.lock import Lock
 from halfspace.runtime.progress import Meter, Progress
 from halfspace.state.build import Builder
-from halfspace.state.restrict import restrict
-from halfspace.state.snapshot import MAX_ID, Snapshot
+from halfspace.state.snapshot import Snapshot
 from halfspace.state.tail import TailWriter
 
 __all__ = ["HalfspaceIndex"]
@@ -33,7 +27,7 @@ _SEALING = 30.0
 """What sealing costs, about, where rounding or measuring the same vectors costs 1."""
 
 
-class HalfspaceIndex(Contents):
+class HalfspaceIndex(Questions):
     """Vectors that can be asked for *all* of their number in a halfspace, exactly.
 
     `query` returns the set {i : sum_j q_j x_ij >= tau}, evaluated in real arithmetic on the stored floats: no false
@@ -118,9 +112,14 @@ class HalfspaceIndex(Contents):
     # -- changing it --------------------------------------------------------------------------------------------------
 
     def insert(
-        self, vectors: npt.ArrayLike, ids: npt.ArrayLike | None = None, *, progress: Progress | None = None
+        self,
+        vectors: npt.ArrayLike,
+        ids: npt.ArrayLike | None = None,
+        *,
+        replace: bool = False,
+        progress: Progress | None = None,
     ) -> npt.NDArray[np.int64]:
-        """Add vectors.
+        """Add vectors, or put them in the place of others.
 
         Parameters
         ----------
@@ -131,6 +130,9 @@ class HalfspaceIndex(Contents):
         ids : array_like of int, shape (n,), optional
             Ids of the vectors; by default they continue above the largest id ever used. The id of a deleted vector may
             be used again.
+        replace : bool
+            With ids that are in the index already: their vectors are exchanged for these, in one step (an upsert).
+            Whoever asks meanwhile sees all of the old vectors or all of the new ones.
         progress : callable, optional
             Called as ``progress(done, total)`` while work goes on: at its start with ``done`` at 0, every fraction of a
             second, and at its end with ``done == total``. Both count vectors, those of segments that are merged
@@ -147,12 +149,26 @@ class HalfspaceIndex(Contents):
         ------
         ValueError
             If shapes do not fit, a number is NaN or infinite in the index's dtype (the error names the row), or an id
-            is taken; if rows differ in length, or a value is null. Nothing has changed then.
+            is given twice or, without `replace`, taken; if `replace` comes without ids; if rows differ in length, or a
+            value is null. Nothing has changed then.
         TypeError
             If vectors are not real numbers or ids not integers; if an array is masked or sparse, or on another device.
             The error says what to pass instead.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> index.insert([[1, 0], [0, 1]], ids=[7, 8]).tolist()
+        [7, 8]
+        >>> index.insert([[3, 4], [5, 6]], ids=[8, 9], replace=True).tolist()
+        [8, 9]
+        >>> index.vectors([7, 8, 9]).tolist()
+        [[1.0, 0.0], [3.0, 4.0], [5.0, 6.0]]
         """
         backend = self._backend
+        if replace and ids is None:
+            raise ValueError("replace=True needs ids: which vectors are to be replaced")
         with self._on:
             numbers, single = checks.as_matrix(backend.asarray(vectors, "vectors"), self._dim, "vectors")
             meter = Meter(progress, self._snapshot.work(len(numbers)))
@@ -170,7 +186,7 @@ class HalfspaceIndex(Contents):
                 return self._snapshot.claimed(None, 0)
             norms, grain = backend.measure(bits[None], self._threads, measuring.over(bits.size))
             with self._writing.once:
-                snapshot = self._snapshot
+                snapshot = self._snapshot.without(own) if replace else self._snapshot
                 own = snapshot.claimed(own, len(bits))
                 next_id = max(snapshot.next_id, int(own.max()) + 1)
                 fresh = Segment(bits[None], own, norms, grain, live=own.size)
@@ -217,137 +233,6 @@ class HalfspaceIndex(Contents):
             compacted = self._snapshot.compacted(meter)
             meter.finish()  # as long as it may be cancelled
             self._publish(compacted)
-
-    # -- asking it ----------------------------------------------------------------------------------------------------
-
-    def query(
-        self,
-        directions: npt.ArrayLike,
-        tau: npt.ArrayLike,
-        *,
-        scores: bool = True,
-        sort: bool = False,
-        within: npt.ArrayLike | None = None,
-        limit: int | None = None,
-        threads: int | None = None,
-        out: Hits | None = None,
-    ) -> Hits:
-        """Find every vector x with <q, x> >= tau.
-
-        Parameters
-        ----------
-        directions : array_like of real numbers, shape (d,) or (m, d)
-            One direction q or a batch, rounded to float32; whatever `insert` takes.
-        tau : array_like of float, scalar or shape (m,)
-            The threshold, or one for each direction; the boundary belongs to the answer. ``-inf`` returns all, ``inf``
-            none.
-        scores : bool
-            Whether to return dot products; without them, balls that lie wholly inside are taken unread.
-        sort : bool
-            Order hits by descending score, then by id, instead of by id.
-        within : array_like of int or bool, optional
-            Consider only these ids, or the ids at which a mask is true; a mask covers ids 0 to the largest in the
-            index.
-        limit : int, optional
-            Keep only so many hits of each direction, the best by score and then by id; `Hits.totals` still counts all.
-        threads : int, optional
-            Threads for this call; the index's by default. The answer does not depend on it.
-        out : Hits, optional
-            A `Hits` made by `preallocate`, on a GPU: filled without synchronisation.
-
-        Returns
-        -------
-        Hits
-            Ids and scores, on the index's device: of the hits, for one direction; of each direction's hits, for a
-            batch.
-
-        Raises
-        ------
-        ValueError
-            If shapes do not fit, a direction is not finite in float32, or tau is NaN (the error names the row).
-        TypeError
-            If directions or tau are not real numbers, or ids not integers; and as for `insert`.
-        KeyError
-            If `within` names an id that is not in the index.
-
-        Notes
-        -----
-        Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score is the real
-        dot product rounded once to the nearest float32 (so it may round below tau). See ``docs/exactness.md``.
-        """
-        best = None if limit is None else min(checks.as_count(limit, "limit", 0), MAX_ID)
-        snapshot = self._snapshot
-        with self._on:
-            if out is not None:
-                self._backend.may_fill(out, directions, tau, within)
-            wanted = Want.SCORES if scores or sort or best is not None else Want.IDS
-            question, single = self._asked(snapshot, (directions, tau, within), wanted, threads)
-            if out is not None:
-                shape: dict[str, Any] = {"sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
-                filled: Hits = self._backend.fill(out, question, scores=scores, **shape)
-                return filled
-            offsets, ids, values, totals = asking.rows(self._backend, question, sort, best)
-            snapshot.builder.remember(question.directions, question.tau)
-            return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
-
-    def count(
-        self,
-        directions: npt.ArrayLike,
-        tau: npt.ArrayLike,
-        *,
-        within: npt.ArrayLike | None = None,
-        threads: int | None = None,
-    ) -> int | npt.NDArray[np.int64]:
-        """Count the vectors with <q, x> >= tau; arguments, errors and guarantee are those of `query`.
-
-        Returns
-        -------
-        int, or ndarray of int64 of shape (m,), on the index's device, for a batch
-        """
-        snapshot = self._snapshot
-        with self._on:
-            question, single = self._asked(snapshot, (directions, tau, within), Want.COUNT, threads)
-            counts = (asking.total if single else asking.counts)(self._backend, question)
-            snapshot.builder.remember(question.directions, question.tau)
-            return counts
-
-    def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
-        """Answer one query, with scores, and count what each stage tested, decided and read.
-
-        Parameters
-        ----------
-        direction : array_like of real numbers, shape (d,)
-        tau : float
-
-        Returns
-        -------
-        Explanation
-            The counts; they depend on the index, the direction and tau alone, so they repeat.
-        """
-        snapshot = self._snapshot
-        with self._on:
-            question, single = self._asked(snapshot, (direction, tau, None), Want.EXPLAINED, 1)
-            if not single:
-                raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(question.directions)}")
-            explanation = Explanation.of(self._filter, *asking.work(self._backend, question), snapshot.segments)
-            snapshot.builder.remember(question.directions, question.tau)
-            return explanation
-
-    def _asked(
-        self, snapshot: Snapshot, given: tuple[Any, Any, Any], wanted: Want, threads: int | None
-    ) -> tuple[Question, bool]:
-        """Validate a question: directions, tau and within; returns it, and whether it has a single direction."""
-        directions, tau, within = given
-        backend = self._backend
-        numbers, single = checks.as_matrix(backend.asarray(directions, "directions"), self._dim, "directions")
-        thresholds = backend.as_tau(tau, len(numbers), single)
-        workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
-        table = restrict(snapshot, within)
-        ready = numbers.dtype == _FLOAT32 and backend.is_kernel_ready(numbers)
-        if not ready:  # of those that are, kernels find what is not finite
-            numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
-        how = self._filter == AUTO, workers, wanted, backend.MOST_HITS
-        return Question(table, self._like, numbers, thresholds, *how), single
 
     @classmethod
     def load(

@@ -74,6 +74,19 @@ def work(backend: Backend, question: Question) -> tuple[int, list[tuple[Any, ...
     return hits, [(name, *map(int, row)) for name, row in zip(STAGES, counted, strict=True)]
 
 
+def _search(backend: Backend, question: Question) -> Any:
+    """Search; of a band, find what reaches one threshold but not the other, as the difference of two exact answers."""
+    if question.unless is None:
+        return backend.search(question)
+    found = backend.search(question._replace(unless=None))
+    if found.state:
+        return found
+    least = backend.higher(question.tau, question.unless)  # so that the second answer is part of the first
+    others = question.wanted if question.wanted == Want.COUNT else Want.IDS
+    beyond = backend.search(question._replace(tau=least, unless=None, wanted=others))
+    return beyond if beyond.state else backend.without(found, beyond, question.threads)
+
+
 def _found(backend: Backend, question: Question) -> Iterator[Any]:
     """Search block by block: as many directions at once as there is room to prepare, and to hold the hits of."""
     count, dim = question.directions.shape
@@ -81,11 +94,13 @@ def _found(backend: Backend, question: Question) -> Iterator[Any]:
     first = 0
     while first < max(count, 1):
         whole = first == 0 and count <= size
-        found = backend.search(question if whole else question.part(first, first + size))
+        found = _search(backend, question if whole else question.part(first, first + size))
         if found.state:
             if found.state == State.NOT_FINITE:
                 checks.finite(question.directions, "directions")
                 checks.numbers(question.tau, "tau")
+                if question.unless is not None and not isinstance(question.unless, float):
+                    checks.numbers(question.unless, "unless")
                 raise ValueError("directions have changed while they were asked for")
             size = max(1, min(size, count - first) // 4)
             continue

@@ -22,6 +22,7 @@ LINES, PARAMETERS = 400, 8
 OPTIONS_OF_USERS = {
     "halfspace/attention/kv.py": {"KVIndex.__init__"},
     "halfspace/attention/hf/cache.py": {"HalfspaceCache.__init__"},
+    "halfspace/questions.py": {"Questions.query"},
     "halfspace/cli.py": {"build", "query", "bench"},
 }
 """Functions whose parameters are what users may choose, by keyword or on the command line."""

@@ -136,21 +136,21 @@ def rounded(
     return stored
 
 
-def as_tau(tau: Any, count: int, single: bool) -> npt.NDArray[np.float64]:
-    """Return the thresholds (count,) in float64."""
+def as_tau(tau: Any, count: int, single: bool, name: str = "tau") -> npt.NDArray[np.float64]:
+    """Return the thresholds (count,) in float64; `name` is that of the argument."""
     if isinstance(tau, float) and tau == tau:
         return np.array([tau], np.float64) if single else np.full(count, tau)
-    array = asarray(float(tau) if type(tau) is int and abs(tau) < 2**1023 else tau, "tau")
+    array = asarray(float(tau) if type(tau) is int and abs(tau) < 2**1023 else tau, name)
     if not (array.dtype in _FLOATS or array.dtype.kind in "iu"):
-        raise TypeError(f"tau must be a real number or an array of them, got {tau!r}")
+        raise TypeError(f"{name} must be a real number or an array of them, got {tau!r}")
     if array.ndim > 0 and (single or array.shape != (count,)):
         expected = "a scalar" if single else f"a scalar or have shape ({count},)"
-        raise ValueError(f"tau must be {expected}, got shape {array.shape}")
+        raise ValueError(f"{name} must be {expected}, got shape {array.shape}")
     if array.dtype.itemsize == 2:
         array = array.astype(np.float32)
     wide = widen32(array) if array.dtype == np.float32 else array.astype(np.float64)
     if np.isnan(wide).any():
-        where = f"tau[{int(np.flatnonzero(np.isnan(wide))[0])}]" if array.ndim else "tau"
+        where = f"{name}[{int(np.flatnonzero(np.isnan(wide))[0])}]" if array.ndim else name
         raise ValueError(f"{where} is nan")
     return wide if array.ndim else np.full(count, wide)
 

@@ -15,8 +15,9 @@ from halfspace.cpu.radix import RADIX, keep_rows, order, order_rows, sift, worst
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
+from halfspace.model.arrays import pieces
 
-__all__ = ["best", "collect", "joined", "order_by_id", "sort_by_score"]
+__all__ = ["best", "collect", "higher", "joined", "order_by_id", "sort_by_score", "without"]
 
 ORDERED = 1 << 16
 """Hits of a single direction that a search has put in order already."""
@@ -60,6 +61,52 @@ def best(found: Any, limit: int, threads: int) -> Rows:
         rows = _gathered(counts, parts, threads)
     _order(*rows, False, threads)
     return rows
+
+
+def higher(tau: npt.NDArray[np.float64], unless: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the higher of two thresholds (m,) of each direction."""
+    limits: npt.NDArray[np.float64] = np.maximum(tau, unless)
+    return limits
+
+
+def without(found: Any, beyond: Any, threads: int) -> Any:
+    """Return an answer without the hits of another, all of which are among its own; counters are the sum of both."""
+    counts = found.counts - beyond.counts
+    work = found.work + beyond.work
+    if not any(part.ids.size for part in found.parts):  # they were counted
+        return found._replace(counts=counts, counted=work)
+    offsets, ids, scores = collect(found, threads)
+    others = collect(beyond, threads)
+    kept = np.empty(ids.size, np.bool_)
+    spans = _threads.spans(ids.size, -(-ids.size // RUN))
+    _threads.run(lambda span: _mark((offsets, ids), others[:2], kept, span), spans, threads)
+    owners = np.repeat(np.arange(counts.size, dtype=np.int32), counts)
+    return found._replace(counts=counts, parts=[Found(owners, _chosen(ids, kept), _chosen(scores, kept))], counted=work)
+
+
+def _chosen(column: np.ndarray, kept: npt.NDArray[np.bool_]) -> np.ndarray:
+    """Return the elements of a column, if it has any, that are kept; a run at a time: no call takes long."""
+    if not column.size:
+        return column
+    return np.concatenate([column[part][kept[part]] for part in pieces(column.size, 1)])
+
+
+@compiled
+def _mark(rows, others, kept, span):
+    """Say of hits [*span) whether they are not among the others; rows, others : offsets, and ids, in order in a row."""
+    (offsets, ids), (other_offsets, other_ids) = rows, others
+    at, last = span
+    row = np.searchsorted(offsets, at, side="right") - 1
+    while at < last:
+        while offsets[row + 1] <= at:
+            row += 1
+        low, high = other_offsets[row], other_offsets[row + 1]
+        low += np.searchsorted(other_ids[low:high], ids[at])
+        for k in range(at, min(last, offsets[row + 1])):
+            while low < high and other_ids[low] < ids[k]:
+                low += 1
+            kept[k] = low == high or other_ids[low] != ids[k]
+        at = offsets[row + 1]
 
 
 @inlined

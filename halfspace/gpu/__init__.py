@@ -10,7 +10,7 @@ except ImportError as error:
 from halfspace.gpu.attention.attend import attend
 from halfspace.gpu.attention.cache import extend, new_cache, reframe
 from halfspace.gpu.attention.threshold import certify, estimate
-from halfspace.gpu.collect import best, collect, joined, sort_by_score
+from halfspace.gpu.collect import best, collect, higher, joined, sort_by_score, without
 from halfspace.gpu.filters.balls import enclose
 from halfspace.gpu.filters.cells import encode
 from halfspace.gpu.filters.groups import enclose_groups
@@ -53,6 +53,7 @@ __all__ = [
     "extend",
     "fill",
     "finish",
+    "higher",
     "is_kernel_ready",
     "joined",
     "may_fill",
@@ -69,6 +70,7 @@ __all__ = [
     "stream",
     "tabulate",
     "wait",
+    "without",
     "xp",
     "zeros",
 ]

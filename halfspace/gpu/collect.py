@@ -3,12 +3,13 @@
 Signatures are those of `halfspace.cpu.collect`; the number of threads is not looked at.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import cupy as cp
 import numpy as np
 
-__all__ = ["best", "collect", "joined", "order_by_id", "sort_by_score"]
+__all__ = ["best", "collect", "higher", "joined", "order_by_id", "sort_by_score", "without"]
 
 
 def collect(found: Any, threads: int) -> tuple[Any, Any, Any]:
@@ -53,6 +54,30 @@ def best(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any]:
     kept = cp.sort(order[cp.arange(scores.size) - offsets[rows] < limit])
     lengths = cp.minimum(offsets[1:] - offsets[:-1], limit)
     return cp.concatenate([offsets[:1], cp.cumsum(lengths)]), ids[kept], scores[kept]
+
+
+def higher(tau: Any, unless: Any) -> Any:
+    """Return the higher of two thresholds, floats or float64 (m,), of each direction."""
+    return max(tau, unless) if isinstance(tau, float) and isinstance(unless, float) else cp.maximum(tau, unless)
+
+
+def without(found: Any, beyond: Any, threads: int) -> Any:
+    """Return an answer without the hits of another, all of which are among its own; counters are the sum of both."""
+    counts = found.counts - beyond.counts
+    work = None if found.work is None else found.work + beyond.work
+    ids, scores = found.ids, found.scores
+    if ids.size and beyond.ids.size:
+        known = cp.unique(ids)  # in the place of ids: with the row, they order as the hits do
+        own, others = (
+            _rows(one.offsets, one.ids.size) * known.size + cp.searchsorted(known, one.ids) for one in (found, beyond)
+        )
+        at = cp.minimum(cp.searchsorted(others, own), others.size - 1)
+        kept = cp.flatnonzero(others[at] != own)
+        ids, scores = ids[kept], scores[kept] if scores.size else scores
+    offsets = cp.concatenate([found.offsets[:1], cp.cumsum(counts)])
+    return replace(
+        found, hits=found.hits - beyond.hits, counts=counts, offsets=offsets, ids=ids, scores=scores, work=work
+    )
 
 
 def joined(whole: tuple[Any, ...], block: tuple[Any, ...]) -> tuple[Any, ...]:

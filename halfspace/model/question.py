@@ -25,8 +25,12 @@ class Question(NamedTuple):
     threads: int = 1
     wanted: Want = Want.SCORES
     most: int = ALL  # hits that may be held at once, if there are several directions
+    unless: Any = None  # like `tau`, or None: what reaches it is left out
 
     def part(self, first: int, last: int) -> "Question":
         """Return the same question of directions [first, last) alone."""
-        tau = self.tau if isinstance(self.tau, float) else self.tau[first:last]
-        return self._replace(directions=self.directions[first:last], tau=tau)
+        tau, unless = (
+            limits if limits is None or isinstance(limits, float) else limits[first:last]
+            for limits in (self.tau, self.unless)
+        )
+        return self._replace(directions=self.directions[first:last], tau=tau, unless=unless)

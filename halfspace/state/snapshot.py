@@ -102,6 +102,12 @@ class Snapshot:
             raise ValueError(f"id {int(ids[taken][0])} is in the index already")
         return ids
 
+    def without(self, ids: npt.NDArray[np.int64]) -> "Snapshot":
+        """Mark those of the ids (k,) as dead that are there, each named once."""
+        where, rows = self.locate(ids)
+        there = where >= 0
+        return self.excluding(where[there], rows[there]) if there.any() else self
+
     def sealing(self, fresh: Segment, meter: Meter = SILENT) -> "Snapshot":
         """Seal the tail together with fresh rows, and merge what has become of like size."""
         parts = _merged([[segment] for segment in self.sealed] + [[self.tail, fresh]])

@@ -35,9 +35,9 @@ class LivingIndex(RuleBasedStateMachine):
             del self.index  # a mapped file cannot be removed everywhere
             self.folder.cleanup()
 
-    def insert(self, vectors, ids=None):
+    def insert(self, vectors, ids=None, **options):
         vectors = np.array(vectors)
-        given = self.index.insert(vectors, ids=ids)
+        given = self.index.insert(vectors, ids=ids, **options)
         assert given.dtype == np.int64
         expected = range(self.next_id, self.next_id + len(np.atleast_2d(vectors))) if ids is None else ids
         assert given.tolist() == list(expected)
@@ -58,6 +58,13 @@ class LivingIndex(RuleBasedStateMachine):
     def insert_with_ids(self, rows, data):
         fresh = st.integers(0, self.next_id + 50).filter(lambda i: i not in self.rows)
         self.insert(rows, data.draw(st.lists(fresh, min_size=len(rows), max_size=len(rows), unique=True)))
+
+    @rule(seed=SEEDS, n=st.sampled_from([1, 3, 300, 900]), share=st.sampled_from([0.0, 0.5, 1.0]))
+    def insert_or_replace(self, seed, n, share):
+        rng = np.random.default_rng(seed)
+        known = rng.permutation(sorted(self.rows))[: int(share * n)]
+        ids = rng.permutation([*known.tolist(), *range(self.next_id, self.next_id + n - len(known))]).astype(np.int64)
+        self.insert(rng.integers(-3, 4, (n, DIMENSION)) / 4, ids.tolist(), replace=True)
 
     @rule(seed=SEEDS, n=st.integers(500, 3000))
     def insert_a_crowd(self, seed, n):

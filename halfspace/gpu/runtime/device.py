@@ -221,23 +221,23 @@ def _elsewhere(name: str) -> str:
     return f"{name} is an array in the host's memory, the index is on a GPU: bring it there with cupy.asarray({name})"
 
 
-def as_tau(tau: Any, count: int, single: bool) -> Any:
+def as_tau(tau: Any, count: int, single: bool, name: str = "tau") -> Any:
     """Return the thresholds: a float for all, or float64 (count,) on the device, where NaN is found by the kernels."""
     if type(tau) is float and tau == tau:
         return tau
     hosted = isinstance(tau, (np.ndarray, np.generic)) or not any(hasattr(tau, name) for name in _PROTOCOLS)
     if hosted and np.ndim(tau) == 0:
-        return float(checks.as_tau(tau, 1, True)[0])
+        return float(checks.as_tau(tau, 1, True, name)[0])
     if isinstance(tau, (list, tuple)) or is_column(tau):
-        return cp.asarray(checks.as_tau(tau, count, single))
-    array = asarray(tau, "tau")
+        return cp.asarray(checks.as_tau(tau, count, single, name))
+    array = asarray(tau, name)
     if array.ndim == 0:
-        return float(checks.as_tau(array.get(), count, single)[0])
+        return float(checks.as_tau(array.get(), count, single, name)[0])
     if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
-        raise TypeError(f"tau must be real numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if single or array.shape != (count,):
         expected = "a scalar" if single else f"a scalar or have shape ({count},)"
-        raise ValueError(f"tau must be {expected}, got shape {array.shape}")
+        raise ValueError(f"{name} must be {expected}, got shape {array.shape}")
     if array.dtype == np.float64:
         return cp.ascontiguousarray(array)
     if array.dtype.kind in "iu":

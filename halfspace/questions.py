@@ -1,0 +1,183 @@
+"""Asking an index: validate a question, hand it on, and shape the answer."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace import query as asking
+from halfspace.arguments import checks
+from halfspace.contents import Contents
+from halfspace.explain import Explanation
+from halfspace.hits import Hits
+from halfspace.model.counters import Want
+from halfspace.model.filters import AUTO
+from halfspace.model.question import Question
+from halfspace.state.restrict import restrict
+from halfspace.state.snapshot import MAX_ID, Snapshot
+
+__all__ = ["Questions"]
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+class _Given(NamedTuple):
+    """What a user asks, as given."""
+
+    directions: Any
+    tau: Any
+    unless: Any = None
+    within: Any = None
+
+
+class Questions(Contents):
+    """The questions that an index answers."""
+
+    _like: np.ndarray  # an empty array in the stored format
+
+    def query(
+        self,
+        directions: npt.ArrayLike,
+        tau: npt.ArrayLike,
+        *,
+        unless: npt.ArrayLike | None = None,
+        scores: bool = True,
+        sort: bool = False,
+        within: npt.ArrayLike | None = None,
+        limit: int | None = None,
+        threads: int | None = None,
+        out: Hits | None = None,
+    ) -> Hits:
+        """Find every vector x with <q, x> >= tau.
+
+        Parameters
+        ----------
+        directions : array_like of real numbers, shape (d,) or (m, d)
+            One direction q or a batch, rounded to float32; whatever `insert` takes.
+        tau : array_like of float, scalar or shape (m,)
+            The threshold, or one for each direction; the boundary belongs to the answer. ``-inf`` returns all, ``inf``
+            none.
+        unless : array_like of float, scalar or shape (m,), optional
+            A second threshold, of a band: leave out what reaches it, so that tau <= <q, x> < unless. Bands that share
+            an edge have no vector in common and miss none.
+        scores : bool
+            Whether to return dot products; without them, balls that lie wholly inside are taken unread.
+        sort : bool
+            Order hits by descending score, then by id, instead of by id.
+        within : array_like of int or bool, optional
+            Consider only these ids, or the ids at which a mask is true; a mask covers ids 0 to the largest in the
+            index.
+        limit : int, optional
+            Keep only so many hits of each direction, the best by score and then by id; `Hits.totals` still counts all.
+        threads : int, optional
+            Threads for this call; the index's by default. The answer does not depend on it.
+        out : Hits, optional
+            A `Hits` made by `preallocate`, on a GPU: filled without synchronisation.
+
+        Returns
+        -------
+        Hits
+            Ids and scores, on the index's device: of the hits, for one direction; of each direction's hits, for a
+            batch.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a direction is not finite in float32, or tau is NaN (the error names the row).
+        TypeError
+            If directions or tau are not real numbers, or ids not integers; and as for `insert`.
+        KeyError
+            If `within` names an id that is not in the index.
+
+        Notes
+        -----
+        Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score is the real
+        dot product rounded once to the nearest float32. So it may round below tau, and as a threshold of its own it
+        may exclude its vector: `halfspace.threshold_of` gives the threshold that does not. A float32 unit vector's
+        product with itself may be 0.99999997. See ``docs/exactness.md``.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> [(hit.id, hit.score) for hit in index.query([1, 0], 0.5)]
+        [(0, 1.0), (1, 0.5)]
+        >>> [hit.id for hit in index.query([1, 0], 0.5, unless=1.0)]
+        [1]
+        """
+        best = None if limit is None else min(checks.as_count(limit, "limit", 0), MAX_ID)
+        snapshot = self._snapshot
+        with self._on:
+            if out is not None:
+                if unless is not None:
+                    raise ValueError("out takes no unless: a band is the difference of two answers")
+                self._backend.may_fill(out, directions, tau, within)
+            wanted = Want.SCORES if scores or sort or best is not None else Want.IDS
+            question, single = self._asked(snapshot, _Given(directions, tau, unless, within), wanted, threads)
+            if out is not None:
+                shape: dict[str, Any] = {"sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
+                filled: Hits = self._backend.fill(out, question, scores=scores, **shape)
+                return filled
+            offsets, ids, values, totals = asking.rows(self._backend, question, sort, best)
+            snapshot.builder.remember(question.directions, question.tau)
+            return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
+
+    def count(
+        self,
+        directions: npt.ArrayLike,
+        tau: npt.ArrayLike,
+        *,
+        unless: npt.ArrayLike | None = None,
+        within: npt.ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> int | npt.NDArray[np.int64]:
+        """Count the vectors with <q, x> >= tau; arguments, errors and guarantee are those of `query`.
+
+        Returns
+        -------
+        int, or ndarray of int64 of shape (m,), on the index's device, for a batch
+        """
+        snapshot = self._snapshot
+        with self._on:
+            question, single = self._asked(snapshot, _Given(directions, tau, unless, within), Want.COUNT, threads)
+            counts = (asking.total if single else asking.counts)(self._backend, question)
+            snapshot.builder.remember(question.directions, question.tau)
+            return counts
+
+    def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
+        """Answer one query, with scores, and count what each stage tested, decided and read.
+
+        Parameters
+        ----------
+        direction : array_like of real numbers, shape (d,)
+        tau : float
+
+        Returns
+        -------
+        Explanation
+            The counts; they depend on the index, the direction and tau alone, so they repeat.
+        """
+        snapshot = self._snapshot
+        with self._on:
+            question, single = self._asked(snapshot, _Given(direction, tau), Want.EXPLAINED, 1)
+            if not single:
+                raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(question.directions)}")
+            explanation = Explanation.of(self._filter, *asking.work(self._backend, question), snapshot.segments)
+            snapshot.builder.remember(question.directions, question.tau)
+            return explanation
+
+    def _asked(self, snapshot: Snapshot, given: _Given, wanted: Want, threads: int | None) -> tuple[Question, bool]:
+        """Validate a question; returns it, and whether it has a single direction."""
+        directions, tau, unless, within = given
+        backend = self._backend
+        numbers, single = checks.as_matrix(backend.asarray(directions, "directions"), self._dim, "directions")
+        thresholds = backend.as_tau(tau, len(numbers), single)
+        ends = None if unless is None else backend.as_tau(unless, len(numbers), single, "unless")
+        workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
+        table = restrict(snapshot, within)
+        ready = numbers.dtype == _FLOAT32 and backend.is_kernel_ready(numbers)
+        if not ready:  # of those that are, kernels find what is not finite
+            numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
+        how = self._filter == AUTO, workers, wanted, backend.MOST_HITS
+        return Question(table, self._like, numbers, thresholds, *how, ends), single

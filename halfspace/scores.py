@@ -1,0 +1,78 @@
+"""Scores as thresholds: float32 numbers that real ones were rounded to."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.model.arrays import host, is_array, namespace
+from halfspace.model.formats import widen32
+
+__all__ = ["threshold_of"]
+
+_BEYOND = 2.0**128 - 2.0**103
+"""The least real number that rounds to an infinite float32."""
+
+
+def threshold_of(score: Any) -> Any:
+    """Return the largest threshold that no vector with this score fails.
+
+    A score is a real number, rounded to the nearest float32: half of those that round to it lie below. So a score that
+    is used as tau loses about half of the vectors that have it, its own among them. This threshold loses none, and no
+    larger one does so.
+
+    Parameters
+    ----------
+    score : float, or ndarray of float32, any shape
+        As `halfspace.Hits` has them.
+
+    Returns
+    -------
+    float, or ndarray of float64 of the same shape
+        On the device of the scores.
+
+    Raises
+    ------
+    TypeError
+        If an array is not of float32.
+    ValueError
+        If a score is NaN, or a float that is no float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from halfspace import HalfspaceIndex, threshold_of
+    >>> index = HalfspaceIndex(3)
+    >>> x = np.array([0.1, 0.7, 0.3], np.float32)
+    >>> _ = index.insert(x / np.linalg.norm(x))
+    >>> hits = index.query(x, -np.inf)
+    >>> index.count(x, threshold_of(hits.scores[0]))
+    1
+    """
+    if not hasattr(score, "dtype"):
+        with np.errstate(over="ignore"):
+            number = np.float32(score)
+        if float(number) != float(score) and score == score:
+            raise ValueError(f"score must be a float32 number, as hits have them, got {score!r}")
+        return float(_below(np.array([number]))[0])
+    if score.dtype != np.float32:
+        raise TypeError(f"score must be float32, got dtype {score.dtype}")
+    middles = _below(np.asarray(host(score) if is_array(score) else score))
+    return namespace(score).asarray(middles) if is_array(score) else float(middles)
+
+
+def _below(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the middle between each float32 and the next one below, which is exact in float64."""
+    if np.isnan(scores).any():
+        raise ValueError("score is nan")
+    bits = np.ascontiguousarray(scores).view(np.int32).astype(np.int64).reshape(scores.shape)
+    places = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # float32 numbers, counted from zero
+    below = places - 1
+    patterns = np.where(below < 0, -below - 0x80000000, below).astype(np.int32)
+    finite = np.abs(places) < 0x7F800000
+    wide, under = (widen32(np.where(finite, part, np.float32(0))) for part in (scores, patterns.view(np.float32)))
+    middle = 0.5 * (wide + under)
+    middle = np.where(places == 0x7F800000, _BEYOND, middle)
+    middle = np.where(places == -0x7F7FFFFF, -_BEYOND, middle)
+    lowest: npt.NDArray[np.float64] = np.where(places == -0x7F800000, -np.inf, middle)
+    return lowest
