@@ -26,7 +26,7 @@ def ask():
         index.query(directions[0], 2.0, sort=True)
         index.query(directions, 2.0, limit=3)
         index.count(directions, 2.0)
-    index = KVIndex(2, 24, num_query_heads=6)
+    index = KVIndex(2, 24, num_query_heads=6, dtype="float32")
     keys, queries = (rng.standard_normal((1, heads, 300, 24), dtype=np.float32) for heads in (2, 6))
     index.append(keys, keys)
     index.append(keys[:, :, :1], keys[:, :, :1])
