@@ -166,6 +166,10 @@ def query(
     tau: Annotated[
         str, typer.Option(help="Threshold: a number, or a .npy file of one per direction.", show_default=False)
     ],
+    unless: Annotated[
+        str | None,
+        typer.Option(help="A second threshold, of a band: leave out what reaches it.", show_default=False),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help=f"Write the hits here: {_HITS}. {_OUTPUT}", show_default=False),
@@ -182,7 +186,7 @@ def query(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Find every vector of an index whose dot product with a direction is at least tau."""
+    """Find every vector of an index whose dot product with a direction is at least tau, and below --unless."""
     with _errors():
         import numpy as np
 
@@ -192,22 +196,24 @@ def query(
         if count and (sort or limit is not None or not scores):
             raise ValueError("--count goes with none of --sort, --limit and --no-scores")
         if output is not None:
-            check_output(output, [index, file_of(directions), tau], tuple(HITS))
+            check_output(output, [index, file_of(directions), tau, *filter(None, [unless])], tuple(HITS))
         asked = read_vectors(directions)
         m = len(asked)
-        taus = read_tau(tau, m)
+        taus, ends = read_tau(tau, m), None if unless is None else read_tau(unless, m, "unless")
         opened = _open(index, threads=threads)
         parts: list[dict[str, NDArray[Any]]] = []
         with progress("asking") as report:
             for low in range(0, max(m, 1), _CHUNK_ROWS):
-                chunk, at = np.ascontiguousarray(asked[low : low + _CHUNK_ROWS]), taus[low : low + _CHUNK_ROWS]
+                part = slice(low, low + _CHUNK_ROWS)
+                chunk, at = np.ascontiguousarray(asked[part]), taus[part]
+                end = None if ends is None else ends[part]
                 with _located(directions, chunk, low, "float32"):
                     if count:
-                        parts.append({"totals": np.asarray(opened.count(chunk, at))})
+                        parts.append({"totals": np.asarray(opened.count(chunk, at, unless=end))})
                     else:
-                        hits = opened.query(chunk, at, scores=scores, sort=sort, limit=limit)
-                        part = {"ids": hits.ids, "sizes": np.diff(hits.offsets), "totals": hits.totals}
-                        parts.append(part | ({} if hits.scores is None else {"scores": hits.scores}))
+                        hits = opened.query(chunk, at, unless=end, scores=scores, sort=sort, limit=limit)
+                        answer = {"ids": hits.ids, "sizes": np.diff(hits.offsets), "totals": hits.totals}
+                        parts.append(answer | ({} if hits.scores is None else {"scores": hits.scores}))
                 report(low + len(chunk), m)
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not count:

@@ -186,7 +186,7 @@ class HalfspaceIndex(Questions):
                 return self._snapshot.claimed(None, 0)
             norms, grain = backend.measure(bits[None], self._threads, measuring.over(bits.size))
             with self._writing.once:
-                snapshot = self._snapshot.without(own) if replace else self._snapshot
+                snapshot = self._snapshot.without(own) if replace and own is not None else self._snapshot
                 own = snapshot.claimed(own, len(bits))
                 next_id = max(snapshot.next_id, int(own.max()) + 1)
                 fresh = Segment(bits[None], own, norms, grain, live=own.size)

@@ -40,6 +40,24 @@ def brute(data, tau, j):
     return ids, dots[ids].astype(np.float32)
 
 
+# bands
+
+
+def test_a_band_on_the_command_line(files, data):
+    document = json.loads(succeed("query", files / "x.hs", files / "q.npy", "--tau", 3, "--unless", 9, "--json"))
+    for j, answer in enumerate(document["answers"]):
+        ids, scores = brute(data, 3, j)
+        assert answer["ids"] == ids[scores < 9].tolist()
+    np.save(files / "ends.npy", np.full(M, 9.0))
+    counted = succeed(
+        "query", files / "x.hs", files / "q.npy", "--tau", 3, "--unless", files / "ends.npy", "--count", "--json"
+    )
+    assert [answer["total"] for answer in json.loads(counted)["answers"]] == [
+        len(answer["ids"]) for answer in document["answers"]
+    ]
+    assert "--unless 'x' is neither" in fail(2, "query", files / "x.hs", files / "q.npy", "--tau", 3, "--unless", "x")
+
+
 # demo
 
 

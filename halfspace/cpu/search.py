@@ -120,7 +120,7 @@ def _run(
 
     The kernel returns every so often, for an interrupt to take effect, and where more hits come than there is room for.
     """
-    table, like, directions, tau, may_scan, _, wanted, most = question
+    table, like, directions, tau, may_scan, _, wanted, most, _ = question
     kernel = search_kernel(code)
     ready = (0, 0) if prepared is None else (address(prepared.directions.records), prepared.shared)
     first, last = span

@@ -86,20 +86,20 @@ def read_column(path: str | Path, n: int, what: str, kinds: str) -> NDArray[Any]
     return column
 
 
-def read_tau(text: str, m: int) -> NDArray[np.float64]:
-    """Read thresholds (m,): a number for all directions, or a ``.npy`` file of one per direction."""
+def read_tau(text: str, m: int, name: str = "tau") -> NDArray[np.float64]:
+    """Read thresholds (m,) of an option: a number for all directions, or a ``.npy`` file of one per direction."""
     try:
         number = float(text)
     except ValueError:
         if not text.endswith(".npy"):
-            raise ValueError(f"--tau {text!r} is neither a number nor a .npy file") from None
+            raise ValueError(f"--{name} {text!r} is neither a number nor a .npy file") from None
     else:
         if math.isnan(number):
-            raise ValueError(f"--tau {text!r} is not a number")
+            raise ValueError(f"--{name} {text!r} is not a number")
         return np.full(m, number)
-    taus = read_column(text, m, "tau", "fiu").astype(np.float64)
+    taus = read_column(text, m, name, "fiu").astype(np.float64)
     if np.isnan(taus).any():
-        raise ValueError(f"{text}: tau of direction {int(np.flatnonzero(np.isnan(taus))[0])} is nan")
+        raise ValueError(f"{text}: {name} of direction {int(np.flatnonzero(np.isnan(taus))[0])} is nan")
     return taus
 
 
