@@ -98,9 +98,10 @@ def _found(backend: Backend, question: Question) -> Iterator[Any]:
         if found.state:
             if found.state == State.NOT_FINITE:
                 checks.finite(question.directions, "directions")
-                checks.numbers(question.tau, "tau")
-                if question.unless is not None and not isinstance(question.unless, float):
-                    checks.numbers(question.unless, "unless")
+                for name in ("tau", "unless"):
+                    limits = getattr(question, name)
+                    if not (limits is None or isinstance(limits, float)):
+                        checks.numbers(limits, name)
                 raise ValueError("directions have changed while they were asked for")
             size = max(1, min(size, count - first) // 4)
             continue
