@@ -11,6 +11,7 @@ from helpers.lengths import LENGTHS, Lengths
 
 from halfspace import HalfspaceIndex
 from halfspace.model import filters
+from halfspace.model.counters import Stage
 
 
 @pytest.fixture
@@ -87,3 +88,10 @@ def test_segments_of_several_filters_answer_as_one(vectors, rng):
             assert index.count(directions, 9.0, threads=threads).tolist() == [len(ids) for ids, _ in expected]
     explanation = index.explain(directions[0], 9.0)
     assert {"norms", "high", "chunks", "sweep", "scan"} <= {stage.name for stage in explanation.stages}
+
+
+def test_the_table_has_all_stages():
+    """Every stage is of some filter, or of verification, which comes after all of them."""
+    counted = {stage for spec in filters.FILTERS.values() for stage in spec.stages}
+    assert counted | {Stage.VERIFY, Stage.EXACT} == set(Stage)
+    assert all(spec.summary and spec.stages == tuple(sorted(spec.stages)) for spec in filters.FILTERS.values())

@@ -10,7 +10,7 @@ SETS = grid(
     ["attention keys", "docstrings", "clustered, d = 384", "Gaussian, d = 8", "heavy-tailed, d = 64"],
     ["Gaussian, d = 8"],
 )
-BOUNDS = ("norms", "axes", "high", "low", "chunks", "groups", "cells", "sweep", "gates", "balls")
+BOUNDS = ("norms", "axes", "high", "low", "chunks", "groups", "rows", "sweep", "gates", "balls")
 """Stages that look at bounds, not at vectors."""
 
 

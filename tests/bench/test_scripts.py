@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from halfspace.model import filters
+from halfspace.model.counters import Stage
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "asv_benchmarks").rglob("*.py"))
 
@@ -56,3 +59,16 @@ def test_documents_name_scripts_that_are_there():
     assert {name for name in named if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()} == set()
     files = {name for text in texts for name in re.findall(r"\basv_benchmarks/[\w/.-]+\.(?:py|json)\b", text)}
     assert {name for name in files if not (ROOT / name).exists()} == set()
+
+
+def test_counted_work_is_of_the_filters_and_stages_that_there_are():
+    """asv looks at the names before anything is imported, so they stand there."""
+    tree = ast.parse((ROOT / "asv_benchmarks/benchmarks/work.py").read_text("utf-8"))
+    named = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id in ("FILTERS", "BOUNDS")
+    }
+    assert set(named["FILTERS"]) == set(filters.tried())
+    looking = {Stage.SCAN, Stage.VERIFY, Stage.EXACT}
+    assert set(named["BOUNDS"]) == {stage.name.lower() for stage in set(Stage) - looking}
