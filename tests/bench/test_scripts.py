@@ -67,7 +67,7 @@ def test_counted_work_is_of_the_filters_and_stages_that_there_are():
     named = {
         node.targets[0].id: ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id in ("FILTERS", "BOUNDS")
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("FILTERS", "BOUNDS")
     }
     assert set(named["FILTERS"]) == set(filters.tried())
     looking = {Stage.SCAN, Stage.VERIFY, Stage.EXACT}
