@@ -100,6 +100,9 @@ class Backend(Protocol):
         and the counters of its ``work``.
         """
 
+    def rough_scores(self, vectors: Any, directions: Any, threads: int) -> Any:
+        """Multiply stored bits (s, d) with directions (m, d) in float32, in any order: (m, s)."""
+
     def collect(self, found: Any, threads: int) -> Any:
         """Return offsets (m + 1,), ids and scores of what was found, in order of ids."""
 

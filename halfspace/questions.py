@@ -13,6 +13,7 @@ from halfspace.hits import Hits
 from halfspace.model.counters import Want
 from halfspace.model.filters import AUTO
 from halfspace.model.question import Question
+from halfspace.nearest import nearest
 from halfspace.state.restrict import restrict
 from halfspace.state.snapshot import MAX_ID, Snapshot
 
@@ -144,6 +145,64 @@ class Questions(Contents):
             counts = (asking.total if single else asking.counts)(self._backend, question)
             snapshot.builder.remember(question.directions, question.tau)
             return counts
+
+    def search(
+        self,
+        directions: npt.ArrayLike,
+        k: int,
+        *,
+        tau: npt.ArrayLike | None = None,
+        within: npt.ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> Hits:
+        """Find of each direction the k vectors with the largest dot products.
+
+        Parameters
+        ----------
+        directions : array_like of real numbers, shape (d,) or (m, d)
+            As for `query`.
+        k : int
+            How many; there are fewer where there are fewer vectors, or fewer that reach tau.
+        tau : array_like of float, scalar or shape (m,), optional
+            A threshold that they must reach, too.
+        within, threads : optional
+            As for `query`.
+
+        Returns
+        -------
+        Hits
+            On the index's device, in order of descending real dot product, and then of ids. `Hits.totals` are their
+            numbers.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            As for `query`, and if k is no integer of at least 0.
+
+        Notes
+        -----
+        Exact in real arithmetic, like `query`: vectors whose scores round to the same float32 are told apart by their
+        real products. It is a range query: a sample suggests a threshold, and where fewer than k vectors reach it, it
+        is lowered.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1], [1, 0]])
+        >>> [(hit.id, hit.score) for hit in index.search([2, 1], 3)]
+        [(0, 2.0), (3, 2.0), (1, 1.5)]
+        """
+        most = min(checks.as_count(k, "k", 0), MAX_ID - 1)
+        snapshot = self._snapshot
+        with self._on:
+            given = _Given(directions, -np.inf if tau is None else tau, None, within)
+            question, single = self._asked(snapshot, given, Want.SCORES, threads)
+            available = snapshot.live if within is None else question.table.allowed
+            found = nearest(self._backend, snapshot, question, most, available)
+            offsets, ids, scores = map(self._backend.xp.asarray, found)
+            totals = offsets[1:] - offsets[:-1]
+            return Hits(ids, scores, offsets, totals, single=single, columns=snapshot.next_id)
 
     def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
         """Answer one query, with scores, and count what each stage tested, decided and read.

@@ -12,6 +12,7 @@ from halfspace.cpu.filters.cells import encode
 from halfspace.cpu.filters.groups import enclose_groups
 from halfspace.cpu.formats import measure, store
 from halfspace.cpu.partition import partition
+from halfspace.cpu.rough import rough_scores
 from halfspace.cpu.runtime.device import (
     DEVICE,
     REMEMBERED,
@@ -59,6 +60,7 @@ __all__ = [
     "preallocate",
     "reframe",
     "room",
+    "rough_scores",
     "search",
     "sort_by_score",
     "store",

@@ -17,6 +17,7 @@ from halfspace.gpu.filters.groups import enclose_groups
 from halfspace.gpu.formats import measure, store
 from halfspace.gpu.out import fill, may_fill, preallocate
 from halfspace.gpu.partition import partition
+from halfspace.gpu.rough import rough_scores
 from halfspace.gpu.runtime.device import (
     DEVICE,
     REMEMBERED,
@@ -64,6 +65,7 @@ __all__ = [
     "preallocate",
     "reframe",
     "room",
+    "rough_scores",
     "search",
     "sort_by_score",
     "store",

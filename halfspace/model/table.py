@@ -21,6 +21,7 @@ class Table:
     records: np.ndarray  # SEGMENT (spaces, segments)
     segments: tuple[Segment, ...]
     others: tuple[object, ...] = ()
+    allowed: int = 0  # rows that are not excluded, where that was counted
 
     @classmethod
     def of(cls, segments: Sequence[Segment], backend: Any) -> "Table":
@@ -28,9 +29,9 @@ class Table:
         tabulated = [backend.tabulate(segment) for segment in segments]
         return cls(np.stack([part[0] for part in tabulated], axis=1), tuple(segments), tuple(tabulated))
 
-    def changed(self, records: np.ndarray, others: Sequence[object]) -> "Table":
+    def changed(self, records: np.ndarray, others: Sequence[object], allowed: int = 0) -> "Table":
         """Return a table of the same segments with other records, which need `others` as well."""
-        return replace(self, records=records, others=(*self.others, *others))
+        return replace(self, records=records, others=(*self.others, *others), allowed=allowed)
 
     def part(self, *which: int) -> "Table":
         """Return the table of some segments alone."""

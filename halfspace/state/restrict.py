@@ -25,7 +25,7 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
     records = snapshot.table.records.copy()
     for number, mask in enumerate(masks):
         records[:, number]["excluded"] = address(mask)
-    return snapshot.table.changed(records, masks)
+    return snapshot.table.changed(records, masks, sum(int(rows.sum()) for rows in inside))
 
 
 def _by_ids(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.bool_]]:

@@ -26,6 +26,8 @@ TAIL_ROWS = 256
 """Rows that the tail holds before it is sealed."""
 FANOUT = 4
 """Segments of like size that merge into one."""
+SAMPLED = 1 << 12
+"""Vectors that thresholds of the k best are read off."""
 
 MAX_ID = np.iinfo(np.int64).max
 
@@ -53,6 +55,19 @@ class Snapshot:
     def table(self) -> Table:
         """All segments as the kernels see them."""
         return Table.of(self.segments or (self.tail,), self.builder.backend)
+
+    @derived
+    def sample(self) -> np.ndarray:
+        """Stored bits (s, d) of at most `SAMPLED` vectors, evenly spread over the rows of each segment."""
+        xp = namespace(self.tail.ids)
+        parts = [self.tail.vectors[0, :0]]
+        for segment in self.segments:
+            rows = xp.flatnonzero(~segment.dead_rows)
+            share = -(-SAMPLED * segment.live // max(self.live, 1))
+            chosen = np.linspace(0, segment.live - 1, min(share, segment.live)).astype(np.int64)
+            parts.append(segment.vectors[0][rows[xp.asarray(chosen)]])
+        sample: np.ndarray = xp.ascontiguousarray(xp.concatenate(parts))
+        return sample
 
     def ids(self) -> npt.NDArray[np.int64]:
         """All ids, ascending."""

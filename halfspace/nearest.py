@@ -1,0 +1,167 @@
+"""The k best, certified: a range query, whose threshold a sample suggests.
+
+Where a threshold leaves fewer than k hits it was too high, and is lowered; what reaches one that leaves k or more
+contains the k best, since range queries miss nothing. Vectors whose scores round to the same float32 are ordered by
+their real scores, in integers, and then by id.
+"""
+
+from math import ceil, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace import query as asking
+from halfspace.backend import Backend
+from halfspace.model.arrays import host
+from halfspace.model.counters import Want
+from halfspace.model.formats import as_float32, widen32
+from halfspace.model.question import Question
+from halfspace.scores import threshold_of
+from halfspace.state.snapshot import Snapshot
+
+__all__ = ["Answer", "nearest"]
+
+LOWERED = 4
+"""How many times as deep in the sample a threshold is looked for that has left too few hits."""
+AT_ONCE = 1 << 12
+"""Vectors with one score that are compared in integers at once."""
+
+
+class Answer(NamedTuple):
+    """Rows of the k best, on the host: best first."""
+
+    offsets: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+
+
+def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, available: int) -> Answer:
+    """Find of each direction the k vectors with the largest real scores that reach its threshold, ties by id.
+
+    question : its thresholds are the lowest that count; available : vectors that may be found
+    """
+    count, k = len(question.directions), min(k, available)
+    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = [_NOTHING] * count
+    left = np.arange(count if k else 0)
+    guess = _Guess(backend, snapshot, question, k, available)
+    while left.size:
+        tau, final = guess.thresholds(left)
+        own = question._replace(directions=question.directions[left], tau=tau, wanted=Want.SCORES)
+        offsets, ids, scores, totals = map(host, asking.rows(backend, own, True, k + 1))
+        for at, direction in enumerate(left.tolist()):
+            part = slice(offsets[at], offsets[at + 1])
+            found[direction] = ids[part], scores[part]
+        left = left[(totals < k) & ~final]
+        guess = guess.lower()
+    rows = [
+        _ordered(backend, snapshot, question.part(j, j + 1), ids, scores, k) for j, (ids, scores) in enumerate(found)
+    ]
+    sizes = [ids.size for ids, _ in rows]
+    whole = [np.concatenate([row[which] for row in rows] or [_NOTHING[which]]) for which in (0, 1)]
+    return Answer(np.cumsum([0, *sizes], dtype=np.int64), whole[0], whole[1])
+
+
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.float32)
+
+
+class _Guess(NamedTuple):
+    """Thresholds that about so many vectors reach as are wanted, read off a sample of those that are stored."""
+
+    backend: Backend
+    snapshot: Snapshot
+    question: Question
+    k: int
+    available: int
+    depth: int = 1  # how many times as deep as first
+
+    def lower(self) -> "_Guess":
+        """Return thresholds that are found deeper in the sample."""
+        return self._replace(depth=self.depth * LOWERED)
+
+    def thresholds(self, left: npt.NDArray[np.int64]) -> tuple[Any, npt.NDArray[np.bool_]]:
+        """Return thresholds of some directions (k,), and which of them are the lowest that count."""
+        xp, question, sample = self.backend.xp, self.question, self.snapshot.sample
+        asked = question.directions[left]
+        floor = question.tau if isinstance(question.tau, float) else question.tau[left]
+        size = len(sample)
+        expected = self.k * size / max(self.available, 1)
+        rank = ceil(self.depth * (expected + 3.0 * sqrt(expected) + 2.0))
+        if rank > size:
+            return xp.broadcast_to(xp.asarray(floor, np.float64), (left.size,)).copy(), np.ones(left.size, np.bool_)
+        rough = self.backend.rough_scores(sample, xp.ascontiguousarray(asked), question.threads)
+        guessed = xp.partition(rough, size - rank, axis=1)[:, size - rank].astype(np.float64)
+        guessed = xp.where(guessed == guessed, guessed, -np.inf)
+        tau = xp.maximum(guessed, floor)
+        return tau, host(guessed <= floor)
+
+
+def _ordered(
+    backend: Backend,
+    snapshot: Snapshot,
+    question: Question,
+    ids: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    k: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Order the hits of one direction, perhaps one more than k, by their real scores where float32 cannot tell."""
+    same = scores[1:] == scores[:-1]
+    if not same[:k].any():
+        return ids[:k], scores[:k]
+    ids, scores = ids.copy(), scores.copy()
+    ends = np.flatnonzero(np.concatenate([~same, [True]])) + 1
+    start = 0
+    for end in ends.tolist():
+        if end - start > 1 and start < k:
+            tied = ids[start:end]
+            if end == ids.size > k:  # there may be more of them
+                tied = _tied(backend, question, float(widen32(scores[start : start + 1])[0]))
+            ids[start:end], negative = _by_real_score(backend, snapshot, question, tied, end - start)
+            if scores[start] == 0.0:  # a negative product that is too small for float32 is -0
+                scores[start:end] = np.where(negative, np.float32(-0.0), np.float32(0.0))
+        start = end
+    return ids[:k], scores[:k]
+
+
+def _tied(backend: Backend, question: Question, score: float) -> npt.NDArray[np.int64]:
+    """Find all vectors whose scores round to one float32."""
+    low, high = threshold_of(score), np.nextafter(np.float32(score), np.float32(np.inf))
+    xp = backend.xp
+    tau = xp.maximum(xp.asarray([low], np.float64), question.tau)
+    ends = None if score == np.inf else xp.asarray([threshold_of(float(high))], np.float64)
+    _, ids, _, _ = asking.rows(
+        backend,
+        question._replace(directions=question.directions.copy(), tau=tau, unless=ends, wanted=Want.IDS),
+        False,
+        None,
+    )
+    return host(ids)
+
+
+def _by_real_score(
+    backend: Backend, snapshot: Snapshot, question: Question, ids: npt.NDArray[np.int64], most: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return so many of the ids with the largest real scores, best first, ties by id; and which are negative."""
+    direction = _integers(host(question.directions))
+    best: list[tuple[int, int]] = []
+    for first in range(0, ids.size, AT_ONCE):
+        own = ids[first : first + AT_ONCE]
+        bits = np.ascontiguousarray(host(snapshot.vectors(backend.xp.asarray(own))))
+        distinct, owners = np.unique(bits.view(f"V{bits.itemsize * bits.shape[1]}"), return_inverse=True)
+        rows = as_float32(distinct.view(bits.dtype).reshape(len(distinct), bits.shape[1]))
+        products = [_dot(*_integers(row[None]), *direction) for row in rows]
+        best += [(-products[owner], id) for owner, id in zip(owners.ravel().tolist(), own.tolist(), strict=True)]
+        best = sorted(best)[:most]
+    return np.array([id for _, id in best], np.int64), np.array([product > 0 for product, _ in best], np.bool_)
+
+
+def _integers(row: npt.NDArray[np.float32]) -> tuple[list[int], list[int]]:
+    """Return mantissas and exponents of float32 (1, d): value = mantissa * 2^(exponent - 200)."""
+    fractions, exponents = np.frexp(widen32(row[0]))
+    return (fractions * 2.0**24).astype(np.int64).tolist(), (exponents.astype(np.int64) - 24 + 200).tolist()
+
+
+def _dot(mantissas: list[int], exponents: list[int], others: list[int], their_exponents: list[int]) -> int:
+    """Sum the products without error, in units of 2^-400."""
+    terms = zip(mantissas, exponents, others, their_exponents, strict=True)
+    return sum(a * b << e + f for a, e, b, f in terms if a and b)

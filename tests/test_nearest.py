@@ -1,0 +1,132 @@
+"""The k best, by the oracle: real scores, ties by id, for every filter and format."""
+
+import numpy as np
+import pytest
+from helpers import reference
+from helpers.checking import DTYPES, EXTENDED, build, build_each
+from helpers.families import FAMILIES
+
+from halfspace import HalfspaceIndex
+from halfspace.state import snapshot
+
+
+def expected(vectors, q, k, ids=None, tau=-np.inf):
+    """Ids of the k best, and their rounded scores."""
+    ids = np.arange(len(vectors)) if ids is None else np.asarray(ids)
+    products, exponent = reference.dots(vectors, q)
+    reached = np.flatnonzero(reference.reaches(products, exponent, tau))
+    best = sorted(reached.tolist(), key=lambda row: (-products[row], ids[row]))[:k]
+    scores = [reference.encode(products[row], exponent, "float32") for row in best]
+    return ids[best].tolist(), reference.from_bits(scores, "float32") if scores else np.empty(0, np.float32)
+
+
+def same(hits, answer):
+    ids, scores = answer
+    assert hits.ids.tolist() == ids
+    assert reference.bits(hits.scores).tolist() == reference.bits(np.asarray(scores, np.float32)).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_k_best_are_found_in_order(family, dtype, rng):
+    vectors, directions = family(rng, 60, 7, 3, dtype)
+    indexes = build_each(vectors, dtype=dtype, ids=(ids := rng.permutation(500)[:60] - 40))
+    for k in (1, 5, 60, 100):
+        answers = [expected(vectors, q, k, ids) for q in directions]
+        for index in indexes:
+            for own, answer in zip(index.search(directions, k), answers, strict=True):
+                same(own, answer)
+            same(index.search(directions[0], k), answers[0])
+
+
+@pytest.mark.parametrize("filter", EXTENDED)
+def test_more_vectors_than_the_sample(filter, rng, monkeypatch):
+    monkeypatch.setattr(snapshot, "SAMPLED", 200)
+    vectors = (rng.standard_normal((5000, 6)) * rng.pareto(1.5, (5000, 1))).astype(np.float32)
+    directions = rng.standard_normal((30, 6)).astype(np.float32)
+    index = build(vectors[:4990], filter=filter)
+    index.insert(vectors[4990:])
+    index.delete(index.ids[::7])
+    present = index.ids
+    for k in (1, 10, 300):
+        hits = index.search(directions, k, threads=2)
+        assert hits.totals.tolist() == [k] * 30
+        for q, own in zip(directions, hits, strict=True):
+            same(own, expected(vectors[present], q, k, present))
+    inside = present[::5]
+    for q, own in zip(directions[:5], index.search(directions[:5], 20, within=inside), strict=True):
+        same(own, expected(vectors[inside], q, 20, inside))
+    mask = np.zeros(5000, np.bool_)
+    mask[inside] = True
+    same(index.search(directions[0], 20, within=mask), expected(vectors[inside], directions[0], 20, inside))
+
+
+def test_a_sample_that_misleads_is_repaired(rng, monkeypatch):
+    """The sample sees the lowest scores alone, or the highest: thresholds too low are slow, too high are lowered."""
+    vectors = np.sort(rng.standard_normal((3000, 1)).astype(np.float32), axis=0)
+    index = build(vectors)
+    for part in (vectors[:50], vectors[-50:]):
+        monkeypatch.setattr(snapshot.Snapshot, "sample", part.copy(), raising=True)
+        for k in (1, 7, 100):
+            same(index.search([1.0], k), expected(vectors, np.ones(1, np.float32), k))
+
+
+def test_ties_in_float32_are_told_apart(rng, monkeypatch):
+    """Scores that round to one float32, and differ: their order is that of real numbers, and then of ids."""
+    monkeypatch.setattr("halfspace.nearest.AT_ONCE", 16)
+    rest = rng.integers(-8, 9, (200, 3)).astype(np.float32) * np.float32(2.0**-30)
+    vectors = np.concatenate([np.ones((200, 1), np.float32), rest], axis=1)
+    vectors[::9] = vectors[0]
+    q = np.array([1.0, 1.0, 2.0, -1.0], np.float32)
+    index = build(vectors, ids=(ids := rng.permutation(200)))
+    assert len(set(index.query(q, -np.inf).scores.tolist())) < 5
+    for k in (1, 2, 30, 199, 200):
+        same(index.search(q, k), expected(vectors, q, k, ids))
+        same(index.search(q, k, tau=1.0), expected(vectors, q, k, ids, tau=1.0))
+
+
+def test_thresholds_count_too(rng):
+    vectors = rng.integers(-3, 4, (1000, 5)).astype(np.float32)
+    directions = rng.integers(-2, 3, (4, 5)).astype(np.float32)
+    index, tau = build(vectors), np.array([3.0, -np.inf, 12.0, np.inf])
+    hits = index.search(directions, 40, tau=tau)
+    for q, limit, own in zip(directions, tau, hits, strict=True):
+        same(own, expected(vectors, q, 40, tau=limit))
+    assert hits.totals.tolist() == np.diff(hits.offsets).tolist()
+    same(index.search(directions[0], 40, tau=3.0), expected(vectors, directions[0], 40, tau=3.0))
+
+
+def test_edges(rng):
+    index = HalfspaceIndex(3)
+    q = np.ones(3, np.float32)
+    assert len(index.search(q, 5)) == 0
+    assert index.search(q[None], 5).totals.tolist() == [0]
+    assert len(index.search(np.empty((0, 3)), 5)) == 0
+    index.insert([[1, 2, 3]], ids=[9])
+    assert [(hit.id, hit.score) for hit in index.search(q, 5)] == [(9, 6.0)]
+    assert len(index.search(q, 0)) == 0
+    assert len(index.search(q, 1, within=[])) == 0
+    for wrong, error in ((-1, ValueError), (1.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="k must be"):
+            index.search(q, wrong)
+    with pytest.raises(ValueError, match=r"directions\[0, 1\] is nan"):
+        index.search([1, np.nan, 1], 2)
+    with pytest.raises(KeyError, match="id 4 in within"):
+        index.search(q, 1, within=[4])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("filter", ["scan", "cells", "groups"])
+def test_a_gpu_finds_the_same(gpu, filter, rng):
+    vectors = rng.integers(-3, 4, (600, 5)).astype(np.float32)
+    directions = rng.standard_normal((9, 5)).astype(np.float32)
+    index = HalfspaceIndex(5, filter=filter, device="gpu")
+    index.insert(gpu.xp.asarray(vectors))
+    for k in (1, 12, 700):
+        hits = index.search(gpu.xp.asarray(directions), k)
+        assert isinstance(hits.ids, gpu.xp.ndarray)
+        for q, own in zip(directions, hits._on_host(), strict=True):
+            same(own, expected(vectors, q, k))
+    same(
+        index.search(gpu.xp.asarray(directions[3]), 7, tau=2.0)._on_host(), expected(vectors, directions[3], 7, tau=2.0)
+    )
