@@ -47,7 +47,8 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
     guess = _Guess(backend, snapshot, question, k, available)
     while left.size:
         tau, final = guess.thresholds(left)
-        own = question._replace(directions=question.directions[left], tau=tau, wanted=Want.SCORES)
+        asked = question.directions if left.size == count else question.directions[backend.xp.asarray(left)]
+        own = question._replace(directions=asked, tau=tau, wanted=Want.SCORES)
         offsets, ids, scores, totals = map(host, asking.rows(backend, own, True, k + 1))
         for at, direction in enumerate(left.tolist()):
             part = slice(offsets[at], offsets[at + 1])
@@ -82,14 +83,15 @@ class _Guess(NamedTuple):
     def thresholds(self, left: npt.NDArray[np.int64]) -> tuple[Any, npt.NDArray[np.bool_]]:
         """Return thresholds of some directions (k,), and which of them are the lowest that count."""
         xp, question, sample = self.backend.xp, self.question, self.snapshot.sample
-        asked = question.directions[left]
-        floor = question.tau if isinstance(question.tau, float) else question.tau[left]
+        which = xp.asarray(left)
+        asked = question.directions[which]
+        floor = question.tau if isinstance(question.tau, float) else question.tau[which]
         size = len(sample)
         expected = self.k * size / max(self.available, 1)
         rank = ceil(self.depth * (expected + 3.0 * sqrt(expected) + 2.0))
         if rank > size:
-            return xp.broadcast_to(xp.asarray(floor, np.float64), (left.size,)).copy(), np.ones(left.size, np.bool_)
-        rough = self.backend.rough_scores(sample, xp.ascontiguousarray(asked), question.threads)
+            return xp.zeros(left.size, np.float64) + floor, np.ones(left.size, np.bool_)
+        rough = self.backend.rough_scores(sample, asked, question.threads)
         guessed = xp.partition(rough, size - rank, axis=1)[:, size - rank].astype(np.float64)
         guessed = xp.where(guessed == guessed, guessed, -np.inf)
         tau = xp.maximum(guessed, floor)
