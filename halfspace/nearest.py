@@ -42,28 +42,30 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
     question : its thresholds are the lowest that count; available : vectors that may be found
     """
     count, k = len(question.directions), min(k, available)
-    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = [_NOTHING] * count
+    ids = np.empty((count, k + 1), np.int64)  # one more than is wanted shows whether the last score has others
+    scores = np.empty((count, k + 1), np.float32)
+    sizes = np.zeros(count, np.int64)
     left = np.arange(count if k else 0)
     guess = _Guess(backend, snapshot, question, k, available)
     while left.size:
         tau, final = guess.thresholds(left)
         asked = question.directions if left.size == count else question.directions[backend.xp.asarray(left)]
         own = question._replace(directions=asked, tau=tau, wanted=Want.SCORES)
-        offsets, ids, scores, totals = map(host, asking.rows(backend, own, True, k + 1))
-        for at, direction in enumerate(left.tolist()):
-            part = slice(offsets[at], offsets[at + 1])
-            found[direction] = ids[part], scores[part]
+        offsets, *columns, totals = map(host, asking.rows(backend, own, True, k + 1))
+        sizes[left] = np.diff(offsets)
+        rows = np.repeat(np.arange(left.size), sizes[left])
+        places = left[rows], np.arange(rows.size) - offsets[rows]
+        ids[places], scores[places] = columns
         left = left[(totals < k) & ~final]
         guess = guess.lower()
-    rows = [
-        _ordered(backend, snapshot, question.part(j, j + 1), ids, scores, k) for j, (ids, scores) in enumerate(found)
-    ]
-    sizes = [ids.size for ids, _ in rows]
-    whole = [np.concatenate([row[which] for row in rows] or [_NOTHING[which]]) for which in (0, 1)]
-    return Answer(np.cumsum([0, *sizes], dtype=np.int64), whole[0], whole[1])
-
-
-_NOTHING = np.empty(0, np.int64), np.empty(0, np.float32)
+    there = np.arange(k + 1) < sizes[:, None]
+    tied = (there[:, 1:] & (scores[:, 1:] == scores[:, :-1])).any(axis=1)
+    for j in np.flatnonzero(tied).tolist():
+        part = slice(0, sizes[j])
+        _order(backend, snapshot, question.part(j, j + 1), ids[j, part], scores[j, part], k)
+    there = there[:, :k]
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(sizes, k))]).astype(np.int64)
+    return Answer(offsets, ids[:, :k][there], scores[:, :k][there])
 
 
 class _Guess(NamedTuple):
@@ -98,20 +100,16 @@ class _Guess(NamedTuple):
         return tau, host(guessed <= floor)
 
 
-def _ordered(
+def _order(
     backend: Backend,
     snapshot: Snapshot,
     question: Question,
     ids: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],
     k: int,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Order the hits of one direction, perhaps one more than k, by their real scores where float32 cannot tell."""
-    same = scores[1:] == scores[:-1]
-    if not same[:k].any():
-        return ids[:k], scores[:k]
-    ids, scores = ids.copy(), scores.copy()
-    ends = np.flatnonzero(np.concatenate([~same, [True]])) + 1
+) -> None:
+    """Order the hits of one direction in place, perhaps one more than k, by real scores where float32 cannot tell."""
+    ends = np.flatnonzero(np.concatenate([scores[1:] != scores[:-1], [True]])) + 1
     start = 0
     for end in ends.tolist():
         if end - start > 1 and start < k:
@@ -122,7 +120,6 @@ def _ordered(
             if scores[start] == 0.0:  # a negative product that is too small for float32 is -0
                 scores[start:end] = np.where(negative, np.float32(-0.0), np.float32(0.0))
         start = end
-    return ids[:k], scores[:k]
 
 
 def _tied(backend: Backend, question: Question, score: float) -> npt.NDArray[np.int64]:
