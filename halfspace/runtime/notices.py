@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from halfspace.runtime.interrupts import of_a_handler, undisturbed
 
-__all__ = ["LOGGER", "compiling", "shown_by", "watched"]
+__all__ = ["compiling", "shown_by", "watched"]
 
 Result = TypeVar("Result")
 
-LOGGER = logging.getLogger("halfspace")
+_LOGGER = logging.getLogger("halfspace")
 LONG = 1.0
 """Seconds of compilation in all that nobody is told of."""
 
@@ -45,8 +45,8 @@ _draws = True
 
 def _in_child() -> None:
     """Leave the terminal to the parent; what it has told of is told."""
-    global _now, _draws
-    _now, _draws = None, False
+    global _now, _show, _draws
+    _now, _show, _draws = None, None, False
     _watching.clear()
 
 
@@ -172,8 +172,8 @@ def _seconds(what: str) -> float:
 
 def _unwanted() -> bool:
     """Whether the user's logging says no, or there is nobody to tell."""
-    refused = LOGGER.disabled or logging.root.manager.disable >= logging.INFO or LOGGER.level > logging.INFO
-    return refused or LOGGER.getEffectiveLevel() > logging.WARNING or sys.is_finalizing()
+    refused = _LOGGER.disabled or logging.root.manager.disable >= logging.INFO or _LOGGER.level > logging.INFO
+    return refused or _LOGGER.getEffectiveLevel() > logging.WARNING or sys.is_finalizing()
 
 
 def _record(text: str) -> None:
@@ -181,7 +181,7 @@ def _record(text: str) -> None:
 
     def log() -> None:
         with suppress(Exception):  # of the user's handlers
-            LOGGER.info("%s", text)
+            _LOGGER.info("%s", text)
 
     try:
         start_new_thread(log, ())
