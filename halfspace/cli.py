@@ -1,4 +1,4 @@
-"""The command line: ``halfspace demo``, ``build``, ``query``, ``info`` and ``bench``.
+"""The command line: ``halfspace demo``, ``build``, ``query``, ``info``, ``bench`` and ``warmup``.
 
 Results go to stdout, as tables for people or, with ``--json``, as one JSON document; progress and errors go to stderr.
 Exit codes: 0 for success; 1 when a check failed (a damaged file, an answer that is not exact); 2 for bad usage or
@@ -20,7 +20,7 @@ from halfspace.model.filters import FILTERS, names
 from halfspace.terminal import (
     console,
     print_json,
-    print_pairs,
+    print_summary,
     progress,
     query_document,
     show_explanation,
@@ -92,9 +92,9 @@ def demo(
 ) -> None:
     """Ask Python's documentation 32 questions, prove every answer in integer arithmetic, count and time the work."""
     with _errors():
-        from halfspace.bench import demo as work
+        with spinner("asking, proving and timing"):
+            from halfspace.bench import demo as work
 
-        with spinner("asking, proving and timing (the first run also compiles)"):
             report = work.run(tau, top=top, filter=filter, threads=threads, rounds=rounds)
         if as_json:
             print_json(asdict(report))
@@ -126,15 +126,17 @@ def build(
 ) -> None:
     """Build an index from a file of vectors."""
     with _errors():
-        from halfspace import HalfspaceIndex
         from halfspace.files.outputs import check_output
         from halfspace.files.vectors import file_of, read_vectors
 
         start = time.perf_counter()
         check_output(output, [file_of(vectors), *([] if ids is None else [ids])])
-        data = read_vectors(vectors)
-        n, dim = data.shape
-        own = None if ids is None else _read_ids(ids, n)
+        with spinner("reading"):
+            from halfspace import HalfspaceIndex
+
+            data = read_vectors(vectors)
+            n, dim = data.shape
+            own = None if ids is None else _read_ids(ids, n)
         index = HalfspaceIndex(
             dim, filter=filter, dtype=dtype, threads=threads, subspaces=subspaces, group_size=group_size
         )
@@ -153,10 +155,7 @@ def build(
             "bytes": output.stat().st_size,
             "seconds": round(time.perf_counter() - start, 3),
         }
-        if as_json:
-            print_json(summary)
-        else:
-            print_pairs(summary)
+        print_summary(summary, as_json)
 
 
 @app.command()
@@ -197,9 +196,10 @@ def query(
             raise ValueError("--count goes with none of --sort, --limit and --no-scores")
         if output is not None:
             check_output(output, [index, file_of(directions), tau, *filter(None, [unless])], tuple(HITS))
-        asked = read_vectors(directions)
-        m = len(asked)
-        taus, ends = read_tau(tau, m), None if unless is None else read_tau(unless, m, "unless")
+        with spinner("reading"):
+            asked = read_vectors(directions)
+            m = len(asked)
+            taus, ends = read_tau(tau, m), None if unless is None else read_tau(unless, m, "unless")
         opened = _open(index, threads=threads)
         parts: list[dict[str, NDArray[Any]]] = []
         with progress("asking") as report:
@@ -218,9 +218,11 @@ def query(
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not count:
             found["offsets"] = np.concatenate([[0], np.cumsum(found.pop("sizes"))]).astype(np.int64)
-        explained = [opened.explain(asked[j], taus[j]) for j in range(min(m, _EXPLAINED) if explain else 0)]
+        with spinner("explaining"):
+            explained = [opened.explain(asked[j], taus[j]) for j in range(min(m, _EXPLAINED) if explain else 0)]
         if output is not None:
-            write_hits(output, found)
+            with spinner("writing"):
+                write_hits(output, found)
         if as_json:
             own = {"explain": [asdict(explanation) for explanation in explained]} if explain else {}
             print_json(query_document(index, output, found, taus) | own)
@@ -248,10 +250,7 @@ def info(
             except ValueError as error:
                 problem = str(error)
             document |= {"verified": problem is None} | ({} if problem is None else {"problem": problem})
-        if as_json:
-            print_json(document)
-        else:
-            print_pairs(document)
+        print_summary(document, as_json)
     if problem is not None:
         _fail(problem, 1)
 
@@ -295,9 +294,43 @@ def bench(
         for file, suffixes, other in ((plot, command.PICTURES, []), (output, command.OUTPUTS, [plot] if plot else [])):
             if file is not None:
                 check_output(file, [*inputs, *other], suffixes)
-        tasks = command.tasks(vectors, directions, tau if tau is None else lambda m: read_tau(tau, m), share)
+        with spinner("reading"):
+            tasks = command.tasks(vectors, directions, tau if tau is None else lambda m: read_tau(tau, m), share)
         names = None if engines is None else engines.split(",")
         command.run(tasks, command.Plan(names, queries, batch, rounds, threads), plot, output, as_json)
+
+
+@app.command()
+def warmup(
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="Stored format; may be given several times.  [default: float32]", show_default=False),
+    ] = None,
+    all_formats: Annotated[bool, typer.Option("--all", help="All stored formats.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, gpu or gpu:<number>.")] = "cpu",
+    attention: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="HEAD_DIM", help="Attention, too, with heads of this dimension.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compile the kernels ahead, so that no first question waits; later processes find them on disk."""
+    with _errors():
+        from halfspace.model.formats import FORMATS, parse
+
+        if dtype and all_formats:
+            raise ValueError("--all goes without --dtype")
+        formats = list(FORMATS) if all_formats else list(dict.fromkeys(map(parse, dtype or ["float32"])))
+        start = time.perf_counter()
+        for format in formats:
+            with progress(f"warming up {format}") as report:
+                from halfspace import warmup as work
+
+                work(format, device=device, head_dim=attention, progress=report)
+        seconds = round(time.perf_counter() - start, 3)
+        print_summary({"dtype": formats, "device": device, "attention": attention, "seconds": seconds}, as_json)
 
 
 # Input
@@ -320,7 +353,7 @@ def _errors() -> Iterator[None]:
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
     except KeyError as error:
         _fail(str(error.args[0]) if error.args else "key error", 2)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         _fail(str(error), 2)
     except MemoryError as error:
         _fail(f"not enough memory: {error}", 2)
@@ -348,10 +381,11 @@ def _located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[N
 
 def _open(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex:
     """Load an index; a file that is not a whole index ends the program with code 1."""
-    from halfspace import HalfspaceIndex
-
     try:
-        return HalfspaceIndex.load(path, mmap=mmap, threads=threads)
+        with spinner("opening"):
+            from halfspace import HalfspaceIndex
+
+            return HalfspaceIndex.load(path, mmap=mmap, threads=threads)
     except ValueError as error:
         text = str(error)
         _fail(text if str(path) in text else f"{path}: {text}", 1)

@@ -7,22 +7,26 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from halfspace.runtime.notices import shown_by
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from rich.console import Console
+    from rich.progress import ProgressColumn
 
     from halfspace.explain import Explanation
 
 __all__ = [
     "console",
     "print_json",
-    "print_pairs",
+    "print_summary",
     "progress",
     "query_document",
     "show_explanation",
@@ -44,25 +48,32 @@ def console(*, err: bool = False) -> Console:
 @contextlib.contextmanager
 def spinner(text: str) -> Iterator[None]:
     """Show on stderr, if it is a terminal, that work goes on, and for how long."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    err = console(err=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        bar.add_task(text, total=None)
+    with _live(text, SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()):
         yield
 
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with numbers and the time left on stderr, if it is a terminal; yield what takes progress."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Show a bar with numbers, the time and the time left on stderr, if it is a terminal; yield what takes progress."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with _live(text, TextColumn("{task.description}"), *columns) as update:
+        yield lambda done, total: update(completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _live(text: str, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
+    """Show one task, and in its place what is compiled meanwhile; yield what updates it."""
+    from rich.progress import Progress
 
     err = console(err=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        update = partial(bar.update, bar.add_task(text, total=None))
+        with shown_by(lambda what: update(description=what or text)):
+            yield update
 
 
 def _plain(value: Any) -> Any:
@@ -81,13 +92,20 @@ def print_json(document: dict[str, Any]) -> None:
     typer.echo(json.dumps(_plain(document), allow_nan=False, ensure_ascii=False))
 
 
-def print_pairs(pairs: dict[str, Any]) -> None:
-    """Print names and values in two columns."""
-    width = max(map(len, pairs))
-    for name, value in pairs.items():
-        typer.echo(
-            f"{name:{width}}  {f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}"
-        )
+def print_summary(summary: dict[str, Any], as_json: bool) -> None:
+    """Print names and values in two columns, or as JSON."""
+    if as_json:
+        print_json(summary)
+        return
+    width = max(map(len, summary))
+    for name, value in summary.items():
+        typer.echo(f"{name:{width}}  {_readable(value)}")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_readable, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def query_document(

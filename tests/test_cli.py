@@ -370,7 +370,7 @@ def test_usage_errors(arguments):
 
 def test_help_and_version():
     assert "halfspace" in succeed("--version")
-    for command in ("demo", "build", "query", "info"):
+    for command in ("demo", "build", "query", "info", "bench", "warmup"):
         assert command in call("--help").output
         assert call(command, "--help").exit_code == 0
 

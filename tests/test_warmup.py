@@ -1,13 +1,17 @@
 """Compiling ahead: `warmup` compiles all that a first question of any kind needs."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 from helpers.checking import EXTENDED, FILTERS
+from helpers.command import fail, succeed
 
+import halfspace
 from halfspace import HalfspaceIndex, warmup
+from halfspace.model.formats import FORMATS
 
 CODE = """
 import numpy as np
@@ -60,3 +64,36 @@ def test_it_refuses_what_an_index_refuses():
             warmup(**options)
         with pytest.raises(type(refused.value)):
             HalfspaceIndex(4, **options)
+
+
+def test_the_command_compiles_ahead():
+    summary = json.loads(succeed("warmup", "--dtype", "float32", "--json"))
+    assert 0 < summary.pop("seconds") < 600
+    assert summary == {"dtype": ["float32"], "device": "cpu", "attention": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "dtypes", "more"),
+    [
+        ([], ["float32"], {}),
+        (["--dtype", "float16", "--dtype", "bfloat16", "--dtype", "float16"], ["float16", "bfloat16"], {}),
+        (["--all", "--attention", 64], list(FORMATS), {"head_dim": 64}),
+        (["--device", "gpu:1"], ["float32"], {"device": "gpu:1"}),
+    ],
+)
+def test_the_command_passes_on_what_it_is_asked(options, dtypes, more, monkeypatch):
+    asked = []
+    monkeypatch.setattr(halfspace, "warmup", lambda dtype, *, progress, **own: asked.append((dtype, own)))
+    text = succeed("warmup", *options)
+    expected = {"device": "cpu", "head_dim": None} | more
+    assert asked == [(dtype, expected) for dtype in dtypes]
+    assert ", ".join(dtypes) in text
+
+
+def test_the_command_refuses_what_it_cannot_do(monkeypatch):
+    assert "int8" in fail(2, "warmup", "--dtype", "int8")
+    assert "abacus" in fail(2, "warmup", "--device", "abacus")
+    assert "--all" in fail(2, "warmup", "--all", "--dtype", "float32")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.delitem(sys.modules, "halfspace.gpu", raising=False)
+    assert "needs CuPy" in fail(2, "warmup", "--device", "gpu")

@@ -146,7 +146,8 @@ def run(tasks: Sequence[Task], plan: Plan, plot: Path | None, output: Path | Non
             show(reports[-1], console())
     document = {"comparisons": [report.document() for report in reports]}
     if plot is not None:
-        draw(reports, plot)
+        with spinner("drawing"):
+            draw(reports, plot)
     if output is not None:
         write_text(output, json.dumps(document, indent=1) if output.suffix.lower() == ".json" else markdown(reports))
     if as_json:

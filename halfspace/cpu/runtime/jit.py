@@ -14,8 +14,10 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from halfspace.cpu.runtime.kernel_cache import KernelCache
+from halfspace.cpu.runtime.naming import named
 from halfspace.cpu.runtime.threads import go_on
 from halfspace.runtime.interrupts import undisturbed
+from halfspace.runtime.notices import compiling, watched
 
 __all__ = [
     "bit_length",
@@ -47,8 +49,9 @@ def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
 
     It runs for some 50 ms at most, since an interrupt takes effect when it returns; longer work is cut into spans.
 
-    It is loaded or compiled as `halfspace.runtime.interrupts` says. Where no folder can be written (a read-only
-    installation, no home), kernels are compiled anew in each process.
+    It is loaded or compiled as `halfspace.runtime.interrupts` says; `halfspace.runtime.notices` tells of it where that
+    takes long. Where no folder can be written (a read-only installation, no home), kernels are compiled anew in each
+    process.
 
     source : a file beside those of this package that it takes code from
     """
@@ -56,7 +59,14 @@ def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
     cache = KernelCache.of(function, source)
     if cache is not None:
         dispatcher._cache = cache
-    dispatcher._compile_for_args = partial(undisturbed, dispatcher._compile_for_args, meanwhile=go_on)
+    compile, remark = dispatcher._compiler.compile, "" if cache is None else " (once; kept on disk)"
+
+    def noted(signature: tuple[Any, ...], result: Any) -> Any:
+        with compiling(named(function, signature), remark):
+            return compile(signature, result)
+
+    dispatcher._compiler.compile = noted  # called where the cache has nothing
+    dispatcher._compile_for_args = partial(watched, dispatcher._compile_for_args, meanwhile=go_on)
     dispatcher.typeof_pyval = partial(undisturbed, dispatcher.typeof_pyval, meanwhile=go_on)  # of tuples not yet seen
     return dispatcher
 

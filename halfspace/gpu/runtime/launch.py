@@ -11,6 +11,8 @@ import numpy as np
 
 from halfspace.gpu.runtime.overlap import can_overlap
 from halfspace.gpu.runtime.overlap import launch as launch_overlapping
+from halfspace.model.formats import FORMATS
+from halfspace.runtime.notices import compiling, watched
 
 __all__ = ["FORMAT_NUMBERS", "STORED", "Kernel", "format_of"]
 
@@ -59,7 +61,20 @@ def _module(name: str, format: int, head_dim: int | None, device: int) -> cp.Raw
 
 
 def _nothing() -> None:
-    """Launch a grid without blocks."""
+    """Launch a grid without blocks, or do nothing while another thread compiles."""
+
+
+def _load(file: str, name: str, format: int, head_dim: int | None, device: int) -> Any:
+    """Compile a kernel, or load it, in whatever thread."""
+    cp.cuda.Device(device).use()
+    with compiling(_named(file, format), " (once; kept on disk)"):
+        return _module(file, format, head_dim, device).get_function(name)
+
+
+def _named(file: str, format: int) -> str:
+    """Name a file as one of many; those of no format are compiled as if for float32."""
+    family = "GPU attention" if file.startswith("attention/") else "GPU kernels"
+    return f"{family} for {list(FORMATS)[format]}" if format else family
 
 
 class Kernel:
@@ -136,7 +151,7 @@ class Kernel:
         return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
 
     def _function(self, format: int, head_dim: int | None, device: int) -> Any:
-        function = _module(self._file, format, head_dim, device).get_function(self._name)
+        function = watched(_load, self._file, self._name, format, head_dim, device, meanwhile=_nothing)
         self._functions[format, head_dim, device] = function
         return function
 
