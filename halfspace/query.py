@@ -74,10 +74,8 @@ def work(backend: Backend, question: Question) -> tuple[int, list[tuple[Any, ...
     return hits, [(name, *map(int, row)) for name, row in zip(STAGES, counted, strict=True)]
 
 
-def _search(backend: Backend, question: Question) -> Any:
-    """Search; of a band, find what reaches one threshold but not the other, as the difference of two exact answers."""
-    if question.unless is None:
-        return backend.search(question)
+def _band(backend: Backend, question: Question) -> Any:
+    """Find what reaches one threshold but not the other, as the difference of two exact answers."""
     found = backend.search(question._replace(unless=None))
     if found.state:
         return found
@@ -94,7 +92,8 @@ def _found(backend: Backend, question: Question) -> Iterator[Any]:
     first = 0
     while first < max(count, 1):
         whole = first == 0 and count <= size
-        found = _search(backend, question if whole else question.part(first, first + size))
+        asked = question if whole else question.part(first, first + size)
+        found = backend.search(asked) if asked.unless is None else _band(backend, asked)
         if found.state:
             if found.state == State.NOT_FINITE:
                 checks.finite(question.directions, "directions")

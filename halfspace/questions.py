@@ -1,6 +1,6 @@
 """Asking an index: validate a question, hand it on, and shape the answer."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,6 @@ from halfspace.state.snapshot import MAX_ID, Snapshot
 __all__ = ["Questions"]
 
 _FLOAT32 = np.dtype(np.float32)
-
-
-class _Given(NamedTuple):
-    """What a user asks, as given."""
-
-    directions: Any
-    tau: Any
-    unless: Any = None
-    within: Any = None
 
 
 class Questions(Contents):
@@ -115,7 +106,7 @@ class Questions(Contents):
                     raise ValueError("out takes no unless: a band is the difference of two answers")
                 self._backend.may_fill(out, directions, tau, within)
             wanted = Want.SCORES if scores or sort or best is not None else Want.IDS
-            question, single = self._asked(snapshot, _Given(directions, tau, unless, within), wanted, threads)
+            question, single = self._asked(snapshot, directions, tau, unless, within, wanted, threads)
             if out is not None:
                 shape: dict[str, Any] = {"sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
                 filled: Hits = self._backend.fill(out, question, scores=scores, **shape)
@@ -141,7 +132,7 @@ class Questions(Contents):
         """
         snapshot = self._snapshot
         with self._on:
-            question, single = self._asked(snapshot, _Given(directions, tau, unless, within), Want.COUNT, threads)
+            question, single = self._asked(snapshot, directions, tau, unless, within, Want.COUNT, threads)
             counts = (asking.total if single else asking.counts)(self._backend, question)
             snapshot.builder.remember(question.directions, question.tau)
             return counts
@@ -196,8 +187,8 @@ class Questions(Contents):
         most = min(checks.as_count(k, "k", 0), MAX_ID - 1)
         snapshot = self._snapshot
         with self._on:
-            given = _Given(directions, -np.inf if tau is None else tau, None, within)
-            question, single = self._asked(snapshot, given, Want.SCORES, threads)
+            floor = -np.inf if tau is None else tau
+            question, single = self._asked(snapshot, directions, floor, None, within, Want.SCORES, threads)
             available = snapshot.live if within is None else question.table.allowed
             found = nearest(self._backend, snapshot, question, most, available)
             offsets, ids, scores = map(self._backend.xp.asarray, found)
@@ -219,16 +210,24 @@ class Questions(Contents):
         """
         snapshot = self._snapshot
         with self._on:
-            question, single = self._asked(snapshot, _Given(direction, tau), Want.EXPLAINED, 1)
+            question, single = self._asked(snapshot, direction, tau, None, None, Want.EXPLAINED, 1)
             if not single:
                 raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(question.directions)}")
             explanation = Explanation.of(self._filter, *asking.work(self._backend, question), snapshot.segments)
             snapshot.builder.remember(question.directions, question.tau)
             return explanation
 
-    def _asked(self, snapshot: Snapshot, given: _Given, wanted: Want, threads: int | None) -> tuple[Question, bool]:
+    def _asked(
+        self,
+        snapshot: Snapshot,
+        directions: Any,
+        tau: Any,
+        unless: Any,
+        within: Any,
+        wanted: Want,
+        threads: int | None,
+    ) -> tuple[Question, bool]:
         """Validate a question; returns it, and whether it has a single direction."""
-        directions, tau, unless, within = given
         backend = self._backend
         numbers, single = checks.as_matrix(backend.asarray(directions, "directions"), self._dim, "directions")
         thresholds = backend.as_tau(tau, len(numbers), single)

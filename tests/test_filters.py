@@ -57,7 +57,7 @@ def bytes_of(stages):
 
 
 def found_by(index, directions, tau, wanted, threads=1):
-    question, _ = index._asked(index._snapshot, (directions, tau, None, None), wanted, threads)
+    question, _ = index._asked(index._snapshot, directions, tau, None, None, wanted, threads)
     return cpu.search(question)
 
 

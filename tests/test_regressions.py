@@ -70,7 +70,7 @@ def test_kernels_refuse_rows_that_lie_apart(rng):
 
 def test_counting_a_halfspace_that_holds_everything_reads_codes_alone(rng):
     index = build(rng.standard_normal((5000, 64)).astype(np.float32))
-    question, _ = index._asked(index._snapshot, (rng.standard_normal(64), -1e3, None, None), Want.COUNT, 1)
+    question, _ = index._asked(index._snapshot, rng.standard_normal(64), -1e3, None, None, Want.COUNT, 1)
     found = cpu.search(question)
     work = dict(zip(STAGES, found.work[:, 0].tolist(), strict=True))
     assert found.counts.tolist() == [5000]
