@@ -48,7 +48,10 @@ app = typer.Typer(
 _CHUNK_ROWS = 1024  # directions per query
 _EXPLAINED = 3  # directions
 
-_FILES = ".npy, .npz[:NAME], .hdf5[:NAME], .fvecs or .bvecs"
+_FILES = (
+    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .jsonl, "
+    "or - for lines of JSON on standard input"
+)
 _OF_BALLS = " and ".join(spec.name for spec in FILTERS.values() if spec.options)
 FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
 _HITS = ".npz (arrays), .csv, .jsonl or .parquet (columns query, id, score)"
@@ -112,7 +115,10 @@ def build(
     filter: Annotated[str, typer.Option(help=FILTER_HELP)] = "auto",
     ids: Annotated[
         Path | None,
-        typer.Option(help=".npy file of one integer id per vector.  [default: 0, 1, ...]", show_default=False),
+        typer.Option(
+            help=".npy file of one integer id per vector.  [default: those in lines of JSON, or 0, 1, ...]",
+            show_default=False,
+        ),
     ] = None,
     subspaces: Annotated[
         int | None,
@@ -128,13 +134,14 @@ def build(
     with _errors():
         from halfspace import HalfspaceIndex
         from halfspace.files.outputs import check_output
-        from halfspace.files.vectors import file_of, read_vectors
+        from halfspace.files.vectors import file_of, read_identified, read_vectors
 
         start = time.perf_counter()
         check_output(output, [file_of(vectors), *([] if ids is None else [ids])])
-        data = read_vectors(vectors)
+        with progress("reading") as report:
+            data, own = read_identified(vectors, report) if ids is None else (read_vectors(vectors, report), None)
         n, dim = data.shape
-        own = None if ids is None else _read_ids(ids, n)
+        own = own if ids is None else _read_ids(ids, n)
         index = HalfspaceIndex(
             dim, filter=filter, dtype=dtype, threads=threads, subspaces=subspaces, group_size=group_size
         )
@@ -197,7 +204,8 @@ def query(
             raise ValueError("--count goes with none of --sort, --limit and --no-scores")
         if output is not None:
             check_output(output, [index, file_of(directions), tau, *filter(None, [unless])], tuple(HITS))
-        asked = read_vectors(directions)
+        with progress("reading") as report:
+            asked = read_vectors(directions, report)
         m = len(asked)
         taus, ends = read_tau(tau, m), None if unless is None else read_tau(unless, m, "unless")
         opened = _open(index, threads=threads)
@@ -329,6 +337,9 @@ def _errors() -> Iterator[None]:
 @contextlib.contextmanager
 def _located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[None]:
     """Name the file, and the row counted from its start, in an error about a chunk that begins at row ``low``."""
+    from halfspace.files.vectors import STANDARD_INPUT
+
+    path = "standard input" if path == STANDARD_INPUT else path
     try:
         yield
     except ValueError as error:

@@ -54,8 +54,11 @@ def spinner(text: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with numbers and the time left on stderr, if it is a terminal; yield what takes progress."""
+def progress(text: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar with numbers and the time left on stderr, if it is a terminal; yield what takes progress.
+
+    Where nobody knows of how much, the total is None.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = console(err=True)
