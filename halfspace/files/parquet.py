@@ -45,7 +45,12 @@ def _opened(file: Path) -> Any:
     except ImportError:
         raise ValueError(f"{file}: reading Parquet needs pyarrow: pip install pyarrow") from None
     with reading(file, "not a readable .parquet file: "):
-        return parquet.ParquetFile(file, buffer_size=_BUFFER, page_checksum_verification=True)
+        return parquet.ParquetFile(
+            file,
+            buffer_size=_BUFFER,
+            pre_buffer=False,  # which would read a group of rows at once
+            page_checksum_verification=True,
+        )
 
 
 def _begin(file: Path, source: Any, member: str | None) -> tuple[str, NDArray[Any], Iterator[Any]]:
