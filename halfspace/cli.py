@@ -116,7 +116,7 @@ def build(
     ids: Annotated[
         Path | None,
         typer.Option(
-            help=".npy file of one integer id per vector.  [default: those in lines of JSON, or 0, 1, ...]",
+            help=".npy file of one integer id per vector, in place of those in lines of JSON, or of 0, 1, ...",
             show_default=False,
         ),
     ] = None,
