@@ -337,14 +337,13 @@ def _errors() -> Iterator[None]:
 @contextlib.contextmanager
 def _located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[None]:
     """Name the file, and the row counted from its start, in an error about a chunk that begins at row ``low``."""
-    from halfspace.files.vectors import STANDARD_INPUT
-
-    path = "standard input" if path == STANDARD_INPUT else path
     try:
         yield
     except ValueError as error:
         import ml_dtypes
         import numpy as np
+
+        from halfspace.files.vectors import called
 
         with np.errstate(all="ignore"):
             stored = chunk.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
@@ -352,8 +351,9 @@ def _located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[N
         if bad.size:
             row = int(bad[0])
             column = int(np.flatnonzero(~np.isfinite(stored[row]))[0])
-            raise ValueError(f"{path}: row {low + row}, column {column}: {chunk[row, column]} in {dtype}") from error
-        place = f"{path}: " if low == 0 else f"{path}, rows from {low} on: "
+            place = f"{called(path)}: row {low + row}, column {column}"
+            raise ValueError(f"{place}: {chunk[row, column]} in {dtype}") from error
+        place = f"{called(path)}: " if low == 0 else f"{called(path)}, rows from {low} on: "
         raise ValueError(f"{place}{error}") from error
 
 

@@ -25,7 +25,8 @@ def read(file: Path, member: str | None, report: Report) -> NDArray[Any]:
     """Read the named column, or the only one of lists of real numbers; an interrupt is heard after each piece."""
     with file.open("rb"):  # so that what cannot be opened fails as it does for the other formats
         pass
-    with undisturbed(_opened, file) as source:
+    source = undisturbed(_opened, file)
+    try:
         name, array, pieces = undisturbed(_begin, file, source, member)
         done = 0
         while (piece := undisturbed(_next, file, name, pieces, done)) is not None:
@@ -34,6 +35,8 @@ def read(file: Path, member: str | None, report: Report) -> NDArray[Any]:
             _place(file, name, array, piece, done)
             done += len(piece)
             report(done, len(array))
+    finally:
+        undisturbed(source.close)  # after the piece that an interrupt left to itself
     if done != len(array):
         raise ValueError(f"{file}: column {name!r} has {done} rows, the file states {len(array)}")
     return array

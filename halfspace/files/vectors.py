@@ -22,7 +22,10 @@ from halfspace.files.atomic import regular_mode
 from halfspace.files.reading import Report, check_dtype, chosen, matrix, reading
 from halfspace.runtime.interrupts import undisturbed
 
-__all__ = ["STANDARD_INPUT", "SUFFIXES", "file_of", "read_column", "read_identified", "read_tau", "read_vectors"]
+__all__ = [
+    *("STANDARD_INPUT", "SUFFIXES", "called", "file_of"),
+    *("read_column", "read_identified", "read_tau", "read_vectors"),
+]
 
 SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs", ".hdf5", ".h5", ".parquet", ".safetensors", ".jsonl")
 """The kinds of file that `read_vectors` knows."""
@@ -87,7 +90,7 @@ def _read(path: str | Path, progress: Report, *, identified: bool) -> tuple[NDAr
     if str(path) == STANDARD_INPUT:
         if sys.stdin is None:
             raise ValueError("standard input is closed")
-        return jsonl.read(sys.stdin.buffer, "standard input", None, progress, identified=identified)
+        return jsonl.read(sys.stdin.buffer, called(path), None, progress, identified=identified)
     file, member = _split(path)
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
@@ -113,6 +116,11 @@ def _array(file: Path, member: str | None, suffix: str) -> NDArray[Any]:
     if suffix == ".npy":
         return matrix(undisturbed(_npy, file), str(file))
     return _vecs(file, np.dtype("<f4") if suffix == ".fvecs" else np.dtype("u1"))
+
+
+def called(path: str | Path) -> str:
+    """Return what errors call a path as `read_vectors` takes it."""
+    return "standard input" if str(path) == STANDARD_INPUT else str(path)
 
 
 def file_of(path: str | Path) -> Path:

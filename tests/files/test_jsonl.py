@@ -155,6 +155,7 @@ def test_standard_input(tmp_path, objects):
         assert "standard input: line 2: has 1 numbers, line 1 has 3" in piped("[1, 2, 3]\n[1]", *command).output
         assert "standard input: no line has a vector" in piped("", *command).output
         assert "standard input: row 1, column 2: 1e+300 in float32" in piped("[1,2,3]\n[1,2,1e300]", *command).output
+    assert "standard input: row 0 is not finite" in piped("[1e300]", "bench", objects, "-", "--tau", 1).output
     assert "only one of the two" in fail(2, "bench", "-", "-", "--tau", 1)
     assert piped("[1, 2]", "bench", "-", objects, "--tau", 1).exit_code == 2
 
