@@ -48,7 +48,10 @@ app = typer.Typer(
 _CHUNK_ROWS = 1024  # directions per query
 _EXPLAINED = 3  # directions
 
-_FILES = ".npy, .npz[:NAME], .hdf5[:NAME], .fvecs or .bvecs"
+_FILES = (
+    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .jsonl, "
+    "or - for lines of JSON on standard input"
+)
 _OF_BALLS = " and ".join(spec.name for spec in FILTERS.values() if spec.options)
 FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
 _HITS = ".npz (arrays), .csv, .jsonl or .parquet (columns query, id, score)"
@@ -112,7 +115,10 @@ def build(
     filter: Annotated[str, typer.Option(help=FILTER_HELP)] = "auto",
     ids: Annotated[
         Path | None,
-        typer.Option(help=".npy file of one integer id per vector.  [default: 0, 1, ...]", show_default=False),
+        typer.Option(
+            help=".npy file of one integer id per vector, in place of those in lines of JSON, or of 0, 1, ...",
+            show_default=False,
+        ),
     ] = None,
     subspaces: Annotated[
         int | None,
@@ -127,16 +133,16 @@ def build(
     """Build an index from a file of vectors."""
     with _errors():
         from halfspace.files.outputs import check_output
-        from halfspace.files.vectors import file_of, read_vectors
+        from halfspace.files.vectors import file_of, read_identified, read_vectors
 
         start = time.perf_counter()
         check_output(output, [file_of(vectors), *([] if ids is None else [ids])])
-        with spinner("reading"):
+        with progress("reading") as report:
             from halfspace import HalfspaceIndex
 
-            data = read_vectors(vectors)
-            n, dim = data.shape
-            own = None if ids is None else _read_ids(ids, n)
+            data, own = read_identified(vectors, report) if ids is None else (read_vectors(vectors, report), None)
+        n, dim = data.shape
+        own = own if ids is None else _read_ids(ids, n)
         index = HalfspaceIndex(
             dim, filter=filter, dtype=dtype, threads=threads, subspaces=subspaces, group_size=group_size
         )
@@ -196,10 +202,10 @@ def query(
             raise ValueError("--count goes with none of --sort, --limit and --no-scores")
         if output is not None:
             check_output(output, [index, file_of(directions), tau, *filter(None, [unless])], tuple(HITS))
-        with spinner("reading"):
-            asked = read_vectors(directions)
-            m = len(asked)
-            taus, ends = read_tau(tau, m), None if unless is None else read_tau(unless, m, "unless")
+        with progress("reading") as report:
+            asked = read_vectors(directions, report)
+        m = len(asked)
+        taus, ends = read_tau(tau, m), None if unless is None else read_tau(unless, m, "unless")
         opened = _open(index, threads=threads)
         parts: list[dict[str, NDArray[Any]]] = []
         with progress("asking") as report:
@@ -368,14 +374,17 @@ def _located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[N
         import ml_dtypes
         import numpy as np
 
+        from halfspace.files.vectors import called
+
         with np.errstate(all="ignore"):
             stored = chunk.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
         bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if bad.size:
             row = int(bad[0])
             column = int(np.flatnonzero(~np.isfinite(stored[row]))[0])
-            raise ValueError(f"{path}: row {low + row}, column {column}: {chunk[row, column]} in {dtype}") from error
-        place = f"{path}: " if low == 0 else f"{path}, rows from {low} on: "
+            place = f"{called(path)}: row {low + row}, column {column}"
+            raise ValueError(f"{place}: {chunk[row, column]} in {dtype}") from error
+        place = f"{called(path)}: " if low == 0 else f"{called(path)}, rows from {low} on: "
         raise ValueError(f"{place}{error}") from error
 
 

@@ -55,8 +55,11 @@ def spinner(text: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with numbers, the time and the time left on stderr, if it is a terminal; yield what takes progress."""
+def progress(text: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar with numbers, the time and the time left on stderr, if it is a terminal; yield what takes progress.
+
+    Where nobody knows of how much, the total is None.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())

@@ -29,8 +29,10 @@ def is_column(values: Any) -> bool:
     return _library(values) is not None
 
 
-def converted(values: Any, name: str) -> Any:
+def converted(values: Any, name: str, start: int = 0) -> Any:
     """Return a column (n,) or (n, d), or a table (n, d), as an array; anything else as it is.
+
+    A column of Arrow may be a piece of a longer one: errors then count its rows from `start`.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def converted(values: Any, name: str) -> Any:
         return _of_pandas(values, name)
     if library == "polars":
         return _of_polars(values, name)
-    return _of_arrow(values, name) if library == "pyarrow" else values
+    return _of_arrow(values, name, start) if library == "pyarrow" else values
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -76,10 +78,10 @@ def _of_polars(values: Any, name: str) -> Any:
     return values
 
 
-def _of_arrow(values: Any, name: str) -> Any:
+def _of_arrow(values: Any, name: str, start: int) -> Any:
     arrow = sys.modules["pyarrow"]
     if isinstance(values, (arrow.Array, arrow.ChunkedArray)):
-        return _dense(values, name, _Arrow())
+        return _dense(values, name, _Arrow(), start)
     if isinstance(values, (arrow.Table, arrow.RecordBatch)):
         names = [_column(name, label) for label in values.column_names]
         columns = [_dense(column, own, _Arrow()) for column, own in zip(values.columns, names, strict=True)]
@@ -186,7 +188,8 @@ class _Arrow:
         types = self._arrow.types
         if types.is_fixed_size_list(column.type):
             return column.type.list_size
-        if types.is_list(column.type) or types.is_large_list(column.type):
+        lists = types.is_list(column.type) or types.is_large_list(column.type)
+        if lists or types.is_list_view(column.type) or types.is_large_list_view(column.type):
             return column.value_lengths().to_numpy()
         return None
 
@@ -231,7 +234,7 @@ class _Polars:
         return numbers
 
 
-def _dense(column: Any, name: str, reader: _Reader) -> np.ndarray:
+def _dense(column: Any, name: str, reader: _Reader, start: int = 0) -> np.ndarray:
     """Return a column of numbers (n,), or of lists of one length, however deep, as an array (n, ...)."""
     shape: tuple[int, ...] = (len(column),)
     kind = getattr(column, "type", None) or column.dtype
@@ -240,14 +243,14 @@ def _dense(column: Any, name: str, reader: _Reader) -> np.ndarray:
         null = reader.null(column)
         if null is not None:
             remedy = f"fill_null or {reader.drop}" if len(shape) == 1 else "fill_null, in the lists"
-            raise ValueError(f"{_at(name, null, shape)} is null: use {remedy}")
+            raise ValueError(f"{_at(name, null, shape, start)} is null: use {remedy}")
         lengths = reader.lengths(column)
         if lengths is None:
             break
         if isinstance(lengths, np.ndarray):
             odd = np.flatnonzero(lengths != lengths[:1])
             if odd.size:
-                own, first = (f"{_at(name, at, shape)} has length {lengths[at]}" for at in (odd[0], 0))
+                own, first = (f"{_at(name, at, shape, start)} has length {lengths[at]}" for at in (odd[0], 0))
                 raise ValueError(f"{own}, {first}: rows must have one length")
             if not lengths.size:
                 return np.empty(0)
@@ -262,6 +265,7 @@ def _dense(column: Any, name: str, reader: _Reader) -> np.ndarray:
     return numbers.reshape(shape)
 
 
-def _at(name: str, position: int, shape: tuple[int, ...]) -> str:
-    """Name a position in what has this shape."""
-    return f"{name}[{', '.join(map(str, np.unravel_index(int(position), shape)))}]"
+def _at(name: str, position: int, shape: tuple[int, ...], start: int) -> str:
+    """Name a position in what has this shape, whose rows are counted from `start`."""
+    row, *inner = map(int, np.unravel_index(int(position), shape))
+    return f"{name}[{', '.join(map(str, (start + row, *inner)))}]"

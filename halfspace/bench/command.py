@@ -22,7 +22,7 @@ from halfspace.bench.truth import exact_hits, midpoints
 from halfspace.cpu.runtime.threads import available
 from halfspace.datasets import load_keys, load_pydocs
 from halfspace.files.outputs import write_text
-from halfspace.files.vectors import read_vectors
+from halfspace.files.vectors import STANDARD_INPUT, called, read_vectors
 from halfspace.terminal import console, print_json, progress, spinner
 
 __all__ = ["OUTPUTS", "PICTURES", "Plan", "Task", "run", "tasks"]
@@ -115,10 +115,13 @@ def tasks(
         raise ValueError("give both a file of vectors and one of directions")
     if (taus is None) == (share is None):
         raise ValueError("give one of --tau and --share")
-    x, q = (_floats(read_vectors(path), path) for path in (vectors, directions))
+    if vectors == directions == STANDARD_INPUT:
+        raise ValueError("only one of the two can come from standard input")
+    with progress("reading") as report:
+        x, q = (_floats(read_vectors(path, report), called(path)) for path in (vectors, directions))
     if x.shape[1] != q.shape[1]:
-        raise ValueError(f"{directions}: directions have {q.shape[1]} dimensions, the vectors {x.shape[1]}")
-    data = Path(vectors).name
+        raise ValueError(f"{called(directions)}: directions have {q.shape[1]} dimensions, the vectors {x.shape[1]}")
+    data = Path(called(vectors)).name
     if taus is not None:
         return [Task(data, x, q, taus(len(q)))]
     if share is None or not 0 < share <= 1:

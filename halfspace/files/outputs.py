@@ -40,7 +40,8 @@ def check_output(output: Path, inputs: Iterable[str | Path], suffixes: Sequence[
     ------
     ValueError
         If the folder is missing, the output is a folder, a pipe or a device, the suffix is another one or needs a
-        library that is missing, or the output is one of the inputs or what the command prints to, by whatever name.
+        library that is missing, or the output is one of the inputs, standard input or what the command prints to, by
+        whatever name.
     """
     try:
         found = output.stat()
@@ -64,10 +65,11 @@ def check_output(output: Path, inputs: Iterable[str | Path], suffixes: Sequence[
     for path in inputs:
         if os.path.exists(path) and os.path.samefile(path, output):
             raise ValueError(f"{output}: is the input {str(path)!r}, which would be lost; name another file")
-    for stream in (1, 2):
+    for stream in (0, 1, 2):
         with contextlib.suppress(OSError):  # of a stream that is closed
             if os.path.samestat(found, os.fstat(stream)):
-                raise ValueError(f"{output}: is where this command prints; name another file, or use --json")
+                role = "where this command prints" if stream else "standard input, which would be lost"
+                raise ValueError(f"{output}: is {role}; name another file" + (", or use --json" if stream else ""))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Vectors from files: ``.npy``, ``.npz``, ``.fvecs``, ``.bvecs`` and HDF5.
+"""Vectors from files: arrays, archives, tables, and lines of JSON.
 
 Files are mapped rather than read where their format allows it, so a file may be larger than memory. Nothing is ever
 unpickled. What is wrong with a file is a ``ValueError`` that names the file and the place.
@@ -6,30 +6,41 @@ unpickled. What is wrong with a file is a ``ValueError`` that names the file and
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
+import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halfspace.files import jsonl, parquet, safetensors
 from halfspace.files.atomic import regular_mode
+from halfspace.files.reading import Report, check_dtype, chosen, matrix, reading
 from halfspace.runtime.interrupts import undisturbed
 
-__all__ = ["SUFFIXES", "file_of", "read_column", "read_tau", "read_vectors"]
+__all__ = [
+    *("STANDARD_INPUT", "SUFFIXES", "called", "file_of"),
+    *("read_column", "read_identified", "read_tau", "read_vectors"),
+]
 
-SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs", ".hdf5", ".h5")
+SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs", ".hdf5", ".h5", ".parquet", ".safetensors", ".jsonl")
 """The kinds of file that `read_vectors` knows."""
 
-_NAMED = re.compile(r"(.*\.(?:npz|hdf5|h5)):(.*)", re.IGNORECASE | re.DOTALL)
+STANDARD_INPUT = "-"
+"""The path that stands for standard input, of lines of JSON."""
+
+_NAMED = re.compile(r"(.*\.(?:npz|hdf5|h5|parquet|safetensors)):(.*)", re.IGNORECASE | re.DOTALL)
 
 
-def read_vectors(path: str | Path) -> NDArray[Any]:
+def _nothing(done: int, total: int | None) -> None:
+    pass
+
+
+def read_vectors(path: str | Path, progress: Report = _nothing) -> NDArray[Any]:
     """Read the vectors of a file as one two-dimensional array.
 
     Parameters
@@ -43,6 +54,15 @@ def read_vectors(path: str | Path) -> NDArray[Any]:
           (``.bvecs``), mapped into memory; every row must have the same d.
         - ``.hdf5``, ``.h5``: the dataset ``train``, or the one chosen by ``"path.hdf5:name"``, read into memory; files
           of ann-benchmarks have ``train`` and ``test``. It needs h5py.
+        - ``.safetensors``: the only two-dimensional tensor of numbers in it, or the one chosen by
+          ``"path.safetensors:name"``, mapped into memory.
+        - ``.parquet``: the only column of lists of numbers, or the one chosen by ``"path.parquet:name"``; lists have
+          one length, fixed by their type or not. It is decoded piece by piece, and needs pyarrow.
+        - ``.jsonl``, or ``"-"`` for standard input: a vector in each line of JSON, as an array of numbers or as the
+          ``"vector"`` of an object; read line by line.
+    progress : callable, optional
+        Called with how much is read and of how much, None if nobody knows, by the formats that are read piece by piece.
+        An exception of it ends the reading.
 
     Returns
     -------
@@ -53,22 +73,54 @@ def read_vectors(path: str | Path) -> NDArray[Any]:
     ------
     ValueError
         If the suffix is unknown, the file is damaged or cut short, it holds no single array of real numbers, its
-        numbers lie in other files, as those of HDF5 may, or h5py is missing.
+        numbers lie in other files, as those of HDF5 may, rows differ in length or miss a number, or a library that the
+        format needs is missing.
     OSError
         If the file cannot be opened, or is a folder, a pipe or a device.
     """
+    return _read(path, progress, identified=False)[0]
+
+
+def read_identified(path: str | Path, progress: Report = _nothing) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    """Read vectors as `read_vectors` does, and their ids (n,) if they are objects of JSON that have an ``"id"``."""
+    return _read(path, progress, identified=True)
+
+
+def _read(path: str | Path, progress: Report, *, identified: bool) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    if str(path) == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise ValueError("standard input is closed")
+        return jsonl.read(sys.stdin.buffer, called(path), None, progress, identified=identified)
     file, member = _split(path)
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{file}: unknown suffix {suffix!r}; known are {', '.join(SUFFIXES)}")
     regular_mode(file)
+    if suffix == ".jsonl":
+        with file.open("rb") as stream:
+            total = os.fstat(stream.fileno()).st_size
+            return jsonl.read(stream, str(file), total, progress, identified=identified)
+    if suffix == ".parquet":
+        return parquet.read(file, member, progress), None
+    return _array(file, member, suffix), None
+
+
+def _array(file: Path, member: str | None, suffix: str) -> NDArray[Any]:
+    """Read a file that is one array, or several with names."""
     if suffix == ".npz":
         return undisturbed(_npz, file, member)
+    if suffix == ".safetensors":
+        return undisturbed(safetensors.read, file, member)
     if suffix in (".hdf5", ".h5"):
         return undisturbed(_hdf5, file, "train" if member is None else member)
     if suffix == ".npy":
-        return _matrix(undisturbed(_npy, file), str(file))
+        return matrix(undisturbed(_npy, file), str(file))
     return _vecs(file, np.dtype("<f4") if suffix == ".fvecs" else np.dtype("u1"))
+
+
+def called(path: str | Path) -> str:
+    """Return what errors call a path as `read_vectors` takes it."""
+    return "standard input" if str(path) == STANDARD_INPUT else str(path)
 
 
 def file_of(path: str | Path) -> Path:
@@ -109,35 +161,9 @@ def _split(path: str | Path) -> tuple[Path, str | None]:
     return (Path(named[1]), named[2]) if named else (Path(path), None)
 
 
-@contextlib.contextmanager
-def _reading(file: Path, what: str = "") -> Iterator[None]:
-    """Make a ValueError that names the file of whatever a library says of its content.
-
-    Parsers of formats meet odd files with errors of all kinds: of keys, of memory, of structures, of what is missing.
-    """
-    try:
-        yield
-    except Exception as error:  # no signal is heard here: see `undisturbed`
-        text = str(error) or type(error).__name__
-        raise ValueError(f"{file}: {what}{text:.500}") from error
-
-
-def _matrix(array: NDArray[Any], place: str) -> NDArray[Any]:
-    """Return the array if it is (n, d) and real, or (d,) as one row, else say what it is instead."""
-    _check_dtype(array.dtype, place)
-    if array.ndim not in (1, 2) or array.shape == (0,):
-        raise ValueError(f"{place}: expected an array of shape (n, d), or (d,) for one, found shape {array.shape}")
-    return array[None] if array.ndim == 1 else array
-
-
-def _check_dtype(dtype: np.dtype[Any], place: str) -> None:
-    if dtype.kind not in "fiu" or dtype.itemsize > 8:
-        raise ValueError(f"{place}: expected real numbers of at most 64 bits, found dtype {dtype}")
-
-
 def _npy(file: Path) -> NDArray[Any]:
     """Map a ``.npy`` file; an array of no elements cannot be mapped and is read."""
-    with file.open("rb") as stream, _reading(file, "not a readable .npy file: "):
+    with file.open("rb") as stream, reading(file, "not a readable .npy file: "):
         shape, dtype = _header(stream, os.fstat(stream.fileno()).st_size)
         if dtype.hasobject:
             raise ValueError("it holds Python objects, which are never unpickled")
@@ -160,26 +186,20 @@ def _header(stream: IO[bytes], nbytes: int) -> tuple[tuple[int, ...], np.dtype[A
 
 def _npz(file: Path, member: str | None) -> NDArray[Any]:
     """Read the chosen array of a ``.npz`` file, or the only matrix in it, looking at headers before data."""
-    with file.open("rb") as opened, _reading(file):
+    with file.open("rb") as opened, reading(file):
         heads = {}
         with zipfile.ZipFile(opened) as archive:
             for entry in archive.infolist():
                 if entry.filename.endswith(".npy"):
                     with archive.open(entry) as stream:
                         heads[entry.filename.removesuffix(".npy")] = _header(stream, entry.file_size)
-        found = ", ".join(f"{name} {dtype} {shape}" for name, (shape, dtype) in heads.items()) or "no array"
-        if member is None:
-            matrices = [name for name, (shape, dtype) in heads.items() if len(shape) == 2 and dtype.kind in "fiu"]
-            if len(matrices) != 1:
-                count = "more than one" if matrices else "no"
-                raise ValueError(f"{count} two-dimensional array of numbers; choose with {file}:NAME from {found}")
-            member = matrices[0]
-        elif member not in heads:
-            raise ValueError(f"no array named {member!r}; it holds {found}")
+        held = {name: f"{dtype} {shape}" for name, (shape, dtype) in heads.items()}
+        matrices = [name for name, (shape, dtype) in heads.items() if len(shape) == 2 and dtype.kind in "fiu"]
+        member = chosen(file, member, held, matrices, ("array", "two-dimensional array of numbers"))
         opened.seek(0)
         with np.load(opened, allow_pickle=False) as data:
             array: NDArray[Any] = data[member]
-    return _matrix(array, f"{file}:{member}")
+    return matrix(array, f"{file}:{member}")
 
 
 def _hdf5(file: Path, member: str) -> NDArray[Any]:
@@ -190,9 +210,9 @@ def _hdf5(file: Path, member: str) -> NDArray[Any]:
         import h5py
     except ImportError:
         raise ValueError(f"{file}: reading HDF5 needs h5py: pip install h5py") from None
-    with _reading(file, "not a readable HDF5 file: "):
+    with reading(file, "not a readable HDF5 file: "):
         archive = h5py.File(file, "r")
-    with archive, _reading(file):
+    with archive, reading(file):
         heads: dict[str, Any] = {}
         # It visits what lies in this file, and follows neither soft links nor those to other files.
         archive.visititems(lambda name, item: heads.update({name: item} if isinstance(item, h5py.Dataset) else {}))
@@ -204,9 +224,9 @@ def _hdf5(file: Path, member: str) -> NDArray[Any]:
             raise ValueError(f"dataset {member!r} takes its numbers from other files, which are not read")
         if dataset.size and not dataset.id.get_storage_size():
             raise ValueError(f"dataset {member!r} has the shape {dataset.shape}, but no numbers were stored")
-        _check_dtype(dataset.dtype, f"dataset {member!r}")
+        check_dtype(dataset.dtype, f"dataset {member!r}")
         array: NDArray[Any] = np.asarray(dataset[()])
-    return _matrix(array, f"{file}:{member}")
+    return matrix(array, f"{file}:{member}")
 
 
 def _vecs(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -26,6 +26,7 @@ INSIDE = [1, 2]  # the dot products are -1.5, 8, 7 and 1
 
 LISTS = pa.FixedSizeListArray.from_arrays(pa.array(ROWS.ravel()), 3)
 PADDED = pa.FixedSizeListArray.from_arrays(pa.array(np.vstack([ROWS[:1], ROWS, ROWS]).ravel()), 3)
+VIEWS = pa.ListViewArray.from_arrays([9, 6, 3, 0], [3] * 4, pa.array(ROWS[::-1].ravel()))
 TAKEN = {
     "read-only": np.frombuffer(ROWS.tobytes(), np.float32).reshape(4, 3),
     "strided": np.repeat(np.repeat(ROWS, 2, axis=0), 2, axis=1)[::2, ::2],
@@ -43,6 +44,10 @@ TAKEN = {
     "Arrow's rows in chunks": pa.chunked_array([LISTS[:1], LISTS[1:]]),
     "Arrow's lists": pa.array(ROWS.tolist()),
     "Arrow's large lists": pa.array(ROWS.tolist(), pa.large_list(pa.float16())),
+    "Arrow's list views": VIEWS,
+    "a slice of views": pa.concat_arrays([VIEWS[:1], VIEWS])[1:],
+    "Arrow's large list views": pa.array(ROWS.tolist(), pa.large_list_view(pa.float32())),
+    "Arrow's list views in chunks": pa.chunked_array([VIEWS[:1], VIEWS[1:]]),
     "Arrow's tensors": pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float32(), [3]), LISTS),
     "an Arrow table": pa.table({"a": ROWS[:, 0], "b": ROWS[:, 1].astype(np.float64), "c": ROWS[:, 2]}),
     "an Arrow batch": pa.record_batch({"a": ROWS[:, 0], "b": ROWS[:, 1], "c": ROWS[:, 2].astype(np.int8)}),
@@ -167,6 +172,12 @@ REFUSED = {
     "ragged arrays": ([ROWS[0], ROWS[0, :2]], ValueError, r"vectors\[1\] has length 2, vectors\[0\] has length 3"),
     "ragged in pandas": (pd.Series([[1, 2, 3], [1]]), ValueError, r"vectors\[1\] has length 1"),
     "ragged in Arrow": (pa.array([[1, 2, 3], [1]]), ValueError, r"vectors\[1\] has length 1, .* rows must have one"),
+    "ragged in list views": (
+        pa.array([[1, 2], [1]], pa.list_view(pa.int8())),
+        ValueError,
+        r"vectors\[1\] has length 1",
+    ),
+    "null in list views": (pa.array([[1], None], pa.list_view(pa.int8())), ValueError, r"vectors\[1\] is null"),
     "ragged in polars": (pl.Series([[1, 2], [1], []]), ValueError, r"vectors\[1\] has length 1"),
     "a number among rows": ([[1, 2, 3], 4], ValueError, r"vectors\[1\] is one value"),
     "null in Arrow": (NULLS, ValueError, r"vectors\[1\] is null: use fill_null or drop_null"),

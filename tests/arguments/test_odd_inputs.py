@@ -1,6 +1,7 @@
 """Files that no one should have made: one ValueError that names the file, from every reader."""
 
 import contextlib
+import json
 import os
 import struct
 import sys
@@ -16,6 +17,7 @@ from halfspace.files.vectors import file_of, read_column, read_tau, read_vectors
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX semantics")
 VECTORS = np.arange(35, dtype=np.float32).reshape(7, 5)
+OTHERS = ["x.parquet", "x.parquet:a", "x.safetensors", "x.safetensors:a", "x.jsonl"]
 
 
 def refuse(path, message="."):
@@ -136,7 +138,7 @@ def test_pickles(tmp_path):
     refuse(tmp_path / "x.npz")
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.npz:a", "x.fvecs", "x.bvecs", "x.h5", "x.hdf5:a"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.npz:a", "x.fvecs", "x.bvecs", "x.h5", "x.hdf5:a", *OTHERS])
 @pytest.mark.parametrize("kind", ["empty", "folder", "pipe"])
 def test_no_files_of_vectors(tmp_path, name, kind):
     path = tmp_path / name.split(":")[0]
@@ -166,6 +168,13 @@ def valid_files(folder):
     np.savez_compressed(folder / "y.npz", vectors=VECTORS)
     (folder / "x.fvecs").write_bytes(b"".join(struct.pack("<i5f", 5, *row) for row in VECTORS))
     (folder / "x.bvecs").write_bytes(b"".join(struct.pack("<i5B", 5, *map(int, row)) for row in VECTORS))
+    (folder / "x.jsonl").write_text("".join(f"{row}\n" for row in VECTORS.tolist()))
+    head = json.dumps({"vectors": {"dtype": "F32", "shape": VECTORS.shape, "data_offsets": (0, VECTORS.nbytes)}})
+    (folder / "x.safetensors").write_bytes(struct.pack("<Q", len(head)) + head.encode() + VECTORS.tobytes())
+    with contextlib.suppress(ImportError):
+        from pyarrow import parquet, table
+
+        parquet.write_table(table({"vectors": VECTORS.tolist()}), folder / "x.parquet", write_page_checksum=True)
     with contextlib.suppress(ImportError):
         import h5py
 
@@ -194,7 +203,7 @@ def mutated(rng, content):
     return bytes(damaged)
 
 
-@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("place", range(9))
 def test_mutated_files_are_read_or_refused(tmp_path, place):
     """Whatever is in a file, a reader returns real numbers in two dimensions, or a ValueError that names the file."""
     files = valid_files(tmp_path)
@@ -203,7 +212,8 @@ def test_mutated_files_are_read_or_refused(tmp_path, place):
     file = files[place]
     rng = np.random.default_rng(place)
     content = file.read_bytes()
-    paths = {".npz": [f"{file}:vectors", file], ".h5": [file, f"{file}:packed"]}.get(file.suffix, [file])
+    named = [f"{file}:vectors", file]
+    paths = {".npz": named, ".parquet": named, ".h5": [file, f"{file}:packed"]}.get(file.suffix, [file])
     refused = 0
     for _ in range(400):
         file.unlink()  # a new one: the old one may be mapped
@@ -288,6 +298,8 @@ def test_file_of(tmp_path):
     assert file_of(f"{tmp_path}/a.npz:b.npz") == tmp_path / "a.npz:b.npz"
     assert file_of(f"{tmp_path}/a.npz:b") == tmp_path / "a.npz"
     assert file_of("C.hdf5:x/y") == Path("C.hdf5")
+    assert file_of("a.parquet:b.parquet:c") == Path("a.parquet:b.parquet")
+    assert file_of("a.safetensors:model.embed.weight") == Path("a.safetensors")
     assert file_of("plain.npy:x") == Path("plain.npy:x")
 
 

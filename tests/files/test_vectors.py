@@ -9,6 +9,8 @@ import pytest
 
 from halfspace.files.vectors import read_vectors
 
+OTHERS = ["x.parquet:a", "x.safetensors", "x.jsonl"]
+
 
 @pytest.fixture
 def vectors(rng_rows):
@@ -140,7 +142,7 @@ def test_unknown_suffix_lists_the_known(tmp_path):
         read_vectors(tmp_path / "x.csv")
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.npz:a", "x.fvecs", "x.bvecs", "x.hdf5", "x.h5:a"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.npz:a", "x.fvecs", "x.bvecs", "x.hdf5", "x.h5:a", *OTHERS])
 def test_missing_file(tmp_path, name):
     with pytest.raises(FileNotFoundError):
         read_vectors(tmp_path / name)

@@ -104,6 +104,26 @@ def test_the_handlers_own_exception_comes_out_of_questions(filter, alarms, rng):
 
 # An alarm between the opening of a file and its ``with`` leaves closing it to the collector.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("alarms", [Alarm, Late, Bad, RecursionError, MemoryError], indirect=True)
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_readers_that_go_piece_by_piece(alarms, rng, tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr("halfspace.files.parquet._ROWS", 64)
+    vectors, file = rng.integers(-3, 4, (3000, DIM)), tmp_path / f"vectors.{suffix}"
+    if suffix == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(importlib.import_module("pyarrow").table({"vectors": vectors.tolist()}), file)
+    else:
+        file.write_text("".join(f"{row}\n" for row in vectors.tolist()))
+    np.testing.assert_array_equal(read_vectors(file), vectors)
+    outcomes = Counter(
+        interrupted(alarms, lambda: read_vectors(file), float(rng.uniform(1e-4, 2e-2))) for _ in range(ALARMS)
+    )
+    assert outcomes == {(alarms.raised.__name__, 1): ALARMS}
+    np.testing.assert_array_equal(read_vectors(file), vectors)
+
+
+# An alarm between the opening of a file and its ``with`` leaves closing it to the collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("alarms", [Alarm, Late, Bad, RuntimeError, MemoryError, KeyError], indirect=True)
 def test_writers_are_interrupted_as_a_whole(alarms, rng, tmp_path):
     vectors = rng.integers(-3, 4, (600, DIM)).astype(np.float32)
