@@ -7,15 +7,14 @@ input, with one line on stderr.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from halfspace.commands import errors, fail, located, open_index, read_ids
 from halfspace.model.filters import FILTERS, names
 from halfspace.terminal import (
     console,
@@ -29,10 +28,8 @@ from halfspace.terminal import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from halfspace import HalfspaceIndex
 
 __all__ = ["app", "main"]
 
@@ -94,7 +91,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Ask Python's documentation 32 questions, prove every answer in integer arithmetic, count and time the work."""
-    with _errors():
+    with errors():
         with spinner("asking, proving and timing"):
             from halfspace.bench import demo as work
 
@@ -104,7 +101,7 @@ def demo(
         else:
             work.show(report, console(), show)
     if report.wrong:
-        _fail(f"{len(report.wrong)} answers are not exact", 1)
+        fail(f"{len(report.wrong)} answers are not exact", 1)
 
 
 @app.command()
@@ -131,7 +128,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build an index from a file of vectors."""
-    with _errors():
+    with errors():
         from halfspace.files.outputs import check_output
         from halfspace.files.vectors import file_of, read_identified, read_vectors
 
@@ -142,11 +139,11 @@ def build(
 
             data, own = read_identified(vectors, report) if ids is None else (read_vectors(vectors, report), None)
         n, dim = data.shape
-        own = own if ids is None else _read_ids(ids, n)
+        own = own if ids is None else read_ids(ids, n)
         index = HalfspaceIndex(
             dim, filter=filter, dtype=dtype, threads=threads, subspaces=subspaces, group_size=group_size
         )
-        with progress("inserting") as report, _located(vectors, data, 0, dtype):
+        with progress("inserting") as report, located(vectors, data, 0, dtype):
             index.insert(data, own, progress=report)
         with progress("compacting") as report:
             index.compact(progress=report)
@@ -192,7 +189,7 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Find every vector of an index whose dot product with a direction is at least tau, and below --unless."""
-    with _errors():
+    with errors():
         import numpy as np
 
         from halfspace.files.outputs import HITS, check_output, write_hits
@@ -206,14 +203,14 @@ def query(
             asked = read_vectors(directions, report)
         m = len(asked)
         taus, ends = read_tau(tau, m), None if unless is None else read_tau(unless, m, "unless")
-        opened = _open(index, threads=threads)
+        opened = open_index(index, threads=threads)
         parts: list[dict[str, NDArray[Any]]] = []
         with progress("asking") as report:
             for low in range(0, max(m, 1), _CHUNK_ROWS):
                 part = slice(low, low + _CHUNK_ROWS)
                 chunk, at = np.ascontiguousarray(asked[part]), taus[part]
                 end = None if ends is None else ends[part]
-                with _located(directions, chunk, low, "float32"):
+                with located(directions, chunk, low, "float32"):
                     if count:
                         parts.append({"totals": np.asarray(opened.count(chunk, at, unless=end))})
                     else:
@@ -245,8 +242,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show what an index holds, and check it."""
-    with _errors():
-        opened = _open(index, mmap=True)
+    with errors():
+        opened = open_index(index, mmap=True)
         document: dict[str, Any] = {"index": str(index), "bytes": index.stat().st_size} | opened.stats()
         problem = None
         if verify:
@@ -258,7 +255,7 @@ def info(
             document |= {"verified": problem is None} | ({} if problem is None else {"problem": problem})
         print_summary(document, as_json)
     if problem is not None:
-        _fail(problem, 1)
+        fail(problem, 1)
 
 
 @app.command()
@@ -291,7 +288,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Compare with NumPy, FAISS and others on your vectors, or, without any, on those in the package."""
-    with _errors():
+    with errors():
         from halfspace.bench import command
         from halfspace.files.outputs import check_output
         from halfspace.files.vectors import file_of, read_tau
@@ -323,7 +320,7 @@ def warmup(
     as_json: Json = False,
 ) -> None:
     """Compile the kernels ahead, so that no first question waits; later processes find them on disk."""
-    with _errors():
+    with errors():
         from halfspace.model.formats import FORMATS, parse
 
         if dtype and all_formats:
@@ -337,78 +334,3 @@ def warmup(
                 work(format, device=device, head_dim=attention, progress=report)
         seconds = round(time.perf_counter() - start, 3)
         print_summary({"dtype": formats, "device": device, "attention": attention, "seconds": seconds}, as_json)
-
-
-# Input
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    """Print one line on stderr and end with this code."""
-    typer.echo(f"halfspace: error: {' '.join(message.split())}", err=True)
-    raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Turn the errors of bad input into one line and exit code 2."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
-    except KeyError as error:
-        _fail(str(error.args[0]) if error.args else "key error", 2)
-    except (ValueError, TypeError, ImportError) as error:
-        _fail(str(error), 2)
-    except MemoryError as error:
-        _fail(f"not enough memory: {error}", 2)
-
-
-@contextlib.contextmanager
-def _located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[None]:
-    """Name the file, and the row counted from its start, in an error about a chunk that begins at row ``low``."""
-    try:
-        yield
-    except ValueError as error:
-        import ml_dtypes
-        import numpy as np
-
-        from halfspace.files.vectors import called
-
-        with np.errstate(all="ignore"):
-            stored = chunk.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-        bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
-        if bad.size:
-            row = int(bad[0])
-            column = int(np.flatnonzero(~np.isfinite(stored[row]))[0])
-            place = f"{called(path)}: row {low + row}, column {column}"
-            raise ValueError(f"{place}: {chunk[row, column]} in {dtype}") from error
-        place = f"{called(path)}: " if low == 0 else f"{called(path)}, rows from {low} on: "
-        raise ValueError(f"{place}{error}") from error
-
-
-def _open(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex:
-    """Load an index; a file that is not a whole index ends the program with code 1."""
-    try:
-        with spinner("opening"):
-            from halfspace import HalfspaceIndex
-
-            return HalfspaceIndex.load(path, mmap=mmap, threads=threads)
-    except ValueError as error:
-        text = str(error)
-        _fail(text if str(path) in text else f"{path}: {text}", 1)
-
-
-def _read_ids(path: Path, n: int) -> NDArray[np.int64]:
-    """Read ids (n,) from a file, and refuse those that an index refuses, naming the file."""
-    from halfspace.arguments import checks
-    from halfspace.files.vectors import read_column
-
-    column = read_column(path, n, "id", "iu")
-    try:
-        ids = checks.as_ids(column)
-        checks.distinct(ids)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return ids

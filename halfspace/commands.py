@@ -1,0 +1,92 @@
+"""What commands share: errors as one line, and their inputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from halfspace.terminal import spinner
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from halfspace import HalfspaceIndex
+
+__all__ = ["errors", "fail", "located", "open_index", "read_ids"]
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print one line on stderr and end with this code."""
+    typer.echo(f"halfspace: error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Turn the errors of bad input into one line and exit code 2."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
+    except KeyError as error:
+        fail(str(error.args[0]) if error.args else "key error", 2)
+    except (ValueError, TypeError, ImportError) as error:
+        fail(str(error), 2)
+    except MemoryError as error:
+        fail(f"not enough memory: {error}", 2)
+
+
+@contextlib.contextmanager
+def located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[None]:
+    """Name the file, and the row counted from its start, in an error about a chunk that begins at row ``low``."""
+    try:
+        yield
+    except ValueError as error:
+        import ml_dtypes
+        import numpy as np
+
+        from halfspace.files.vectors import called
+
+        with np.errstate(all="ignore"):
+            stored = chunk.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+        bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+        if bad.size:
+            row = int(bad[0])
+            column = int(np.flatnonzero(~np.isfinite(stored[row]))[0])
+            place = f"{called(path)}: row {low + row}, column {column}"
+            raise ValueError(f"{place}: {chunk[row, column]} in {dtype}") from error
+        place = f"{called(path)}: " if low == 0 else f"{called(path)}, rows from {low} on: "
+        raise ValueError(f"{place}{error}") from error
+
+
+def open_index(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex:
+    """Load an index; a file that is not a whole index ends the program with code 1."""
+    try:
+        with spinner("opening"):
+            from halfspace import HalfspaceIndex
+
+            return HalfspaceIndex.load(path, mmap=mmap, threads=threads)
+    except ValueError as error:
+        text = str(error)
+        fail(text if str(path) in text else f"{path}: {text}", 1)
+
+
+def read_ids(path: Path, n: int) -> NDArray[np.int64]:
+    """Read ids (n,) from a file, and refuse those that an index refuses, naming the file."""
+    from halfspace.arguments import checks
+    from halfspace.files.vectors import read_column
+
+    column = read_column(path, n, "id", "iu")
+    try:
+        ids = checks.as_ids(column)
+        checks.distinct(ids)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return ids
