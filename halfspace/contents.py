@@ -1,6 +1,5 @@
 """What can be read off an index without asking it a question, kept in a file, and checked."""
 
-import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +10,7 @@ from halfspace.arguments import checks
 from halfspace.backend import Backend
 from halfspace.files import index_file
 from halfspace.files.container import StoredFile
+from halfspace.files.streams import Target
 from halfspace.model.formats import FORMATS, as_numbers
 from halfspace.runtime.progress import Meter, Progress
 from halfspace.state.snapshot import MAX_ID, Snapshot
@@ -83,9 +83,6 @@ class Contents:
             return False
         with self._on:
             return bool(self._snapshot.locate(self._backend.xp.asarray([number], np.int64))[0][0] >= 0)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("an index is not pickled: use save and load, with mmap=True to share it between processes")
 
     def __repr__(self) -> str:
         return (
@@ -173,16 +170,35 @@ class Contents:
 
     # -- keeping it ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: Target) -> None:
         """Write the index to one file, in one step: a crash leaves the old file or the new one, whole.
 
         The state written is that of one moment; other threads may go on querying and inserting. Files are the same for
         all devices, and an index of any may read them.
 
+        Parameters
+        ----------
+        path : path, or binary file object
+            A file object gets the same bytes from where it stands, all of them or an error. It needs `write` alone, so
+            that a pipe or an upload will do.
+
         Raises
         ------
         OSError
-            If the file cannot be written; what was there before is untouched.
+            If the file cannot be written; what was there before is untouched. (Of a file object, that which it took
+            before it failed is not.)
+        TypeError
+            If `path` is neither.
+
+        Examples
+        --------
+        >>> import io
+        >>> from halfspace import HalfspaceIndex
+        >>> index, file = HalfspaceIndex(2), io.BytesIO()
+        >>> _ = index.insert([[1, 2], [3, 4]])
+        >>> index.save(file)
+        >>> HalfspaceIndex.load(file.getvalue())
+        <HalfspaceIndex: 2 vectors, dim=2, dtype='float32', filter='auto', device='cpu'>
         """
         with self._on:
             index_file.save(path, self._snapshot, self._dim, self._format)
@@ -204,9 +220,10 @@ class Contents:
         """
         snapshot = self._snapshot
         meter = Meter(progress, snapshot.live)
-        reading, deriving = meter.split(0.0 if self._stored is None else 1.0, 4.0)
-        if self._stored is not None:
-            self._stored.verify(reading.over(self._stored.nbytes))
+        stored = self._stored
+        reading, deriving = meter.split(0.0 if stored is None else 1.0, 4.0)
+        if stored is not None:
+            stored.verify(reading.over(stored.nbytes))
         with self._on:
             index_file.check(snapshot, self._threads, deriving)
         meter.finish()

@@ -1,6 +1,8 @@
 """The answer to a query: compressed sparse rows, a row per direction."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -10,7 +12,7 @@ from halfspace import backend
 from halfspace.model.arrays import beside, host, namespace
 from halfspace.model.formats import widen32
 
-__all__ = ["Hit", "Hits"]
+__all__ = ["Hit", "Hits", "columns"]
 
 
 class Hit(NamedTuple):
@@ -18,6 +20,20 @@ class Hit(NamedTuple):
 
     id: int
     score: float | None
+
+
+def columns(ids: Any, scores: Any | None, offsets: Any) -> dict[str, Any]:
+    """Return hits as the columns of a table, on their device; arguments are the attributes of `Hits`.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``query`` (hits,) int64, the direction of each hit, counted from 0; ``id``, and ``score`` unless there is none.
+    """
+    xp = namespace(offsets)
+    begun = xp.bincount(offsets, minlength=ids.size + 1)[: ids.size]  # directions whose hits begin at each place
+    table = {"query": xp.cumsum(begun) - 1, "id": ids}
+    return table if scores is None else table | {"score": scores}
 
 
 class Hits:
@@ -58,6 +74,13 @@ class Hits:
         self.totals = totals
         self._single = single
         self._columns = columns
+
+    @property
+    def queries(self) -> npt.NDArray[np.int64]:
+        """The direction of each hit, counted from 0, (hits,), on the index's device; of one direction, zeros."""
+        with beside(self.ids):
+            queries: npt.NDArray[np.int64] = columns(self.ids, None, self.offsets)["query"]
+            return queries
 
     @staticmethod
     def preallocate(capacity: int, directions: int | None = None, *, scores: bool = True) -> Any:
@@ -145,6 +168,50 @@ class Hits:
         data = np.ones(own.ids.size, np.float32) if own.scores is None else own.scores
         return csr_array((data, own.ids, own.offsets), shape=(own.totals.size, self._columns), copy=True)
 
+    def to_arrow(self) -> Any:
+        """Return the answer as a table of Arrow, on the host, a row for each hit.
+
+        Returns
+        -------
+        pyarrow.Table
+            The columns ``query``, an int64, the direction counted from 0; ``id``, an int64; and, unless there are no
+            scores, ``score``, a float32. Ids and scores are read in place where they are on the host already.
+
+        Raises
+        ------
+        ImportError
+            If pyarrow, of the extra ``tables``, is missing.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> index.query([[1, 0], [0, 1]], 1.0).to_arrow().to_pylist()
+        [{'query': 0, 'id': 0, 'score': 1.0}, {'query': 1, 'id': 2, 'score': 1.0}]
+        """
+        return _library("pyarrow", "to_arrow").table(self._table())
+
+    def to_pandas(self) -> Any:
+        """Return the answer as a DataFrame of pandas; like `to_arrow`, of which it needs pandas alone."""
+        return _library("pandas", "to_pandas").DataFrame(self._table(), copy=False)
+
+    def to_polars(self) -> Any:
+        """Return the answer as a DataFrame of polars; like `to_arrow`, of which it needs polars alone.
+
+        All columns are copied.
+        """
+        return _library("polars", "to_polars").DataFrame(self._table())
+
+    def _table(self) -> dict[str, Any]:
+        own = self._on_host()
+        return columns(own.ids, own.scores, own.offsets)
+
+    def __reduce__(self) -> Any:
+        """Pickle the arrays; what was preallocated comes back as an answer like others."""
+        own = self.ids, self.scores, self.offsets, self.totals
+        return partial(Hits, single=self._single, columns=self._columns), own
+
     def __repr__(self) -> str:
         total, kept = int(self.totals.sum()), self.ids.size
         what = f"{kept:,} hits" if kept == total else f"{kept:,} of {total:,} hits"
@@ -154,3 +221,12 @@ class Hits:
         if kept > len(shown):
             shown.append("...")
         return f"<Hits: {what}" + (f" ({', '.join(shown)})>" if shown else ">")
+
+
+def _library(name: str, method: str) -> Any:
+    """Import a library that an answer is handed to."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        extra = ', or the extra "tables"' if name == "pyarrow" else ""
+        raise ImportError(f"{method} needs {name}: pip install {name}{extra}", name=name) from error

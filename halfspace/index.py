@@ -1,6 +1,7 @@
 """The public index: validate, choose, call the stages in the order of the mathematics."""
 
-import os
+import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from halfspace import backend as backends
 from halfspace.arguments import checks
 from halfspace.files import index_file
+from halfspace.files.streams import Source
 from halfspace.model.filters import AUTO, FILTERS, names
 from halfspace.model.formats import FORMATS, parse
 from halfspace.model.rounding import MAX_DIM
@@ -217,6 +219,24 @@ class HalfspaceIndex(Questions):
                 if gone.size:
                     self._publish(self._snapshot.excluding(where, rows))
 
+    def clear(self) -> None:
+        """Remove all vectors, and free what they took.
+
+        Assigned ids continue above the largest ever used, as after `delete`.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 2], [3, 4]])
+        >>> index.clear()
+        >>> len(index), index.insert([5, 6]).tolist()
+        (0, [2])
+        """
+        with self._on, self._writing.once:
+            self._publish(self._snapshot.emptied())
+            self._stored = None
+
     def compact(self, *, progress: Progress | None = None) -> None:
         """Bring all vectors into one segment and reclaim the space of deleted ones.
 
@@ -234,10 +254,52 @@ class HalfspaceIndex(Questions):
             meter.finish()  # as long as it may be cancelled
             self._publish(compacted)
 
+    # -- copies -------------------------------------------------------------------------------------------------------
+
+    def copy(self) -> "HalfspaceIndex":
+        """Return an index of its own with the same vectors, which sees no later change of this one, and none of its.
+
+        It takes little time and memory, however many vectors there are: segments never change, and are shared.
+        ``copy.copy`` and ``copy.deepcopy`` do the same.
+
+        Returns
+        -------
+        HalfspaceIndex
+            On the same device, with the same arguments; the state is that of one moment.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 2], [3, 4]])
+        >>> other = index.copy()
+        >>> index.delete(0)
+        >>> index.ids.tolist(), other.ids.tolist()
+        ([1], [0, 1])
+        """
+        other = object.__new__(type(self))
+        with self._on:
+            other.__dict__.update(self.__dict__)
+            other._writing, other._tail = Lock(), TailWriter()
+            other._publish(self._snapshot.apart())
+        return other
+
+    def __copy__(self) -> "HalfspaceIndex":
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HalfspaceIndex":
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        """Pickle what `save` writes; `load` reads it again, with the device and the threads of this index."""
+        content = io.BytesIO()
+        self.save(content)
+        return partial(type(self).load, device=self._device, threads=self._threads), (content.getvalue(),)
+
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str],
+        path: Source,
         *,
         mmap: bool = False,
         device: str = "cpu",
@@ -247,10 +309,11 @@ class HalfspaceIndex(Questions):
 
         Parameters
         ----------
-        path : path
+        path : path, bytes, or binary file object
+            A file object is read from where it stands to the end of the index, whatever follows; it needs `read` alone.
         mmap : bool
             Map the file instead of reading it: opens in milliseconds and shares memory between processes. Only size,
-            header, section table and metadata are checked then; `verify` checks the rest.
+            header, section table and metadata are checked then; `verify` checks the rest. Needs a path.
         device, threads : optional
             As for a new index; a GPU copies what is mapped.
 
@@ -258,7 +321,9 @@ class HalfspaceIndex(Questions):
         ------
         ValueError
             If the file is no index, is truncated, fails a checksum, or has ids or norms that cannot be; the error has
-            the path, and says which.
+            the path, and says which. If what is no path is to be mapped.
+        TypeError
+            If `path` is none of these.
         OSError
             If it cannot be read, or is no regular file.
         """

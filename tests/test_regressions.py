@@ -1,7 +1,6 @@
 """What once broke it."""
 
 import importlib
-import pickle
 
 import numpy as np
 import pytest
@@ -149,11 +148,6 @@ def test_a_writer_inside_a_writer_is_refused():
         pass
     with lock.once:
         pass
-
-
-def test_an_index_says_how_it_is_kept():
-    with pytest.raises(TypeError, match="save"):
-        pickle.dumps(build(LINE))
 
 
 def test_a_mapped_index_verifies_after_it_has_changed(tmp_path, rng):

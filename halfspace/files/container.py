@@ -1,6 +1,6 @@
 """One file for metadata and named arrays: replaced in one step, checked to the last bit, mapped without a copy.
 
-The file is little-endian and has three parts, each a multiple of 64 bytes long:
+File objects and bytes hold the same. The file is little-endian and has three parts, each a multiple of 64 bytes long:
 
 - preamble, 64 bytes: signature (16), format version (u32), CRC-32 of the header (u32), length of the header (u64),
   length of the file (u64), zeros (20), CRC-32 of these 60 bytes (u32). Its layout is the same in every format version.
@@ -11,22 +11,22 @@ The file is little-endian and has three parts, each a multiple of 64 bytes long:
 Every byte is covered by the signature or by a checksum. Nothing in the file is code: there is no pickle.
 """
 
-import io
 import json
 import math
 import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halfspace.files.atomic import regular_mode, replacing
+from halfspace.files.atomic import replacing
+from halfspace.files.streams import Reader, Source, Target, Writer, opened
 from halfspace.model.arrays import host, is_array
 from halfspace.runtime.interrupts import of_a_handler
 from halfspace.runtime.progress import Advance, ignore
@@ -68,8 +68,8 @@ class StoredFile:
 
     Attributes
     ----------
-    path : Path
-        The file, as it was given to `read`.
+    name : str
+        The path that was given to `read`, or what stands for a file object or bytes.
     metadata : dict
         The metadata given to `write`.
     arrays : dict of str to ndarray
@@ -77,7 +77,7 @@ class StoredFile:
         to 64 bytes. Each keeps its own memory (or the mapping of the file) alive, so they may outlive this object.
     """
 
-    path: Path
+    name: str
     metadata: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
     _contents: list[tuple[_Section, NDArray[np.uint8]]] = field(repr=False)
@@ -104,10 +104,10 @@ class StoredFile:
                 crc = zlib.crc32(part, crc)
                 advance(part.nbytes)
             if f"{crc:08x}" != section.crc32:
-                raise ValueError(f"{self.path}: damaged section {section.name!r} (checksum mismatch)")
+                raise ValueError(f"{self.name}: damaged section {section.name!r} (checksum mismatch)")
 
 
-def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def write(target: Target, metadata: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write metadata and arrays to a file, or replace that file, in one step.
 
     A crash, a full disk or a kill at any moment leaves the old file or the new one, whole: the new one is written in
@@ -115,9 +115,12 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
     Only a killed process leaves its unfinished file behind, under the name ``.halfspace-*.tmp``.
     The next write in that folder removes it.
 
+    A file object gets the same bytes, one after the other from where it stands, all of them or an error. It need not
+    be one that can be sought in, so checksums are made first: arrays are read twice.
+
     Parameters
     ----------
-    path : str or path-like
+    target : str, path-like, or binary file object
         The file; behind a symbolic link, the file it points to. A replaced file keeps its permissions.
     metadata : dict
         Anything that JSON returns unchanged: string keys, lists, finite numbers.
@@ -128,7 +131,7 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
     Raises
     ------
     TypeError, ValueError
-        If a dtype or the metadata cannot be stored. Nothing was written.
+        If a dtype or the metadata cannot be stored, or the target is no file. Nothing was written.
     OSError
         If the folder is missing, `path` is no regular file, or the disk fails or is full; the old file is untouched.
         Only if the last step fails, synchronising the folder, is the new file in place: a power cut might undo it.
@@ -142,21 +145,38 @@ def write(path: str | os.PathLike[str], metadata: dict[str, Any], arrays: Mappin
     copy = json.loads(json.dumps(metadata, allow_nan=False))
     if not isinstance(copy, dict) or copy != metadata:
         raise ValueError("JSON would change the metadata: it must be a dict of string keys, lists and plain values")
-    with replacing(path) as file:
-        file.seek(len(_head(copy, sections, 0)))
-        sections = [_write_section(file, section, host(sources[section.name])) for section in sections]
-        file_nbytes = file.tell()
-        file.seek(0)
-        file.write(_head(copy, sections, file_nbytes))
+
+    def store(write: Callable[[Any], object]) -> list[_Section]:
+        return [_store(section, host(sources[section.name]), write) for section in sections]
+
+    if isinstance(target, (str, os.PathLike)):
+        with replacing(target) as file:
+            file.seek(len(_head(copy, sections, 0)))
+            sections = store(file.write)
+            file_nbytes = file.tell()
+            file.seek(0)
+            file.write(_head(copy, sections, file_nbytes))
+        return
+    writer = Writer(target)
+    sections = store(_nowhere)
+    start = len(_head(copy, sections, 0))
+    writer.write(_head(copy, sections, start + (sections[-1].end if sections else 0)))
+    if store(writer.write) != sections:
+        raise ValueError("an array changed while it was written")
 
 
-def read(path: str | os.PathLike[str], *, mmap: bool = False) -> StoredFile:
-    """Read a file that `write` wrote.
+def _nowhere(data: Any) -> None:
+    """Write nothing, where checksums are all that is wanted."""
+
+
+def read(source: Source, *, mmap: bool = False) -> StoredFile:
+    """Read what `write` wrote.
 
     Parameters
     ----------
-    path : str or path-like
-        The file.
+    source : str, path-like, bytes, or binary file object
+        The file, or what is in it. A file object is read from where it stands to the end of what was written, and
+        stands there afterwards, whatever follows.
     mmap : bool
         Map the arrays instead of loading them: it takes milliseconds, and processes share the pages. All is checked but
         the checksums of the arrays, which are left to `StoredFile.verify`. A big-endian machine copies them.
@@ -169,19 +189,20 @@ def read(path: str | os.PathLike[str], *, mmap: bool = False) -> StoredFile:
     ------
     ValueError
         If the file is foreign, mangled by text mode, truncated, longer than expected, of an unsupported format version,
-        or damaged in its preamble, its header or a section. The text names the file and says which.
+        or damaged in its preamble, its header or a section. The text names the file and says which. If what is no path
+        is to be mapped.
     OSError
         If the file is missing or cannot be read, or is a folder, a pipe or a device.
     """
-    path = Path(path)
-    regular_mode(path)
-    with open(path, "rb") as file:
+    if mmap and not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"mmap=True maps a file by its path, got {type(source).__name__}: pass its path, or no mmap")
+    with opened(source) as reader:
         try:
-            stored = _read(path, file, mmap)
+            stored = _read(reader, mmap)
         except ValueError as error:
             if of_a_handler(error):
                 raise
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{reader.name}: {error}") from error
     if not mmap:
         stored.verify()
     return stored
@@ -213,62 +234,69 @@ def _head(metadata: dict[str, Any], sections: list[_Section], file_nbytes: int) 
     return preamble + zlib.crc32(preamble).to_bytes(4, "little") + header
 
 
-def _write_section(file: io.BufferedWriter, section: _Section, array: NDArray[Any]) -> _Section:
-    """Append an array in C order, and its padding; return its section with the checksum."""
+def _store(section: _Section, array: NDArray[Any], write: Callable[[Any], object]) -> _Section:
+    """Write an array in C order, and its padding; return its section with the checksum."""
     little_endian = np.dtype(section.dtype).newbyteorder("<")
     crc = 0
     for chunk in np.nditer(array, ["external_loop", "buffered", "zerosize_ok"], order="C", buffersize=_CHUNK):
         data = np.ascontiguousarray(chunk, little_endian).view(np.uint8).data
         crc = zlib.crc32(data, crc)
-        file.write(data)
+        write(data)
     padding = bytes(-section.nbytes % _ALIGNMENT)
-    file.write(padding)
+    write(padding)
     return section._replace(crc32=f"{zlib.crc32(padding, crc):08x}")
 
 
-def _read(path: Path, file: io.BufferedReader, mmap: bool) -> StoredFile:
+def _read(reader: Reader, mmap: bool) -> StoredFile:
     """Read all but the checksums of the sections; a ValueError says what is wrong, and `read` adds where."""
-    file_nbytes = os.fstat(file.fileno()).st_size
-    header_nbytes, header_crc = _parse_preamble(file.read(_PREAMBLE_NBYTES), file_nbytes)
-    header = file.read(header_nbytes)
+    header_nbytes, header_crc, file_nbytes = _parse_preamble(reader.read(_PREAMBLE_NBYTES), reader.nbytes)
+    start = _PREAMBLE_NBYTES + header_nbytes
+    header = reader.take(header_nbytes, file_nbytes)
     if zlib.crc32(header) != header_crc:
         raise ValueError("damaged header (checksum mismatch)")
-    start = _PREAMBLE_NBYTES + header_nbytes
-    try:
+    with _of_the_header():
         metadata, sections = _parse_header(header, file_nbytes - start)
-        if mmap:
-            mapped = np.asarray(np.memmap(file, np.uint8, "r"))[start:]
-            contents = [(section, mapped[section.offset : section.end]) for section in sections]
-        else:
-            contents = [(section, _load(file, section.end - section.offset)) for section in sections]
+    if mmap:
+        mapped = np.asarray(np.memmap(reader.file, np.uint8, "r"))[start:]
+        contents = [(section, mapped[section.offset : section.end]) for section in sections]
+    else:
+        contents = [(section, _load(reader, section.end - section.offset, file_nbytes)) for section in sections]
+    with _of_the_header():
         arrays = {section.name: _array(section, data) for section, data in contents}
+    return StoredFile(reader.name, metadata, arrays, contents)
+
+
+@contextmanager
+def _of_the_header() -> Iterator[None]:
+    """Say of errors that the header is the cause."""
+    try:
+        yield
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         if of_a_handler(error):
             raise
         raise ValueError(f"damaged header ({error})") from error
-    return StoredFile(path, metadata, arrays, contents)
 
 
-def _parse_preamble(preamble: bytes, found_nbytes: int) -> tuple[int, int]:
-    """Return the length of the header, which the file is long enough to hold, and its checksum."""
+def _parse_preamble(preamble: bytes, found_nbytes: int | None) -> tuple[int, int, int]:
+    """Return the length of the header, its checksum, and the length of the file, which can hold that header."""
     signature = preamble[: len(_SIGNATURE)]
     if not signature or not _SIGNATURE.startswith(signature):
         if _MANGLED.match(preamble):
             raise ValueError("mangled by text mode: its signature shows a conversion of line endings or characters")
         raise ValueError("not a halfspace file")
     if len(preamble) < _PREAMBLE_NBYTES:
-        raise ValueError(f"truncated: expected at least {_PREAMBLE_NBYTES} bytes, found {found_nbytes}")
+        raise ValueError(f"truncated: expected at least {_PREAMBLE_NBYTES} bytes, found {len(preamble)}")
     if zlib.crc32(preamble[:-4]) != int.from_bytes(preamble[-4:], "little"):
         raise ValueError("damaged preamble (checksum mismatch)")
     _, version, header_crc, header_nbytes, file_nbytes = _PREAMBLE.unpack_from(preamble)
     if version != FORMAT_VERSION:
         raise ValueError(f"unsupported format version {version}: this release reads version {FORMAT_VERSION}")
-    if found_nbytes != file_nbytes:
+    if found_nbytes is not None and found_nbytes != file_nbytes:
         kind = "truncated" if found_nbytes < file_nbytes else "longer than expected"
         raise ValueError(f"{kind}: expected {file_nbytes} bytes, found {found_nbytes}")
     if header_nbytes % _ALIGNMENT or header_nbytes > file_nbytes - _PREAMBLE_NBYTES:
         raise ValueError(f"damaged preamble (a header of {header_nbytes} bytes in a file of {file_nbytes})")
-    return header_nbytes, header_crc
+    return header_nbytes, header_crc, file_nbytes
 
 
 def _parse_header(header: bytes, sections_nbytes: int) -> tuple[dict[str, Any], list[_Section]]:
@@ -286,12 +314,12 @@ def _parse_header(header: bytes, sections_nbytes: int) -> tuple[dict[str, Any], 
     return metadata, sections
 
 
-def _load(file: io.BufferedReader, nbytes: int) -> NDArray[np.uint8]:
+def _load(reader: Reader, nbytes: int, expected: int) -> NDArray[np.uint8]:
     buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     data = buffer[start : start + nbytes]
     for first in range(0, nbytes, _PIECE):
-        file.readinto(data[first : first + _PIECE].data)  # Should the file shrink meanwhile, the checksum fails.
+        reader.fill(data[first : first + _PIECE].data, expected)
     return data
 
 

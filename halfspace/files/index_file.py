@@ -1,7 +1,6 @@
 """Between an index and its file: which metadata and which arrays."""
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from halfspace import backend as backends
 from halfspace.arguments import checks
 from halfspace.files import container
+from halfspace.files.streams import Source, Target
 from halfspace.model.arrays import equal, host
 from halfspace.model.filters import AUTO, FILTERS, Building, Rows, names
 from halfspace.model.formats import FORMATS
@@ -40,7 +40,7 @@ class Loaded:
     stored: container.StoredFile | None  # where it is mapped, and not all checked yet
 
 
-def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str) -> None:
+def save(target: Target, snapshot: Snapshot, dim: int, format: str) -> None:
     """Write a snapshot: the sealed segments in order, the tail last."""
     arrays: dict[str, np.ndarray] = {}
     segments = []
@@ -61,7 +61,7 @@ def save(path: str | os.PathLike[str], snapshot: Snapshot, dim: int, format: str
         "next_id": snapshot.next_id,
         "segments": segments,
     }
-    container.write(path, metadata, arrays)
+    container.write(target, metadata, arrays)
 
 
 def _sections(segment: Segment) -> dict[str, np.ndarray]:
@@ -77,15 +77,15 @@ def _sections(segment: Segment) -> dict[str, np.ndarray]:
     return held if segment.data is None else held | segment.data.sections()
 
 
-def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
+def load(source: Source, mmap: bool) -> Loaded:
     """Read a snapshot; ValueError names what does not fit.
 
     Metadata and shapes are checked and, without `mmap`, ids, norms and grains. `check` looks at all the rest.
     """
-    stored = container.read(path, mmap=mmap)
+    stored = container.read(source, mmap=mmap)
     metadata = stored.metadata
     if metadata.get("kind") != KIND:
-        raise ValueError(f"{path}: holds {metadata.get('kind')!r:.100}, not {KIND!r}")
+        raise ValueError(f"{stored.name}: holds {metadata.get('kind')!r:.100}, not {KIND!r}")
     try:
         loaded = _loaded(metadata, stored.arrays)
         if not mmap:
@@ -94,7 +94,7 @@ def load(path: str | os.PathLike[str], mmap: bool) -> Loaded:
         if of_a_handler(error):
             raise
         what = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path}: is not a whole index: {what!s:.300}") from error
+        raise ValueError(f"{stored.name}: is not a whole index: {what!s:.300}") from error
     return replace(loaded, stored=stored) if mmap else loaded
 
 

@@ -112,16 +112,14 @@ def _pieces(found: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]
     """Yield the columns of a table, some rows at a time; of no rows, too, so that the columns are known."""
     import numpy as np
 
-    rows = len(found["ids"] if "ids" in found else found["totals"])
-    for low in range(0, max(rows, 1), _PIECE):
-        places = np.arange(low, min(low + _PIECE, rows))
-        if "ids" not in found:
-            yield {"query": places, "count": found["totals"][places].astype(np.int64)}
-            continue
-        owners = np.searchsorted(found["offsets"], places, side="right") - 1
-        own = slice(low, low + places.size)
-        piece = {"query": owners.astype(np.int64), "id": found["ids"][own].astype(np.int64)}
-        yield piece | ({"score": found["scores"][own].astype(np.float32)} if "scores" in found else {})
+    from halfspace.hits import columns
+
+    if "ids" in found:
+        table = columns(found["ids"], found.get("scores"), found["offsets"])
+    else:
+        table = {"query": np.arange(len(found["totals"])), "count": found["totals"]}
+    for low in range(0, max(len(table["query"]), 1), _PIECE):
+        yield {name: column[low : low + _PIECE] for name, column in table.items()}
 
 
 def _npz(file: io.BufferedWriter, found: dict[str, NDArray[Any]]) -> None:

@@ -36,6 +36,10 @@ class Builder:
     recent: RecentQueries = field(default_factory=lambda: deque(maxlen=QUESTIONS))
     answered: Iterator[int] = field(default_factory=count)
 
+    def apart(self) -> "Builder":
+        """Return a builder that knows the same questions, and takes note of others by itself."""
+        return replace(self, recent=self.recent.copy(), answered=count())
+
     def remember(self, directions: npt.NDArray[np.float32], tau: Any) -> None:
         """Note a question that was answered, for trials to come; `tau` is one threshold, or one for each direction."""
         if self.filter != AUTO or not len(directions):

@@ -165,6 +165,14 @@ class Snapshot:
         kept = sorted((segment for segment in sealed if segment.live), key=lambda segment: segment.ends[0])
         return replace(self, sealed=tuple(kept), tail=tail)
 
+    def emptied(self) -> "Snapshot":
+        """Return a snapshot without vectors, whose ids continue."""
+        return self.holding((), _no_rows(self.tail))
+
+    def apart(self) -> "Snapshot":
+        """Return the same state for an index of its own: segments are shared, what was asked is noted apart."""
+        return replace(self, builder=self.builder.apart())
+
     def counted(self) -> dict[str, Any]:
         """Count vectors, dead rows that take space still, sealed segments, and rows of the tail and of each filter."""
         segments = self.segments

@@ -1,7 +1,9 @@
 """Interrupts: a signal handler's own exception comes out, once and soon, and nothing is held or half done after it."""
 
+import copy
 import importlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -155,6 +157,24 @@ def test_writers_are_interrupted_as_a_whole(alarms, rng, tmp_path):
     stored, ids = index.vectors(index.ids), index.ids
     equal(index.query(direction, 10.0), reference.query(stored, direction[None], 10.0, ids=ids, faster=True)[0])
     index.verify()
+
+
+def test_copies_and_pickles_are_interrupted(alarms, rng):
+    index = build(rng.integers(-3, 4, (600, DIM)).astype(np.float32))
+    outcomes = Counter()
+
+    def work():
+        other = pickle.loads(pickle.dumps(copy.deepcopy(index)))
+        assert len(other) == 600
+        other.clear()
+        assert len(other) == 0
+
+    for _ in range(ALARMS):
+        outcomes[interrupted(alarms, work, float(rng.uniform(1e-4, 1e-2)))] += 1
+        assert not index._writing.held._is_owned()
+        assert len(index) == 600
+    text = repr if alarms.raised is KeyError else lambda _: alarms.raised.__name__
+    assert outcomes == {(text(KeyError("of the handler")), 1): ALARMS}
 
 
 @pytest.mark.parametrize("threads", [1, 2])

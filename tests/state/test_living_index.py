@@ -1,6 +1,8 @@
 """An index that grows, shrinks, is compacted, saved and loaded, against a dictionary and the exact answer."""
 
+import copy
 import math
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -96,6 +98,19 @@ class LivingIndex(RuleBasedStateMachine):
         self.index.save(path)
         self.index = HalfspaceIndex.load(path, mmap=mmap)
         self.index.verify()
+
+    @rule(again=st.sampled_from([copy.copy, copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index))]))
+    def copy_or_pickle(self, again):
+        before, self.index = self.index, again(self.index)
+        if self.rows:
+            before.insert(np.ones(DIMENSION), ids=[max(self.rows)], replace=True)
+        before.insert(np.ones((3, DIMENSION)))
+        self.index.verify()
+
+    @rule()
+    def clear(self):
+        self.index.clear()
+        self.gone, self.rows = dict(list(self.rows.items())[:20]), {}
 
     @rule(direction=ROWS, tau=st.sampled_from([0.0, 1e-300, 0.5, -1.0, 2.0, -np.inf]), seed=SEEDS)
     def query(self, direction, tau, seed):
