@@ -197,6 +197,8 @@ def query(
 
         if count and (sort or limit is not None or not scores):
             raise ValueError("--count goes with none of --sort, --limit and --no-scores")
+        if explain and unless is not None:
+            raise ValueError("--explain goes without --unless: a band is the difference of two answers")
         if output is not None:
             check_output(output, [index, file_of(directions), tau, *filter(None, [unless])], tuple(HITS))
         with progress("reading") as report:
@@ -228,9 +230,9 @@ def query(
                 write_hits(output, found)
         if as_json:
             own = {"explain": [asdict(explanation) for explanation in explained]} if explain else {}
-            print_json(query_document(index, output, found, taus) | own)
+            print_json(query_document(index, output, found, taus, ends) | own)
         else:
-            show_hits(output, found, taus)
+            show_hits(output, found, taus, ends)
             for j, explanation in enumerate(explained):
                 show_explanation(j, explanation)
 

@@ -18,15 +18,6 @@ from halfspace.state.snapshot import MAX_ID, Snapshot
 __all__ = ["Contents"]
 
 
-class Stats(dict[str, Any]):
-    """Counts by name; ``"bytes_cells"`` is the name of before for ``"bytes_codes"``."""
-
-    def __missing__(self, name: str) -> Any:
-        if name == "bytes_cells":
-            return self["bytes_codes"]
-        raise KeyError(name)
-
-
 class Contents:
     """The arguments of an index, its ids and vectors, counts and sizes."""
 
@@ -131,12 +122,14 @@ class Contents:
         dict
             ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail``
             (rows not sealed yet); ``filters`` (rows by the filter that they have); ``dim``, ``dtype``, ``filter``,
-            ``device``, ``threads``; ``bytes_vectors``, ``bytes_codes`` (what filters derived; its name of before
-            is ``bytes_cells``), ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
+            ``device``, ``threads``; ``bytes_vectors``, ``bytes_codes`` (what filters derived) and, under
+            its name of before, ``bytes_cells``, ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
         """
         snapshot = self._snapshot
         given = {"dim": self._dim, "dtype": self._format, "filter": self._filter, "device": self._device}
-        return Stats({**snapshot.counted(), **given, "threads": self._threads, **snapshot.sizes()})
+        sizes = snapshot.sizes()
+        counted = {**snapshot.counted(), **given, "threads": self._threads, **sizes}
+        return counted | {"bytes_cells": sizes["bytes_codes"]}
 
     def preallocate(self, capacity: int, directions: int | None = None, *, scores: bool = True) -> Any:
         """Make room on the index's GPU for an answer, for ``query(..., out=...)``.

@@ -116,9 +116,9 @@ class Explanation:
 
         ``"cells"`` is the name of before for ``"rows"``.
         """
-        wanted = "rows" if name == "cells" else name
+        renamed = {"cells": "rows"}
         for stage in self.stages:
-            if stage.name == wanted:
+            if renamed.get(stage.name, stage.name) == renamed.get(name, name):
                 return stage
         raise KeyError(f"stage {name!r} had nothing to do")
 

@@ -74,15 +74,18 @@ def work(backend: Backend, question: Question) -> tuple[int, list[tuple[Any, ...
     return hits, [(name, *map(int, row)) for name, row in zip(STAGES, counted, strict=True)]
 
 
-def _band(backend: Backend, question: Question) -> Any:
-    """Find what reaches one threshold but not the other, as the difference of two exact answers."""
+def _band(backend: Backend, question: Question) -> tuple[Any, int]:
+    """Find what reaches one threshold but not the other, as the difference of two exact answers.
+
+    Returns it, and how many hits were held for it.
+    """
     found = backend.search(question._replace(unless=None))
     if found.state:
-        return found
+        return found, 0
     least = backend.higher(question.tau, question.unless)  # so that the second answer is part of the first
     others = question.wanted if question.wanted == Want.COUNT else Want.IDS
     beyond = backend.search(question._replace(tau=least, unless=None, wanted=others))
-    return beyond if beyond.state else backend.without(found, beyond, question.threads)
+    return beyond if beyond.state else backend.without(found, beyond, question.threads), found.hits
 
 
 def _found(backend: Backend, question: Question) -> Iterator[Any]:
@@ -93,7 +96,7 @@ def _found(backend: Backend, question: Question) -> Iterator[Any]:
     while first < max(count, 1):
         whole = first == 0 and count <= size
         asked = question if whole else question.part(first, first + size)
-        found = backend.search(asked) if asked.unless is None else _band(backend, asked)
+        found, held = (backend.search(asked), None) if asked.unless is None else _band(backend, asked)
         if found.state:
             if found.state == State.NOT_FINITE:
                 checks.finite(question.directions, "directions")
@@ -107,4 +110,4 @@ def _found(backend: Backend, question: Question) -> Iterator[Any]:
         yield found
         first += size
         if first < count and size < room:
-            size = min(room, 2 * size, max(1, size * backend.MOST_HITS // (2 * max(1, found.hits))))
+            size = min(room, 2 * size, max(1, size * backend.MOST_HITS // (2 * max(1, held or found.hits))))

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.arguments import checks
 from halfspace.model.arrays import host, is_array, namespace
 from halfspace.model.formats import widen32
 
@@ -23,8 +24,8 @@ def threshold_of(score: Any) -> Any:
 
     Parameters
     ----------
-    score : float, or ndarray of float32, any shape
-        As `halfspace.Hits` has them.
+    score : float or array_like of float, any shape
+        Numbers of float32, as `halfspace.Hits` has them.
 
     Returns
     -------
@@ -34,9 +35,9 @@ def threshold_of(score: Any) -> Any:
     Raises
     ------
     TypeError
-        If an array is not of float32.
+        If they are not floating-point numbers.
     ValueError
-        If a score is NaN, or a float that is no float32.
+        If a score is NaN, or no float32 number.
 
     Examples
     --------
@@ -49,16 +50,21 @@ def threshold_of(score: Any) -> Any:
     >>> index.count(x, threshold_of(hits.scores[0]))
     1
     """
-    if not hasattr(score, "dtype"):
-        with np.errstate(over="ignore"):
-            number = np.float32(score)
-        if float(number) != float(score) and score == score:
-            raise ValueError(f"score must be a float32 number, as hits have them, got {score!r}")
-        return float(_below(np.array([number]))[0])
-    if score.dtype != np.float32:
-        raise TypeError(f"score must be float32, got dtype {score.dtype}")
-    middles = _below(np.asarray(host(score) if is_array(score) else score))
-    return namespace(score).asarray(middles) if is_array(score) else float(middles)
+    on_device = is_array(score) and not isinstance(score, np.ndarray)
+    array = host(score) if on_device else checks.asarray(score, "score")
+    checks.real(array, "score")
+    if array.dtype.kind in "biu":
+        raise TypeError(f"score must be floating-point numbers, as hits have them, got dtype {array.dtype}")
+    wide = widen32(array) if array.dtype == np.float32 else array.astype(np.float64)
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32) if array.dtype != np.float32 else array
+    other = np.flatnonzero(~((widen32(narrow) == wide) | np.isnan(wide)))
+    if other.size:
+        raise ValueError(f"score must be a float32 number, as hits have them, got {float(wide.reshape(-1)[other[0]])}")
+    middles = _below(narrow)
+    if not middles.ndim:
+        return float(middles)
+    return namespace(score).asarray(middles) if on_device else middles
 
 
 def _below(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

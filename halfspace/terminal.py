@@ -112,7 +112,11 @@ def _readable(value: Any) -> str:
 
 
 def query_document(
-    index: Path, output: Path | None, found: dict[str, NDArray[Any]], taus: NDArray[np.float64]
+    index: Path,
+    output: Path | None,
+    found: dict[str, NDArray[Any]],
+    taus: NDArray[np.float64],
+    ends: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Return the JSON of a query: totals per direction, and the hits themselves unless a file has them."""
     document: dict[str, Any] = {"index": str(index), "directions": len(taus), "hits": int(found["totals"].sum())}
@@ -120,7 +124,8 @@ def query_document(
         document["output"] = str(output)
     answers = []
     for j, total in enumerate(found["totals"]):
-        answer: dict[str, Any] = {"tau": taus[j], "total": total}
+        limits = {"tau": taus[j]} if ends is None else {"tau": taus[j], "unless": ends[j]}
+        answer: dict[str, Any] = limits | {"total": total}
         if output is None and "ids" in found:
             own = slice(found["offsets"][j], found["offsets"][j + 1])
             answer |= {name: found[name][own] for name in ("ids", "scores") if name in found}
@@ -128,7 +133,12 @@ def query_document(
     return document | {"answers": answers}
 
 
-def show_hits(output: Path | None, found: dict[str, NDArray[Any]], taus: NDArray[np.float64]) -> None:
+def show_hits(
+    output: Path | None,
+    found: dict[str, NDArray[Any]],
+    taus: NDArray[np.float64],
+    ends: NDArray[np.float64] | None = None,
+) -> None:
     """Print a summary and, unless a file has them all, the first hits; of a count, the first counts."""
     import numpy as np
     from rich.table import Table
@@ -140,7 +150,8 @@ def show_hits(output: Path | None, found: dict[str, NDArray[Any]], taus: NDArray
     table = Table(box=None, pad_edge=False)
     if "ids" in found:
         owners = np.repeat(np.arange(m), np.diff(found["offsets"]))
-        columns = {"direction": owners, "tau": taus[owners], "id": found["ids"]}
+        limits = {"tau": taus} if ends is None else {"tau": taus, "unless": ends}
+        columns = {"direction": owners, **{name: own[owners] for name, own in limits.items()}, "id": found["ids"]}
         columns |= {"score": found["scores"]} if "scores" in found else {}
     else:
         columns = {"direction": np.arange(m), "tau": taus, "hits": found["totals"]}

@@ -52,7 +52,12 @@ def warmup(
     """
     rng = np.random.default_rng(0)
     stages = backend.load(device)
-    kinds = [(filter, SHAPES[0]) for filter, spec in FILTERS.items() if stages.DEVICE in spec.code]
+    rows, dim = SHAPES[0]
+    kinds = [
+        (filter, (rows, min(max(dim, spec.least_dim), spec.most_dim)))
+        for filter, spec in FILTERS.items()
+        if stages.DEVICE in spec.code
+    ]
     kinds.append(("cells", SHAPES[1]))
     if head_dim is not None:
         checks.as_count(head_dim, "head_dim", 1)

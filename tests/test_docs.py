@@ -12,7 +12,18 @@ PACKAGE = ROOT / "halfspace"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BASES = [ROOT, PACKAGE, *(PACKAGE / name for name in ("cpu", "gpu", "gpu/kernels", "model")), ROOT / "asv_benchmarks"]
 DEFINITIONS = {
-    *("BLOCK", "TILE", "CHUNK", "HIGH_MIDDLE, LOW_MIDDLE", "MODERATE", "AXES_STEP", "DIGITS", "BLOCK_ROWS", "THREADS"),
+    *(
+        "BLOCK",
+        "TILE",
+        "CHUNK",
+        "HIGH_MIDDLE, LOW_MIDDLE",
+        "MODERATE",
+        "AXES_STEP",
+        "NO_RECORD",
+        "DIGITS",
+        "BLOCK_ROWS",
+        "THREADS",
+    ),
     *("MAX_DIM", "MAX_CELL_DIM", "MAX_HEAD_DIM", "MOST_DIM", "MAX_ROWS", "MOST_ROWS", "ALL", "MOST", "_BEYOND"),
     *("DIGIT_LIMIT", "LOWEST", "LIMBS", "LARGEST_CODE", "BELOW", "RATE", "WORD", "_NOTHING", "_HEADER"),
     *("DROP, LOOK, TAKE", "PAUSED, FULL", "OVERFULL, NOT_FINITE"),

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from helpers import reference
 from helpers.checking import build
 from hypothesis import given
@@ -59,8 +60,15 @@ def test_arrays_and_what_is_refused():
         threshold_of(np.array([1.0, np.nan], np.float32))
     with pytest.raises(ValueError, match="nan"):
         threshold_of(float("nan"))
-    with pytest.raises(TypeError, match="float64"):
-        threshold_of(np.array([1.0]))
+    with pytest.raises(TypeError, match="floating-point"):
+        threshold_of(np.array([1]))
+    with pytest.raises(TypeError):
+        threshold_of("1.0")
+    with pytest.raises(TypeError):
+        threshold_of(np.ma.masked_array([1.0, 2.0], [True, False]))
+    assert threshold_of(np.float64(0.5)) == threshold_of(0.5)
+    assert threshold_of([0.5, 1.0]).tolist() == [threshold_of(0.5), threshold_of(1.0)]
+    assert threshold_of(torch.tensor([0.5])).tolist() == [threshold_of(0.5)]
 
 
 def test_no_vector_with_that_score_is_lost(rng):

@@ -24,7 +24,7 @@ from halfspace.model.layout import CHUNK
 
 __all__ = ["search_kernel"]
 
-_kernels: dict[str, Any] = {}
+_kernels: dict[str, tuple[Any, Any]] = {}
 NOT_FINITE = int(State.NOT_FINITE)
 HEAD_BYTES = HEAD.itemsize
 scan = SCAN_CODE.search
@@ -113,10 +113,12 @@ def _search_chunks(job, like, narrow, tau, counts, owners, ids, scores):
 
 def search_kernel(code: FilterCode) -> Any:
     """Return the search of tables whose segments have a filter, or none; it is compiled when it is first called."""
-    kernel = _kernels.get(code.name)
-    return kernel or _kernels.setdefault(code.name, _search_kernel(code))
+    known = _kernels.get(code.name) or _kernels.setdefault(code.name, (code.search, _search_kernel(code)))
+    if known[0] is not code.search:
+        raise ValueError(f"two filters have kernels called {code.name!r}: FilterCode.name must be another")
+    return known[1]
 
 
 def _search_kernel(code: FilterCode) -> Any:
     parts = {"prepare": code.prepare, "search": code.search, "NEEDS_DIGITS": code.needs_digits}
-    return compiled(specialised(_search_chunks, name=f"search_{code.name}", **parts), source=code.source)
+    return compiled(specialised(_search_chunks, name=f"search_{code.name}", **parts), sources=code.sources)

@@ -18,7 +18,7 @@ from halfspace.cpu.runtime.records import new_job, pack_head, work_of
 from halfspace.model.counters import WORK_SHAPE, State
 from halfspace.model.layout import CHUNK, chunks_of
 from halfspace.model.question import ALL, Question
-from halfspace.model.segment import address
+from halfspace.model.segment import SCAN, address
 from halfspace.model.table import Table
 
 __all__ = ["MOST_HITS", "Answer", "room", "search"]
@@ -83,7 +83,7 @@ def search(question: Question) -> Answer:
     if not question.directions.flags.c_contiguous:  # kernels read them by address
         question = question._replace(directions=np.ascontiguousarray(question.directions))
     if len(table.filters) < 2:
-        return _search(question, code_of(table.filters[0] if table.filters else "scan"))
+        return _search(question, code_of(table.filters[0] if table.filters else SCAN))
     answers: list[Answer] = []
     for filter, part in table.by_filter.items():
         held = sum(answer.hits for answer in answers)
@@ -165,7 +165,7 @@ def _search_many(question: Question, code: FilterCode, threads: int) -> Answer:
     for which, segment in enumerate(table.segments):
         own = question._replace(table=table.part(which), most=question.most // threads)
         shared: tuple[int, object] = (0, None)
-        if code.share is not None and segment.data is not None:
+        if code.share is not None and segment.filter != SCAN:
             shared = code.share(own.table, directions)
         chunks = chunks_of(segment.rows)
         runs = max(1, round(RUNS * threads * chunks / table.chunks))
@@ -228,7 +228,7 @@ def _bounded(question: Question, code: FilterCode) -> tuple[Table, npt.NDArray[n
     keepalive: list[object] = []
     work = np.zeros(WORK_SHAPE, np.int64)
     for which, segment in enumerate(table.segments):
-        if segment.data is None:
+        if segment.filter == SCAN:
             continue
         for space, direction in enumerate(question.directions):
             bounded = code.bound(segment, space, direction, float(question.tau[space]), question.threads)

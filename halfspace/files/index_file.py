@@ -15,7 +15,7 @@ from halfspace.model.filters import AUTO, FILTERS, Building, Rows, names
 from halfspace.model.formats import FORMATS
 from halfspace.model.layout import Sections
 from halfspace.model.rounding import MAX_DIM
-from halfspace.model.segment import Segment
+from halfspace.model.segment import SCAN, Segment
 from halfspace.runtime.interrupts import of_a_handler
 from halfspace.runtime.progress import SILENT, Advance, Meter, ignore
 from halfspace.state.snapshot import MAX_ID, Snapshot
@@ -114,7 +114,7 @@ def _loaded(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> Loaded:
     )
     if left:
         raise ValueError(f"section {next(iter(left))!r} belongs to no segment")
-    if tail.filter != "scan" or tail.by_id is not None:
+    if tail.filter != SCAN or tail.by_id is not None:
         raise ValueError(f"the last segment, which is to grow, has the filter {tail.filter!r}")
     for number, segment in enumerate(sealed):
         if segment.rows == 0:
@@ -244,7 +244,7 @@ def _check_order(segment: Segment, name: str) -> None:
         if by_id.min(initial=0) < 0 or by_id.max(initial=-1) >= segment.rows:
             raise ValueError(f"{name}: by_id does not name rows")
         ids = ids[by_id]
-    if (segment.filter != "scan" or by_id is not None) and (ids[1:] <= ids[:-1]).any():
+    if (segment.filter != SCAN or by_id is not None) and (ids[1:] <= ids[:-1]).any():
         raise ValueError(f"{name}: ids are not in order")
 
 

@@ -17,7 +17,10 @@ from halfspace.model.layout import Arrays
 from halfspace.runtime.derived import derived
 from halfspace.runtime.progress import SILENT, Advance, Meter, ignore
 
-__all__ = ["Segment", "address", "empty", "join"]
+__all__ = ["SCAN", "Segment", "address", "empty", "join"]
+
+SCAN = "scan"
+"""The filter of segments that have none: every vector is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Segment:
     ids: npt.NDArray[np.int64]  # (n,), ascending where the segment is sealed and has no `by_id`
     norms: npt.NDArray[np.float32]  # (spaces, n), upper bounds of |x|
     grain: float  # a power of two of which every component is a multiple; infinite where all are zero
-    filter: str = "scan"
+    filter: str = SCAN
     trial: dict[str, int] | None = None  # bytes by filter, counted on a sample, where they decided
     data: Arrays | None = None  # what the filter derived, see `halfspace.model.filters.FilterData`
     by_id: npt.NDArray[np.int64] | None = None  # (n,), rows in order of ids, where a filter brought them in another
@@ -88,7 +91,7 @@ class Segment:
         """Whether ids are in ascending order, as in every sealed segment whose rows no filter has moved."""
         if self.by_id is not None:
             return False
-        return self.filter != "scan" or bool((self.ids[1:] > self.ids[:-1]).all())
+        return self.filter != SCAN or bool((self.ids[1:] > self.ids[:-1]).all())
 
     @derived
     def ends(self) -> tuple[int, int]:

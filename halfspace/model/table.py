@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from halfspace.model.layout import chunks_of
-from halfspace.model.segment import Segment, address
+from halfspace.model.segment import SCAN, Segment, address
 from halfspace.runtime.derived import derived
 
 __all__ = ["Table"]
@@ -69,12 +69,12 @@ class Table:
     @derived
     def by_filter(self) -> dict[str, "Table"]:
         """Return the table of the segments of each filter; those without any go with the first."""
-        first = self.filters[0] if self.filters else "scan"
-        owners = [first if segment.data is None else segment.filter for segment in self.segments]
+        first = self.filters[0] if self.filters else SCAN
+        owners = [first if segment.filter == SCAN else segment.filter for segment in self.segments]
         parts = {name: [k for k, owner in enumerate(owners) if owner == name] for name in dict.fromkeys(owners)}
         return {name: self.part(*which) for name, which in parts.items()}
 
     @derived
     def filters(self) -> tuple[str, ...]:
         """Filters of the segments, each once, of segments that have more than their vectors."""
-        return tuple(dict.fromkeys(segment.filter for segment in self.segments if segment.data is not None))
+        return tuple(dict.fromkeys(segment.filter for segment in self.segments if segment.filter != SCAN))

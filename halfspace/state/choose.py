@@ -71,7 +71,7 @@ def trial(
     tau = xp.concatenate([xp.partition(scores, -hits, axis=0)[-hits], thresholds])
     counted = {}
     derived = sample
-    names = tried()
+    names = tried(dim, backend.DEVICE)
     for filter, part in zip(names, meter.split(*(1.0 for _ in names)), strict=True):
         same = derived.data is not None and FILTERS[filter].build is FILTERS[derived.filter].build
         derived = replace(derived, filter=filter) if same else derive(sample, filter)
@@ -85,8 +85,9 @@ def trial(
 
 def cheapest(counted: dict[str, int]) -> str:
     """Choose the filter to build."""
-    best = "cells" if counted["cells"] < counted["scan"] else "scan"
-    for filter in list(counted)[2:]:
+    scan, cells, *others = counted  # in order of their cost
+    best = cells if counted[cells] < counted[scan] else scan
+    for filter in others:
         if counted[filter] < GAIN * counted[best]:
             best = filter
     return best

@@ -118,14 +118,14 @@ class Snapshot:
         return ids
 
     def without(self, ids: npt.NDArray[np.int64]) -> "Snapshot":
-        """Mark those of the ids (k,) as dead that are there, each named once."""
+        """Mark those of the ids (k,) as dead that are there, each named once; nothing is rewritten yet."""
         where, rows = self.locate(ids)
         there = where >= 0
-        return self.excluding(where[there], rows[there]) if there.any() else self
+        return self._marked(where[there], rows[there]) if there.any() else self
 
     def sealing(self, fresh: Segment, meter: Meter = SILENT) -> "Snapshot":
-        """Seal the tail together with fresh rows, and merge what has become of like size."""
-        parts = _merged([[segment] for segment in self.sealed] + [[self.tail, fresh]])
+        """Seal the tail together with fresh rows and what is left of segments more than half dead, and merge."""
+        parts = self._parts(fresh)
         sealed = [part[0] for part in parts if len(part) == 1]
         joined = [part for part in parts if len(part) > 1]
         sizes = [float(sum(segment.live for segment in part)) for part in joined]
@@ -133,24 +133,31 @@ class Snapshot:
             sealed.append(self.builder.build(part, own))
         return self.holding(sealed, _no_rows(self.tail))
 
+    def _parts(self, fresh: Segment) -> list[list[Segment]]:
+        """Say which segments become one when fresh rows are sealed."""
+        whole = [[segment] for segment in self.sealed if not _half_dead(segment)]
+        return _merged([*whole, [*filter(_half_dead, self.sealed), self.tail, fresh]])
+
     def work(self, count: int) -> int:
         """Count the rows that inserting so many would bring into a new segment, or into the tail."""
         if self.tail.rows + count <= TAIL_ROWS:
             return count
-        fresh = replace(self.tail, live=count)  # of which nothing but this is read
-        parts = _merged([[segment] for segment in self.sealed] + [[self.tail, fresh]])
+        parts = self._parts(replace(self.tail, live=count))  # of which nothing but this is read
         return sum(segment.live for part in parts if len(part) > 1 for segment in part)
 
     def excluding(self, where: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> "Snapshot":
         """Mark rows of segments as dead; a sealed segment more than half dead is rewritten without them."""
+        marked = self._marked(where, rows)
+        sealed = [self.builder.build([segment]) if _half_dead(segment) else segment for segment in marked.sealed]
+        return self.holding(sealed, marked.tail)
+
+    def _marked(self, where: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> "Snapshot":
+        """Mark rows of segments as dead."""
         segments = list(self.segments)
         for number in host(namespace(where).unique(where)).tolist():
             segments[number] = segments[number].excluding(rows[where == number])
         tail = segments.pop() if self.tail.rows else self.tail
-        return self.holding(
-            [self.builder.build([segment]) if 2 * segment.live < segment.rows else segment for segment in segments],
-            tail,
-        )
+        return self.holding(segments, tail)
 
     def compacted(self, meter: Meter = SILENT) -> "Snapshot":
         """Seal everything into one segment, unless it is in one already that suits."""
@@ -196,6 +203,11 @@ class Snapshot:
             "bytes_ids": sum(nbytes(segment.ids) + nbytes(segment.by_id) for segment in segments),
             "bytes_bounds": sum(nbytes(segment.norms) + nbytes(segment.dead) for segment in segments),
         }
+
+
+def _half_dead(segment: Segment) -> bool:
+    """Whether more than half of the rows are dead."""
+    return 2 * segment.live < segment.rows
 
 
 def _merged(parts: list[list[Segment]]) -> list[list[Segment]]:

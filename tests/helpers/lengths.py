@@ -76,7 +76,7 @@ def build(how, segment, meter):
     return replace(segment, data=Lengths.of(segment.norms))
 
 
-CODE = FilterCode("lengths", describe, chunkwise(classify), source=__file__)
+CODE = FilterCode("lengths", describe, chunkwise(classify), sources=(__file__,))
 
 LENGTHS: Any = register(
     FilterSpec(

@@ -89,6 +89,7 @@ def test_the_command_line_shows_progress_of_every_long_step(rng, tmp_path, monke
     built = CliRunner().invoke(cli.app, ["build", str(tmp_path / "vectors.npy"), "-o", str(tmp_path / "index")])
     assert built.exit_code == 0, built.output
     assert CliRunner().invoke(cli.app, ["info", str(tmp_path / "index"), "--verify"]).exit_code == 0
-    assert list(seen) == ["inserting", "compacting", "verifying"]
-    for calls in seen.values():
-        calls.check(3000)
+    assert list(seen) == ["reading", "inserting", "compacting", "verifying"]
+    for name, calls in seen.items():
+        if name != "reading":  # of an array that is mapped, which takes no time
+            calls.check(3000)

@@ -34,7 +34,8 @@ class Halfspace(Engine):
 
     @property
     def nbytes(self) -> int:
-        return sum(size for name, size in self.index.stats().items() if name.startswith("bytes_"))
+        counted = self.index.stats()
+        return sum(counted[f"bytes_{name}"] for name in ("vectors", "codes", "ids", "bounds"))
 
     def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
         tau = float(taus[0]) if (taus == taus[0]).all() else taus

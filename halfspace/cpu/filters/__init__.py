@@ -34,7 +34,8 @@ class FilterCode(NamedTuple):
     """What the CPU does for a filter.
 
     name : of the kernel; filters that differ in `bound` alone share one
-    describe : ``(data, space) -> record (1,)``, whose address is the ``data`` of SEGMENT; None where rows are scanned
+    describe : ``(data, space) -> record (1,)``, whose address is the ``data`` of SEGMENT; None where vectors and norms
+        are enough
     search : compiled; ``(job, segment, rows, state, directions, counts, span)`` searches chunks [*span) of one space,
         and returns the chunk at which it stopped; see `halfspace.cpu.by_chunk`
     prepare : compiled; ``(table, which, directions, dim, shared)`` makes the ``state`` of all spaces of one segment
@@ -43,7 +44,8 @@ class FilterCode(NamedTuple):
     bound : ``(segment, space, direction, tau, threads) -> Bounded``, of filters that are asked for one direction at a
         time; None for others
     needs_digits : whether the digits of whole directions are needed
-    source : the file that the compiled functions come from, if that is outside of this package
+    sources : files with all the code that its functions take from outside of `halfspace.cpu`. Without any, its kernels
+        are compiled in each process and not kept on disk, where nothing would tell that their code has changed
     """
 
     name: str
@@ -53,7 +55,7 @@ class FilterCode(NamedTuple):
     share: Callable[[Any, Any], tuple[int, object]] | None = None
     bound: Callable[..., Bounded] | None = None
     needs_digits: bool = False
-    source: str | None = None
+    sources: tuple[str, ...] = ()
 
 
 _codes: dict[str, FilterCode] = {}

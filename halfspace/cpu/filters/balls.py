@@ -110,4 +110,4 @@ def _bound(segment: Segment, space: int, direction: npt.NDArray[np.float32], tau
     return Bounded(record(balls, space, bounds, None), work, bounds)
 
 
-CODE = FilterCode("balls", describe=nothing_bounded, search=search_balls, bound=_bound)
+CODE = FilterCode("balls", describe=nothing_bounded, search=search_balls, bound=_bound, sources=(__file__,))

@@ -199,4 +199,4 @@ def encode_rows(vectors, frame, places, lengths, span):
     lengths[0], lengths[1] = longest_high, longest
 
 
-CODE = FilterCode("cells", describe=cells_record, search=search_cells, prepare=look, share=share)
+CODE = FilterCode("cells", describe=cells_record, search=search_cells, prepare=look, share=share, sources=(__file__,))

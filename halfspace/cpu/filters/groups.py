@@ -87,4 +87,11 @@ def _encode_groups(vectors, above, groups, cells, span):
         put_rows(vectors, (of_group, extent), cells, own, row)
 
 
-CODE = FilterCode("groups", describe=groups_record, search=search_groups, prepare=prepare_groups, needs_digits=True)
+CODE = FilterCode(
+    "groups",
+    describe=groups_record,
+    search=search_groups,
+    prepare=prepare_groups,
+    needs_digits=True,
+    sources=(__file__,),
+)

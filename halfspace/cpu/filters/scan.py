@@ -66,4 +66,4 @@ def _classify(job, segment, rows, state, direction, low, high):
     return classify_blocks(job, segment, rows, direction, list_blocks(job, low, high), 0), 0
 
 
-CODE = FilterCode("scan", describe=None, search=chunkwise(_classify))
+CODE = FilterCode("scan", describe=None, search=chunkwise(_classify), sources=(__file__,))

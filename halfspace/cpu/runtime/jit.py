@@ -41,7 +41,7 @@ inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfun
 """Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
 
 
-def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
+def compiled(function: Callable[..., Any], sources: tuple[str, ...] | None = None) -> Any:
     """Compile a function that Python calls: kept on disk, and the GIL released while it runs.
 
     It takes arrays, tuples and numbers, fills arrays that Python owns, and returns numbers or nothing. Where compiled
@@ -53,10 +53,10 @@ def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
     takes long. Where no folder can be written (a read-only installation, no home), kernels are compiled anew in each
     process.
 
-    source : a file beside those of this package that it takes code from
+    sources : files beside those of this package that it takes code from; if there are none, it is not kept on disk
     """
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    cache = KernelCache.of(function, source)
+    cache = None if sources == () else KernelCache.of(function, sources or ())
     if cache is not None:
         dispatcher._cache = cache
     compile, remark = dispatcher._compiler.compile, "" if cache is None else " (once; kept on disk)"

@@ -37,15 +37,15 @@ _ABANDONED = 3600
 
 
 @functools.cache
-def _stamp(other: str | None = None) -> str:
+def _stamp(*others: str) -> str:
     """Digest of all that machine code depends on beside its signature: sources, compilers, form of instructions.
 
-    other : a source that does not belong to this package
+    others : sources that do not belong to this package
     """
     tick = time.get_clock_info("monotonic").resolution  # kernels know it as a constant
     versions = sys.version, numba.__version__, llvmlite.__version__, platform.machine(), FORMS[FORM], tick
     digest = hashlib.sha256(repr(versions).encode())
-    for source in [*_sources(), *([Path(other)] if other else [])]:
+    for source in [*_sources(), *map(Path, others)]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -126,19 +126,19 @@ class _File:
 class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     """The cache of one compiled function, for the attribute ``_cache`` of its dispatcher."""
 
-    def __init__(self, function: Callable[..., Any], source: str | None) -> None:
+    def __init__(self, function: Callable[..., Any], sources: tuple[str, ...]) -> None:
         super().__init__(function)
         name = f"{Path(function.__code__.co_filename).stem}.{function.__qualname__}"
-        self._cache_file = _File(self._cache_path, re.sub("[<>]", "", name), _stamp(source))
+        self._cache_file = _File(self._cache_path, re.sub("[<>]", "", name), _stamp(*sources))
 
     @classmethod
-    def of(cls, function: Callable[..., Any], source: str | None = None) -> "KernelCache | None":
+    def of(cls, function: Callable[..., Any], sources: tuple[str, ...] = ()) -> "KernelCache | None":
         """Return the cache of a function, or None where no folder can be written.
 
-        source : a file outside of this package that it takes code from, too
+        sources : files outside of this package that it takes code from, too
         """
         with suppress(RuntimeError, OSError):
-            return cls(function, source)
+            return cls(function, sources)
         _warn("no folder can be written")
         return None
 

@@ -10,7 +10,7 @@ from halfspace.cpu.runtime.clock import CLOCK_FIELDS
 from halfspace.model.counters import WORK_SHAPE
 from halfspace.model.filters import FILTERS
 from halfspace.model.layout import BLOCK, CHUNK, TILE
-from halfspace.model.segment import Segment, address
+from halfspace.model.segment import SCAN, Segment, address
 
 __all__ = ["DIRECTION", "HEAD", "JOB", "SEGMENT", "SINK_FIELDS", "new_job", "pack_head", "tabulate", "work_of"]
 
@@ -22,10 +22,13 @@ SEGMENT = np.dtype(
         ("norms", np.int64),  # address of float32 (rows,)
         ("grain", np.float64),
         ("excluded", np.int64),  # address of uint8 (ceil(rows / 8),), a bit a row, or 0
-        ("data", np.int64),  # address of the record of its filter, or 0 where every row is scanned
+        ("data", np.int64),  # address of the record of its filter, 0 where every row is scanned, or NO_RECORD
     ]
 )
 """One space of one segment."""
+
+NO_RECORD = -1
+"""In the place of an address: the filter needs vectors and norms alone."""
 
 DIRECTION = np.dtype(
     [
@@ -154,4 +157,6 @@ def _tabulate(segment: Segment) -> tuple[np.ndarray, list[np.ndarray]]:
         if describe is not None:
             others.append(describe(segment.data, space))
             row["data"] = address(others[-1])
+        elif segment.filter != SCAN:
+            row["data"] = NO_RECORD
     return records, others

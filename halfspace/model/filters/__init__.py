@@ -34,9 +34,11 @@ def names() -> tuple[str, ...]:
     return (AUTO, *FILTERS)
 
 
-def tried() -> tuple[str, ...]:
-    """Return the filters that ``"auto"`` tries, cheapest to build first."""
-    return tuple(spec.name for spec in FILTERS.values() if spec.tried)
+def tried(dim: int, device: str) -> tuple[str, ...]:
+    """Return the filters that ``"auto"`` tries for so many dimensions on a device, cheapest to build first."""
+    return tuple(
+        spec.name for spec in FILTERS.values() if spec.tried and spec.why_not(dim) is None and device in spec.code
+    )
 
 
 for _spec in (SCAN, CELLS, GROUPS, BALLS, SWEEP):

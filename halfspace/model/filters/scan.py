@@ -3,6 +3,7 @@
 from halfspace.model.counters import Stage
 from halfspace.model.filters.spec import Building, FilterSpec
 from halfspace.model.rounding import MAX_DIM
+from halfspace.model.segment import SCAN as SCAN_NAME
 from halfspace.model.segment import Segment
 from halfspace.runtime.progress import Meter
 
@@ -14,7 +15,7 @@ def _build(how: Building, segment: Segment, meter: Meter) -> Segment:
 
 
 SCAN = FilterSpec(
-    name="scan",
+    name=SCAN_NAME,
     summary="every vector is read",
     stages=(Stage.SCAN,),
     build=_build,
