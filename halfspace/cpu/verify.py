@@ -76,8 +76,8 @@ def decide(row, norm, wide, trust, tau, scored):
 def decide_hairline(row, norm, row_grain, narrow, direction, tau, scored, parts):
     """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score).
 
-    narrow : the direction in float32 (d,), and `direction` its DIRECTION; parts : float64 (2, d), to work in; the rest
-    as for `decide`
+    narrow : the direction in float32 (d,), and `direction` its DIRECTION
+    parts : float64 (2, d), at least (2, `LIMBS`), to work in; the rest as for `decide`
     """
     size = direction.norm * np.float64(norm)
     if 0.0 < size < 2.0**500:
@@ -95,4 +95,4 @@ def decide_hairline(row, norm, row_grain, narrow, direction, tau, scored, parts)
                 spread = 2.0 * spread + 2.0**-52 * abs(total)
             if _rounds_once(total, spread):
                 return True, np.float32(total + 0.0)
-    return compare_exactly(row, narrow, tau)
+    return compare_exactly(row, narrow, tau, parts)

@@ -53,7 +53,7 @@ def describe(lengths: Lengths, space: int) -> np.ndarray:
 
 
 @inlined
-def classify(job, segment, rows, state, direction, low, high):
+def classify(job, segment, state, direction, low, high):
     data = carray(pointer(segment.data, RECORD), 1)[0]
     longest = pointer(data.longest, np.float32)
     left, dropped = 0, 0

@@ -24,6 +24,7 @@ from halfspace.cpu.attention.heads import (
     writeable,
 )
 from halfspace.cpu.attention.softmax import MOST, add_values, exponential, merge, raise_to
+from halfspace.cpu.exact import LIMBS
 from halfspace.cpu.filters.cascade import out_of_reach
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import fetch
@@ -110,7 +111,7 @@ def _attend_runs(address, store, lengths, asked, how, begun, of_runs):
     tile, codes = blank_tile(dim)
     own_rows, left = np.empty((size, CHUNK), np.int64), np.zeros(size, np.int64)
     rows = borrowed(own_rows)
-    logits, parts, part = np.empty(CHUNK), np.empty((2, dim)), np.empty(dim, np.float32)
+    logits, parts, part = np.empty(CHUNK), np.empty((2, max(dim, LIMBS))), np.empty(dim, np.float32)
     own, viewed = prepare_heads(all_cells[0], queries[0, :size], tau[0, :size]), 0
     group = borrow_heads(own)
     clock = np.empty(1, CLOCK)

@@ -7,8 +7,8 @@ there, by counted bytes.
 import numpy as np
 from numba import carray
 
+from halfspace.cpu.by_chunk import scan_blocks
 from halfspace.cpu.filters.records import CELLS
-from halfspace.cpu.filters.scan import classify_blocks
 from halfspace.cpu.formats import widen16
 from halfspace.cpu.job import (
     AXES,
@@ -46,7 +46,7 @@ def out_of_reach(cells, chunk, norm, tau):
 
 
 @inlined
-def classify_cells(job, segment, rows, seen, direction, low, high):
+def classify_cells(job, segment, seen, direction, low, high):
     """Test the cells of rows [low, high) of a chunk; what the codes do not pay for is scanned.
 
     Returns how many rows are left, and how many hits were counted instead where ``job.counting``.
@@ -54,7 +54,7 @@ def classify_cells(job, segment, rows, seen, direction, low, high):
     cells, view = carray(pointer(segment.data, CELLS), 1)[0], seen.views[direction.number]
     left, counted, after = cascade(job, segment, cells, view, direction, low, high)
     if after < high:
-        left = classify_blocks(job, segment, rows, direction, list_blocks(job, after, high), left)
+        left = scan_blocks(job, segment, direction, list_blocks(job, after, high), left)
     return left, counted
 
 

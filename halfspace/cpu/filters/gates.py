@@ -206,7 +206,7 @@ def _classify_balls(job, balls, rows, low, high):
 
 
 @inlined
-def _classify(job, segment, rows, state, direction, low, high):
+def _classify(job, segment, state, direction, low, high):
     """List which rows of a chunk the balls that hold them leave; returns how many, and that no hit is counted here."""
     balls = carray(pointer(segment.data, BALLS), 1)[0]
     came, gated, dropped, looked = _classify_balls(job, balls, segment.rows, low, high)

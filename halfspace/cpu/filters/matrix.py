@@ -57,7 +57,11 @@ def blank_matrix(spaces, count, dim):
 @inlined
 def can_multiply(cells, rows):
     """Whether all norms of a segment are moderate."""
-    return carray(pointer(cells.peaks, np.float32), (rows + CHUNK - 1) // CHUNK).max() <= MODERATE
+    peaks = pointer(cells.peaks, np.float32)
+    moderate = True
+    for chunk in range((rows + CHUNK - 1) // CHUNK):
+        moderate &= peaks[chunk] <= MODERATE
+    return moderate
 
 
 @inlined
@@ -68,7 +72,7 @@ def fill_matrix(cells, directions, views, dim, space, out):
     least = np.empty(count)
     for k in range(count):
         least[k] = least_norm(directions[k].tau, directions[k].norm)
-    order = np.argsort(least, kind="mergesort")
+    order = _ascending(least)
     for place in range(count):
         k = order[place]
         view, norm = views[k], directions[k].norm
@@ -93,9 +97,40 @@ def fill_matrix(cells, directions, views, dim, space, out):
 
 
 @inlined
+def _ascending(values):
+    """Order numbers by merging runs, equals as they come; returns where each is."""
+    count = values.size
+    order, spare = np.empty(count, np.int64), np.empty(count, np.int64)
+    for k in range(count):
+        order[k] = k
+    run = 1
+    while run < count:
+        for first in range(0, count, 2 * run):
+            one, middle = first, min(first + run, count)
+            other, last = middle, min(first + 2 * run, count)
+            for to in range(first, last):
+                if one < middle and (other == last or values[order[one]] <= values[order[other]]):
+                    spare[to] = order[one]
+                    one += 1
+                else:
+                    spare[to] = order[other]
+                    other += 1
+        order, spare = spare, order
+        run *= 2
+    return order
+
+
+@inlined
 def reachable_by(reach, peak):
     """How many of the sorted directions a vector of norm `peak` might reach."""
-    return np.searchsorted(reach, np.float64(peak), side="right")
+    low, high, most = 0, reach.size, np.float64(peak)
+    while low < high:
+        middle = (low + high) // 2
+        if reach[middle] <= most:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @inlined

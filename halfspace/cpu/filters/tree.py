@@ -85,19 +85,20 @@ def _open_chunk(job, segment, chunks, directions, chunk, span):
     """Test a tile of chunks where a new one begins; returns whether some direction has to look at this chunk."""
     start, stop = span
     if chunk == start or chunk % TILE == 0:
-        counted = job.work[CHUNKS].copy()
+        counts = not (chunk == start and job.resumed)  # else they were tested before the search stopped
         chunks.dropped[:] = True
-        groups = carray(pointer(segment.data, GROUPS), 1)[0]
         for k in range(directions.size):
-            _classify_chunks(job, segment, groups, chunks, directions[k], chunk, stop)
-        if chunk == start and job.resumed:  # they were tested before the search stopped
-            job.work[CHUNKS] = counted
+            _classify_chunks(job, segment, chunks, directions[k], chunk, stop, counts)
     return not chunks.dropped[chunk % TILE]
 
 
 @inlined
-def _classify_chunks(job, segment, groups, chunks, direction, chunk, stop):
-    """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64."""
+def _classify_chunks(job, segment, chunks, direction, chunk, stop, counts):
+    """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64.
+
+    counts : whether they are to be counted
+    """
+    groups = carray(pointer(segment.data, GROUPS), 1)[0]
     k = direction.number
     first = chunk % TILE
     tile = chunk - first
@@ -128,6 +129,8 @@ def _classify_chunks(job, segment, groups, chunks, direction, chunk, stop):
             value, slack = value_in_tile(job, scales, i, direction)
             chunks.chunk_below[k, i] = below - value - slack
             chunks.chunk_above[k, i] = above - value + slack
+    if not counts:
+        return
     work = job.work
     work[CHUNKS, TESTED] += tested
     work[CHUNKS, DROPPED] += tested - taken - looks
@@ -137,7 +140,7 @@ def _classify_chunks(job, segment, groups, chunks, direction, chunk, stop):
 
 
 @inlined
-def _classify(job, segment, rows, chunks, direction, low, high):
+def _classify(job, segment, chunks, direction, low, high):
     """List which rows of a chunk that is a ball are left; returns how many, and how many hits were counted instead."""
     k, at = direction.number, low // CHUNK % TILE
     verdict = chunks.verdicts[k, at]

@@ -4,23 +4,31 @@ Floating-point policy: no kernel uses ``fastmath``. The one licence to reassocia
 bound in `halfspace.model.rounding` holds for every order of summation.
 """
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from llvmlite import ir
+from numba import carray, jit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
 from halfspace.cpu.runtime.kernel_cache import KernelCache
+from halfspace.cpu.runtime.steps import StepCompiler
 from halfspace.cpu.runtime.threads import go_on
 from halfspace.runtime.interrupts import undisturbed
 
 __all__ = [
+    "address_of",
     "bit_length",
     "bits_of",
     "borrowed",
+    "by_type",
+    "call",
+    "called",
     "compiled",
     "fetch_add",
     "float32_of",
@@ -35,8 +43,14 @@ __all__ = [
 ]
 
 
-inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_POLICY: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy"}
+_STEP = _POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": StepCompiler}
+
+inlined = jit(**_STEP)
 """Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
+
+by_type = partial(overload, jit_options=_STEP)
+"""Choose a step by the types of its arguments, as `numba.extending.overload` does."""
 
 
 def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
@@ -52,13 +66,44 @@ def compiled(function: Callable[..., Any], source: str | None = None) -> Any:
 
     source : a file beside those of this package that it takes code from
     """
-    dispatcher = njit(nogil=True, error_model="numpy")(function)
-    cache = KernelCache.of(function, source)
-    if cache is not None:
-        dispatcher._cache = cache
-    dispatcher._compile_for_args = partial(undisturbed, dispatcher._compile_for_args, meanwhile=go_on)
+    dispatcher = _kept(jit(no_cfunc_wrapper=True, **_POLICY)(function), source)
+    compile_for_args = partial(_uncollected, dispatcher._compile_for_args)
+    dispatcher._compile_for_args = partial(undisturbed, compile_for_args, meanwhile=go_on)
     dispatcher.typeof_pyval = partial(undisturbed, dispatcher.typeof_pyval, meanwhile=go_on)  # of tuples not yet seen
     return dispatcher
+
+
+def called(function: Callable[..., Any], count: int) -> tuple[int, object]:
+    """Compile a function of `count` int64 that compiled code calls by its address, by `call`; kept on disk.
+
+    It must not allocate: nobody would hear of an exception. Returns the address, and what keeps its code alive.
+    """
+    dispatcher = _kept(jit(no_cpython_wrapper=True, **_POLICY)(function), None)
+    arguments = (types.int64,) * count
+    undisturbed(_uncollected, dispatcher.compile, types.int64(*arguments), meanwhile=go_on)
+    made = dispatcher.overloads[arguments]
+    return made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name), dispatcher
+
+
+def _kept(dispatcher: Any, source: str | None) -> Any:
+    cache = KernelCache.of(dispatcher.py_func, source)
+    if cache is not None:
+        dispatcher._cache = cache
+    return dispatcher
+
+
+def _uncollected(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function, and look for no garbage meanwhile.
+
+    A compiler's objects are many and in use: looking takes a sixth of its time, and finds next to nothing.
+    """
+    if not gc.isenabled():
+        return function(*arguments)
+    gc.disable()
+    try:
+        return function(*arguments)
+    finally:
+        gc.enable()
 
 
 def specialised(template: Callable[..., Any], name: str | None = None, **parts: Any) -> Callable[..., Any]:
@@ -90,6 +135,31 @@ def _reinterpret(source: Any, target: Any) -> Any:
         return builder.bitcast(bits, context.get_value_type(target))
 
     return codegen
+
+
+@intrinsic
+def address_of(typingctx: Any, record: Any) -> Any:
+    """Tell where a record lies."""
+    if not isinstance(record, types.Record):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], context.get_value_type(types.int64))
+
+    return types.int64(record), codegen
+
+
+@intrinsic
+def call(typingctx: Any, address: Any, arguments: Any) -> Any:
+    """Call what `called` has compiled, at its address, with a tuple of int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        numbers = cgutils.unpack_tuple(builder, args[1])
+        number = context.get_value_type(types.int64)
+        function = ir.FunctionType(number, [number] * len(numbers))
+        return builder.call(builder.inttoptr(args[0], function.as_pointer()), numbers)
+
+    return types.int64(types.int64, types.UniTuple(types.int64, len(arguments))), codegen
 
 
 @intrinsic
