@@ -8,10 +8,9 @@ accumulator), and is always right.
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray
 
 from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
-from halfspace.cpu.runtime.jit import bits_of, compiled, float32_of, inlined, multiply_add, pointer
+from halfspace.cpu.runtime.jit import array_at, bits_of, compiled, float32_of, inlined, multiply_add
 
 __all__ = ["LIMBS", "compare_exactly", "each_reachable", "split_dot"]
 
@@ -152,8 +151,8 @@ def compare_exactly(row, direction, tau, scratch):
 
     direction : float32 (d,); scratch : float64 (2, `LIMBS` or more), the memory of two registers
     """
-    register = carray(pointer(scratch.ctypes.data, np.int64), LIMBS)
-    rounded = carray(pointer(scratch.ctypes.data + 8 * LIMBS, np.int64), LIMBS)
+    register = array_at(scratch.ctypes.data, np.int64, LIMBS)
+    rounded = array_at(scratch.ctypes.data + 8 * LIMBS, np.int64, LIMBS)
     for k in range(LIMBS):
         register[k] = 0
     for j in range(row.size):

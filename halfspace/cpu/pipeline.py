@@ -7,7 +7,6 @@ thread count, and so do the counters.
 from typing import Any
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.collect import ORDERED, order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
@@ -16,7 +15,7 @@ from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.filters.scan import CODE as SCAN_CODE
 from halfspace.cpu.job import COUNT, SCORES, bytes_read, clear, complete
 from halfspace.cpu.runtime.clock import start_clock
-from halfspace.cpu.runtime.jit import borrowed, compiled, hold, pointer, specialised
+from halfspace.cpu.runtime.jit import array_at, blank, borrowed, compiled, hold, record_at, specialised
 from halfspace.cpu.runtime.records import DIRECTION, HEAD, JOB, SEGMENT
 from halfspace.model.counters import State
 from halfspace.model.layout import CHUNK
@@ -45,14 +44,14 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     order of ids where there is a single direction and they are `ORDERED` at most; and the state, which is 0, PAUSED,
     FULL, or NOT_FINITE where a direction is not finite. Counters of verification are completed where it is 0.
     """
-    head = carray(pointer(job.ctypes.data, HEAD), 1)[0]
-    own = carray(pointer((job.ctypes.data + HEAD_BYTES + 63) // 64 * 64, JOB), 1)[0]
+    head = record_at(job.ctypes.data, HEAD)
+    own = record_at((job.ctypes.data + HEAD_BYTES + 63) // 64 * 64, JOB)
     total, dim = narrow.shape
     spaces, last = head.spaces, head.last
-    table = carray(pointer(head.table, SEGMENT), (spaces, head.segments))
+    table = array_at(head.table, SEGMENT, (spaces, head.segments))
     own.owners, own.ids, own.scores, own.room = owners.ctypes.data, ids.ctypes.data, scores.ctypes.data, ids.size
     own.dim, own.words, own.row_bytes = dim, (dim + 7) // 8, dim * head.itemsize
-    parts = np.empty((2, max(dim, LIMBS)))
+    parts = blank((2, max(dim, LIMBS)), np.float64)
     own.parts, own.scan, own.verify = parts.ctypes.data, head.scan, head.verify
     own.wanted, own.may_scan, own.scored = min(head.wanted, SCORES), head.may_scan, head.wanted >= SCORES
     if not head.goes_on:
@@ -64,7 +63,7 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
         fill_directions(made, tau, NEEDS_DIGITS)
     directions = borrowed(made.records)
     if head.directions != 0:
-        directions = carray(pointer(head.directions, DIRECTION), total)
+        directions = array_at(head.directions, DIRECTION, total)
     for k in range(total):
         if not directions[k].norm < np.inf:
             return head.first, 0, NOT_FINITE

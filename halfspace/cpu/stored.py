@@ -7,14 +7,13 @@ a direction and a chunk, and so serve every format.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu import job as jobs
 from halfspace.cpu.emit import emit
 from halfspace.cpu.exact import LIMBS
 from halfspace.cpu.filters.scan import classify_blocks
 from halfspace.cpu.job import COUNT
-from halfspace.cpu.runtime.jit import called, pointer, specialised
+from halfspace.cpu.runtime.jit import array_at, called, pointer, record_at, specialised
 from halfspace.cpu.runtime.records import DIRECTION, JOB, SEGMENT
 from halfspace.cpu.verify import decide, decide_hairline, precision
 
@@ -53,9 +52,9 @@ def _compile(dtype: np.dtype[Any]) -> Readers:
 
 def _scan(job, segment, direction, listed, left):
     """Scan the first `listed` blocks of a job; the others are addresses. Returns how many rows are left."""
-    own, part = carray(pointer(job, JOB), 1)[0], carray(pointer(segment, SEGMENT), 1)[0]
-    asked = carray(pointer(direction, DIRECTION), 1)[0]
-    vectors = carray(pointer(part.vectors, like), (part.rows, own.dim))
+    own, part = record_at(job, JOB), record_at(segment, SEGMENT)
+    asked = record_at(direction, DIRECTION)
+    vectors = array_at(part.vectors, like, (part.rows, own.dim))
     return classify_blocks(own, part, vectors, asked, listed, left)
 
 
@@ -64,13 +63,13 @@ def _verify(job, segment, direction, wide, left):
 
     wide : address of the direction (d,) in float64
     """
-    own, part = carray(pointer(job, JOB), 1)[0], carray(pointer(segment, SEGMENT), 1)[0]
-    asked = carray(pointer(direction, DIRECTION), 1)[0]
+    own, part = record_at(job, JOB), record_at(segment, SEGMENT)
+    asked = record_at(direction, DIRECTION)
     dim, scored, wanted, tau = own.dim, own.scored, own.wanted, asked.tau
-    vectors, norms = carray(pointer(part.vectors, like), (part.rows, dim)), pointer(part.norms, np.float32)
+    vectors, norms = array_at(part.vectors, like, (part.rows, dim)), pointer(part.norms, np.float32)
     row_ids = pointer(part.ids, np.int64)
-    narrow, values = carray(pointer(asked.narrow, np.float32), dim), carray(pointer(wide, np.float64), dim)
-    parts = carray(pointer(own.parts, np.float64), (2, max(dim, LIMBS)))
+    narrow, values = array_at(asked.narrow, np.float32, dim), array_at(wide, np.float64, dim)
+    parts = array_at(own.parts, np.float64, (2, max(dim, LIMBS)))
     trust = precision(asked, part.grain)
     hits = 0
     for at in range(left):

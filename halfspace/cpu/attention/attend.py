@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray
 
 from halfspace.cpu.attention.heads import (
     PACK,
@@ -30,7 +29,7 @@ from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import fetch
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
-from halfspace.cpu.runtime.jit import borrowed, compiled, fetch_add, hold, inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, fetch_add, hold, inlined
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.cpu.verify import decide_hairline, dot, precision
 from halfspace.model.formats import FORMATS
@@ -106,7 +105,7 @@ def _attend_runs(address, store, lengths, asked, how, begun, of_runs):
     heads = spaces // batch
     size = query_heads // heads
     row_bytes = dim * keys.itemsize
-    all_cells = carray(pointer(address, CELLS), spaces)
+    all_cells = array_at(address, CELLS, spaces)
     keys, values, norms = borrowed(keys), borrowed(values), borrowed(norms)
     tile, codes = blank_tile(dim)
     own_rows, left = np.empty((size, CHUNK), np.int64), np.zeros(size, np.int64)

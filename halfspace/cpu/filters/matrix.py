@@ -15,11 +15,10 @@ at all come first.
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.formats import widen16
 from halfspace.cpu.rounding import least_norm, norm_bound, pair_margin, radius_factor, reach
-from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, pointer
 from halfspace.cpu.runtime.simd import GROUP
 from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
 
@@ -44,13 +43,17 @@ class Matrix(NamedTuple):
 def blank_matrix(spaces, count, dim):
     """Make room for `count` directions of `dim` dimensions in each space."""
     padded = (count + GROUP - 1) // GROUP * GROUP
+    levels = blank((spaces, padded), np.float32)
+    for space in range(spaces):
+        for place in range(padded):
+            levels[space, place] = np.float32(np.inf)
     return Matrix(
-        np.empty((spaces, count), np.int64),
-        np.empty((spaces, count)),
-        np.zeros((spaces, padded, (dim + TILE - 1) // TILE * TILE), np.int8),
-        np.full((spaces, padded), np.float32(np.inf)),
-        np.zeros((spaces, padded), np.float32),
-        np.zeros((spaces, padded), np.float32),
+        blank((spaces, count), np.int64),
+        blank((spaces, count), np.float64),
+        cleared((spaces, padded, (dim + TILE - 1) // TILE * TILE), np.int8),
+        levels,
+        cleared((spaces, padded), np.float32),
+        cleared((spaces, padded), np.float32),
     )
 
 
@@ -68,8 +71,8 @@ def can_multiply(cells, rows):
 def fill_matrix(cells, directions, views, dim, space, out):
     """Sort the directions (m,) of one space, with their views, and code them in one digit."""
     count = directions.size
-    weights = carray(pointer(cells.weights, np.float32), dim)
-    least = np.empty(count)
+    weights = array_at(cells.weights, np.float32, dim)
+    least = blank(count, np.float64)
     for k in range(count):
         least[k] = least_norm(directions[k].tau, directions[k].norm)
     order = _ascending(least)
@@ -100,7 +103,7 @@ def fill_matrix(cells, directions, views, dim, space, out):
 def _ascending(values):
     """Order numbers by merging runs, equals as they come; returns where each is."""
     count = values.size
-    order, spare = np.empty(count, np.int64), np.empty(count, np.int64)
+    order, spare = blank(count, np.int64), blank(count, np.int64)
     for k in range(count):
         order[k] = k
     run = 1

@@ -4,14 +4,13 @@ See `halfspace.cpu.filters.matrix` for the test.
 """
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.by_chunk import chunkwise, verify
 from halfspace.cpu.filters.cascade import classify_cells
 from halfspace.cpu.filters.matrix import pack_tile, reachable_by
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import COUNT, LOOK, bits_between, keep, must_stop
-from halfspace.cpu.runtime.jit import hold, inlined, pointer
+from halfspace.cpu.runtime.jit import blank, cleared, hold, inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import lowest_bit_of, pairs_reaching
 from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end
 from halfspace.model.layout import CHUNK, TILE
@@ -37,15 +36,15 @@ def _multiply(job, segment, matrix, directions, counts, span):
     """Search chunks [*span) for the directions of a space, all at once; returns the chunk at which it stopped."""
     (start, stop), space, dim = span, job.space, job.dim
     batch = matrix.order.shape[1]
-    cells = carray(pointer(segment.data, CELLS), 1)[0]
+    cells = record_at(segment.data, CELLS)
     peaks = pointer(cells.peaks, np.float32)
-    wide = np.empty(dim)
+    wide = blank(dim, np.float64)
     columns = matrix.digits.shape[2] // TILE
-    tile = np.zeros(TILE * TILE * columns, np.uint8)
-    products = np.empty((GROUP, TILE), np.int32)
-    inverses, ratios = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    tile = cleared(TILE * TILE * columns, np.uint8)
+    products = blank((GROUP, TILE), np.int32)
+    inverses, ratios = blank(TILE, np.float32), blank(TILE, np.float32)
     tiles = min(max(PASS_BYTES // (TILE * job.row_bytes), 1), CHUNK // TILE)
-    masks = np.zeros((batch, tiles), np.int64)  # of each direction, the vectors that are left
+    masks = cleared((batch, tiles), np.int64)  # of each direction, the vectors that are left
     first, begin = (job.row, job.place) if job.resumed else (start * CHUNK, 0)
     at, chunk = stop, start
     matrix_begin()

@@ -5,13 +5,12 @@ The ball is the rounding error: |computed - <q, x>| <= slope32 |x| + intercept32
 """
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.by_chunk import chunkwise, scan_blocks
 from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.formats import widen
 from halfspace.cpu.job import BYTES, DOTS, DROP, DROPPED, LEFT, LOOK, SCAN, TAKE, TAKEN, TESTED, keep, list_blocks
-from halfspace.cpu.runtime.jit import inlined, multiply_add, pointer
+from halfspace.cpu.runtime.jit import array_at, inlined, multiply_add, pointer
 from halfspace.model.layout import BLOCK
 
 __all__ = ["CODE", "classify_blocks", "classify_rows"]
@@ -25,7 +24,7 @@ def classify_rows(vectors, norms, direction, span, verdicts):
     """
     low, high = span
     dim, sizes = vectors.shape[1], pointer(norms, np.float32)
-    narrow = carray(pointer(direction.narrow, np.float32), dim)
+    narrow = array_at(direction.narrow, np.float32, dim)
     tau = direction.tau
     for i in range(low, high):
         total = np.float32(0.0)

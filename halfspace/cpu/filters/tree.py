@@ -28,7 +28,7 @@ from halfspace.cpu.job import (
     take,
 )
 from halfspace.cpu.job import GROUPS as GROUPS_STAGE
-from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import count_bits, lowest_bit_of
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 
@@ -52,16 +52,16 @@ def prepare_groups(table, which, directions, dim, shared):
     spaces = table.shape[0]
     count = directions.size if table[0, which].data != 0 else 0
     chunks = Chunks(
-        np.empty(count),
-        np.empty(count),
-        np.empty((count, TILE), np.int32),
-        np.empty((count, TILE)),
-        np.empty((count, TILE)),
-        np.zeros(TILE, np.bool_),
+        blank(count, np.float64),
+        blank(count, np.float64),
+        blank((count, TILE), np.int32),
+        blank((count, TILE), np.float64),
+        blank((count, TILE), np.float64),
+        cleared(TILE, np.bool_),
     )
     for k in range(count):
-        groups = carray(pointer(table[k // (count // spaces), which].data, GROUPS), 1)[0]
-        centre, wide = carray(pointer(groups.centre, np.float32), dim), pointer(directions[k].wide, np.float64)
+        groups = record_at(table[k // (count // spaces), which].data, GROUPS)
+        centre, wide = array_at(groups.centre, np.float32, dim), pointer(directions[k].wide, np.float64)
         chunks.below[k], chunks.above[k] = thresholds(carray(wide, dim), directions[k], centre)
     return chunks
 
@@ -98,7 +98,7 @@ def _classify_chunks(job, segment, chunks, direction, chunk, stop, counts):
 
     counts : whether they are to be counted
     """
-    groups = carray(pointer(segment.data, GROUPS), 1)[0]
+    groups = record_at(segment.data, GROUPS)
     k = direction.number
     first = chunk % TILE
     tile = chunk - first
@@ -150,7 +150,7 @@ def _classify(job, segment, chunks, direction, low, high):
         if job.counting:
             return 0, high - low
         return take(job, segment, low, high, 0), 0
-    groups = carray(pointer(segment.data, GROUPS), 1)[0]
+    groups = record_at(segment.data, GROUPS)
     for b in range(4):
         job.blocks[b] = low // CHUNK * 4 + b
         job.below[b] = chunks.chunk_below[k, at]

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, jit, types
+from numba import jit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+from numba.np.arrayobj import _empty_nd_impl, make_array, np_cfarray
 
 from halfspace.cpu.runtime.kernel_cache import KernelCache
 from halfspace.cpu.runtime.steps import StepCompiler
@@ -23,12 +24,15 @@ from halfspace.runtime.interrupts import undisturbed
 
 __all__ = [
     "address_of",
+    "array_at",
     "bit_length",
     "bits_of",
+    "blank",
     "borrowed",
     "by_type",
     "call",
     "called",
+    "cleared",
     "compiled",
     "fetch_add",
     "float32_of",
@@ -37,6 +41,7 @@ __all__ = [
     "inlined",
     "multiply_add",
     "pointer",
+    "record_at",
     "specialised",
     "trailing_zeros",
     "zeros",
@@ -119,6 +124,39 @@ def specialised(template: Callable[..., Any], name: str | None = None, **parts: 
 
 
 @intrinsic
+def blank(typingctx: Any, shape: Any, like: Any) -> Any:
+    """Make an array, as `numpy.empty` does, whose code Numba compiles anew for each kind of shape and dtype."""
+    target = types.Array(like.dtype, len(shape) if isinstance(shape, types.BaseTuple) else 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        sizes, kinds = (args[0],), (signature.args[0],)
+        if isinstance(kinds[0], types.BaseTuple):
+            sizes, kinds = cgutils.unpack_tuple(builder, sizes[0]), tuple(kinds[0])
+        sizes = [context.cast(builder, *both, types.intp) for both in zip(sizes, kinds, strict=True)]
+        return _empty_nd_impl(context, builder, target, sizes)._getvalue()
+
+    return target(shape, like), codegen
+
+
+@intrinsic
+def _clear(typingctx: Any, array: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        own = make_array(signature.args[0])(context, builder, args[0])
+        cgutils.memset(builder, own.data, builder.mul(own.itemsize, own.nitems), 0)
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
+
+
+@inlined
+def cleared(shape, like):
+    """Make an array of zeros."""
+    array = blank(shape, like)
+    _clear(array)
+    return array
+
+
+@intrinsic
 def bits_of(typingctx: Any, value: Any) -> Any:
     """Reinterpret a float32 as int32, a float64 as int64."""
     target = {types.float32: types.int32, types.float64: types.int64}[value]
@@ -135,6 +173,29 @@ def _reinterpret(source: Any, target: Any) -> Any:
         return builder.bitcast(bits, context.get_value_type(target))
 
     return codegen
+
+
+@intrinsic
+def array_at(typingctx: Any, address: Any, like: Any, shape: Any) -> Any:
+    """View an array in C order at a machine address, which it does not own; like : as for `pointer`."""
+    target = types.Array(like.dtype, len(shape) if isinstance(shape, types.BaseTuple) else 1, "C")
+    place = types.CPointer(like.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start = builder.inttoptr(args[0], context.get_value_type(place))
+        return np_cfarray(context, builder, target(place, signature.args[2]), (start, args[2]))
+
+    return target(address, like, shape), codegen
+
+
+@intrinsic
+def record_at(typingctx: Any, address: Any, like: Any) -> Any:
+    """Take what lies at a machine address as a record; like : its dtype."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(like.dtype))
+
+    return like.dtype(address, like), codegen
 
 
 @intrinsic
@@ -245,7 +306,7 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
 @inlined
 def borrowed(array):
     """View an array that outlives the view, so that a slice of it costs no counting of references."""
-    return carray(pointer(array.ctypes.data, array), array.shape)
+    return array_at(array.ctypes.data, array, array.shape)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
