@@ -252,7 +252,7 @@ def store(values: np.ndarray, bits: np.dtype[Any], threads: int, advance: Advanc
         elif part.dtype.itemsize == 2 and not same:
             part = part.astype(np.float32)  # exact: both halves fit
         own = flat[first:last]
-        bad: int = convert(address(part), own[:0] if same else part[:0], own, 0, last - first)
+        bad: int = convert(address(part), own[:0] if same else np.empty(0, part.dtype), own, 0, last - first)
         advance(last - first)
         return first + bad if bad >= 0 else -1
 
