@@ -17,6 +17,7 @@ __all__ = ["LIMBS", "compare_exactly", "each_reachable", "split_dot"]
 LOWEST = 298
 """The register counts in units of 2^-298, the smallest product of two float32."""
 LEAST_PRODUCT = 2.0**-LOWEST
+"""As a constant: compiled code would compute the power anew."""
 LIMBS = 22
 """Limbs of 32 bits: 704 bits hold the sum of any dot product, and any tau below 2^320."""
 

@@ -42,12 +42,10 @@ def readers_of(dtype: np.dtype[Any]) -> Readers:
 
 
 def _compile(dtype: np.dtype[Any]) -> Readers:
-    parts = [
-        called(specialised(template, f"{template.__name__}_{dtype.name}", like=dtype.type), 5)
-        for template in (_scan, _verify)
-    ]
-    _keepalive.extend(parts)
-    return Readers(parts[0][0], parts[1][0], dtype.itemsize)
+    scan, scan_code = called(specialised(_scan, f"scan_{dtype.name}", like=dtype.type), 5)
+    verify, verify_code = called(specialised(_verify, f"verify_{dtype.name}", like=dtype.type), 5)
+    _keepalive.extend((scan_code, verify_code))
+    return Readers(scan, verify, dtype.itemsize)
 
 
 def _scan(job, segment, direction, listed, left):

@@ -11,7 +11,7 @@ import numpy as np
 from halfspace.cpu.exact import compare_exactly, split_dot
 from halfspace.cpu.formats import widen
 from halfspace.cpu.rounding import exact_below
-from halfspace.cpu.runtime.jit import bits_of, inlined, multiply_add
+from halfspace.cpu.runtime.jit import always_inlined, bits_of, inlined, multiply_add
 
 __all__ = ["Precision", "decide", "decide_hairline", "dot", "precision"]
 
@@ -55,7 +55,7 @@ def precision(direction, row_grain):
     return Precision(direction.norm, exact_below(direction.grain, row_grain), direction.slope, direction.intercept)
 
 
-@inlined
+@always_inlined
 def decide(row, norm, wide, trust, tau, scored):
     """Decide one vector in float64; returns (hit, score if `scored`, whether both are certain).
 

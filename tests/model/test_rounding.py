@@ -216,7 +216,7 @@ def _verdicts_of_groups(table, directions, job, dim):
     chunks.dropped[:] = True
     count = (rows + 1023) // 1024
     groups = record_at(segment.data, GROUPS)
-    tree._classify_chunks(job, segment, groups, chunks, direction, 0, count)
+    tree._classify_chunks(job, segment, chunks, direction, 0, count, True)
     for chunk in range(count):
         low, high = 1024 * chunk, min(1024 * chunk + 1024, rows)
         verdicts[:, low:high] = chunks.verdicts[0, chunk]

@@ -24,6 +24,7 @@ from halfspace.runtime.interrupts import undisturbed
 
 __all__ = [
     "address_of",
+    "always_inlined",
     "array_at",
     "bit_length",
     "bits_of",
@@ -53,6 +54,9 @@ _STEP = _POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeli
 
 inlined = jit(**_STEP)
 """Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
+
+always_inlined = jit(forceinline=True, **_STEP)
+"""Like `inlined`, of a step that is called for each row: LLVM may think it too large to be worth it."""
 
 by_type = partial(overload, jit_options=_STEP)
 """Choose a step by the types of its arguments, as `numba.extending.overload` does."""
