@@ -133,7 +133,8 @@ def blank(typingctx: Any, shape: Any, like: Any) -> Any:
     target = types.Array(like.dtype, len(shape) if isinstance(shape, types.BaseTuple) else 1, "C")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        sizes, kinds = (args[0],), (signature.args[0],)
+        sizes: Any = (args[0],)
+        kinds: Any = (signature.args[0],)
         if isinstance(kinds[0], types.BaseTuple):
             sizes, kinds = cgutils.unpack_tuple(builder, sizes[0]), tuple(kinds[0])
         sizes = [context.cast(builder, *both, types.intp) for both in zip(sizes, kinds, strict=True)]
