@@ -4,35 +4,13 @@ In a chunk the directions follow one another, so that a batch reads vectors from
 cannot rule out; see `halfspace.cpu.filters`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numba import carray
-
-from halfspace.cpu import job as jobs
-from halfspace.cpu.emit import emit
 from halfspace.cpu.job import COUNT, must_stop
-from halfspace.cpu.runtime.jit import inlined, pointer, specialised
-from halfspace.cpu.verify import decide, decide_hairline, precision
+from halfspace.cpu.runtime.jit import address_of, call, inlined, specialised
 from halfspace.model.layout import CHUNK
 
-__all__ = ["Rows", "chunkwise", "every_chunk", "rows_of", "verify"]
-
-
-class Rows(NamedTuple):
-    """The rows of one space of a segment."""
-
-    vectors: np.ndarray  # stored (n, d)
-    norms: np.ndarray  # float32 (n,)
-
-
-@inlined
-def rows_of(segment, like, dim):
-    """View the rows of a segment; like : an array in the stored format."""
-    return Rows(
-        carray(pointer(segment.vectors, like), (segment.rows, dim)),
-        carray(pointer(segment.norms, np.float32), segment.rows),
-    )
+__all__ = ["chunkwise", "every_chunk", "scan_blocks", "verify"]
 
 
 @inlined
@@ -46,7 +24,7 @@ open_chunk: Any = None
 """What `chunkwise` puts other functions in the place of."""
 
 
-def _search(job, segment, rows, state, directions, counts, span):
+def _search(job, segment, state, directions, counts, span):
     """Search chunks [*span) of one space of a segment for its directions, one after another.
 
     state : what the filter has prepared; directions : DIRECTION (m,) of this space; counts : int64, of all directions
@@ -56,7 +34,6 @@ def _search(job, segment, rows, state, directions, counts, span):
     start, stop = span
     begin = job.place if job.resumed else 0
     most = 0 if job.wanted == COUNT else CHUNK
-    parts = np.empty((2, job.dim))
     left = 0
     for chunk in range(start, stop):
         if not open_chunk(job, segment, state, directions, chunk, span):
@@ -67,11 +44,10 @@ def _search(job, segment, rows, state, directions, counts, span):
             if must_stop(job, 1 + left, most, at, 0):
                 return chunk
             direction = directions[at]
-            left, counted = classify(job, segment, rows, state, direction, low, high)
+            left, counted = classify(job, segment, state, direction, low, high)
             counts[direction.number] += counted
             if left:
-                wide = carray(pointer(direction.wide, np.float64), job.dim)
-                counts[direction.number] += verify(job, segment, rows, direction, wide, left, parts)
+                counts[direction.number] += verify(job, segment, direction, direction.wide, left)
         begin = 0
     return stop
 
@@ -79,7 +55,7 @@ def _search(job, segment, rows, state, directions, counts, span):
 def chunkwise(classify: Any, open_chunk: Any = every_chunk) -> Any:
     """Make the search of a filter.
 
-    classify : ``(job, segment, rows, state, direction, low, high)`` lists which rows [low, high) of a chunk are left;
+    classify : ``(job, segment, state, direction, low, high)`` lists which rows [low, high) of a chunk are left;
         returns how many, and how many hits it counted instead, which it may where ``job.counting``
     open_chunk : ``(job, segment, state, directions, chunk, span)`` comes first in a chunk, and says whether any
         direction needs to look at it
@@ -88,29 +64,15 @@ def chunkwise(classify: Any, open_chunk: Any = every_chunk) -> Any:
 
 
 @inlined
-def verify(job, segment, rows, direction, wide, left, parts):
+def verify(job, segment, direction, wide, left):
     """Decide the rows that a filter has left, and emit the hits, for which there is room; returns how many.
 
-    wide : the direction (d,) in float64; parts : float64 (2, d), to work in
+    wide : address of the direction (d,) in float64
     """
-    scored, wanted, tau = job.scored, job.wanted, direction.tau
-    row_ids = pointer(segment.ids, np.int64)
-    narrow = carray(pointer(direction.narrow, np.float32), job.dim)
-    trust = precision(direction, segment.grain)
-    hits = 0
-    for at in range(left):
-        row = job.rows[at]
-        score = np.float32(0.0)
-        if scored or job.kinds[at] == jobs.LOOK:
-            x, norm, by = rows.vectors[row], rows.norms[row], jobs.VERIFY
-            hit, score, certain = decide(x, norm, wide, trust, tau, scored)
-            if not certain:
-                by = jobs.EXACT
-                hit, score = decide_hairline(x, norm, segment.grain, narrow, direction, tau, scored, parts)
-            job.work[by, jobs.TAKEN if hit else jobs.DROPPED] += 1
-            if not hit:
-                continue
-        if wanted != COUNT:
-            emit(job, direction.number, row_ids[row], score)
-        hits += 1
-    return hits
+    return call(job.verify, (address_of(job), address_of(segment), address_of(direction), wide, left))
+
+
+@inlined
+def scan_blocks(job, segment, direction, listed, left):
+    """Scan the first `listed` blocks of the job; returns how many rows are left."""
+    return call(job.scan, (address_of(job), address_of(segment), address_of(direction), listed, left))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from halfspace.cpu.emit import Found
 from halfspace.cpu.radix import RADIX, keep_rows, order, order_rows, sift, worst_of_rows
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import compiled, inlined
+from halfspace.cpu.runtime.jit import blank, compiled, inlined
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
 from halfspace.model.arrays import pieces
 
@@ -114,8 +114,8 @@ def order_by_id(ids, scores):
     """Order the hits of one direction by id, in place."""
     for at in range(1, ids.size):
         if ids[at] < ids[at - 1]:
-            spare_ids, spare_scores = np.empty(ids.size, np.int64), np.empty(scores.size, np.float32)
-            order(ids, scores, False, spare_ids, spare_scores, np.empty(RADIX, np.int64))
+            spare_ids, spare_scores = blank(ids.size, np.int64), blank(scores.size, np.float32)
+            order(ids, scores, False, spare_ids, spare_scores, blank(RADIX, np.int64))
             return
 
 

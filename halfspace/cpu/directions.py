@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray
 
 from halfspace.cpu.exact import reachable
 from halfspace.cpu.formats import SLICE, exact64, grain_of, leading_bit, lowest_exponent
 from halfspace.cpu.rounding import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import bits_of, compiled, float64_of, inlined, multiply_add, pointer
+from halfspace.cpu.runtime.jit import array_at, bits_of, blank, cleared, compiled, float64_of, inlined, multiply_add
 from halfspace.cpu.runtime.records import DIRECTION
 from halfspace.model.segment import address
 
@@ -88,9 +87,9 @@ def blank_directions(narrow):
     count, dim = narrow.shape
     return Directions(
         narrow,
-        np.empty((count, dim)),
-        np.zeros((count, (dim + 3) // 4, 2, 4), np.int8),
-        np.empty(count, DIRECTION),
+        blank((count, dim), np.float64),
+        cleared((count, (dim + 3) // 4, 2, 4), np.int8),
+        blank(count, DIRECTION),
     )
 
 
@@ -109,7 +108,7 @@ def prepare(narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64]) -> Di
 def _prepare(arrays, records, tau, first):
     """Fill in the other parts of `Directions`, the first of which has the number `first`; records : their address."""
     narrow, wide, digits = arrays
-    directions = Directions(narrow, wide, digits, carray(pointer(records, DIRECTION), narrow.shape[0]))
+    directions = Directions(narrow, wide, digits, array_at(records, DIRECTION, narrow.shape[0]))
     fill_directions(directions, tau, True)
     for k in range(tau.size):
         directions.records[k].number += first
@@ -120,7 +119,7 @@ def fill_directions(directions, tau, digits_too):
     """Fill in all that is derived from the components; the digits and what goes with them only where they are used."""
     narrow, wide, digits, records = directions
     count, dim = narrow.shape
-    flat = np.zeros((2, dim), np.int8)
+    flat = cleared((2, dim), np.int8)
     for i in range(count):
         record = records[i]
         _measure(narrow[i], wide[i], record)

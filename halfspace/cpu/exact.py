@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
-from halfspace.cpu.runtime.jit import bits_of, compiled, float32_of, inlined, multiply_add
+from halfspace.cpu.runtime.jit import array_at, bits_of, compiled, float32_of, inlined, multiply_add
 
-__all__ = ["compare_exactly", "each_reachable", "split_dot"]
+__all__ = ["LIMBS", "compare_exactly", "each_reachable", "split_dot"]
 
 LOWEST = 298
 """The register counts in units of 2^-298, the smallest product of two float32."""
+LEAST_PRODUCT = 2.0**-LOWEST
+"""As a constant: compiled code would compute the power anew."""
 LIMBS = 22
 """Limbs of 32 bits: 704 bits hold the sum of any dot product, and any tau below 2^320."""
 
@@ -27,9 +29,9 @@ def reachable(tau):
     Dot products are multiples of 2^-298. This leaves no subnormal tau, which a processor may flush.
     """
     magnitude = bits_of(tau) & np.int64(0x7FFFFFFFFFFFFFFF)
-    if magnitude == 0 or magnitude >= bits_of(2.0**-LOWEST):
+    if magnitude == 0 or magnitude >= bits_of(LEAST_PRODUCT):
         return tau
-    return 2.0**-LOWEST if bits_of(tau) > 0 else 0.0
+    return LEAST_PRODUCT if bits_of(tau) > 0 else 0.0
 
 
 def each_reachable(tau: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -51,7 +53,7 @@ def split_dot(row, direction, size, grain, scratch):
 
     size : upper bound of |q| |x|, finite and not zero
     grain : a number of which every product is a multiple
-    direction : float32 (d,); scratch : float64 (2, d)
+    direction : float32 (d,); scratch : float64 (2, d or more)
 
     With sigma a power of two >= 4 size, (p + sigma) - sigma is p rounded to a multiple of 2^-53 sigma: such parts sum
     exactly in float64, since their sum stays below sigma. What is left of each product is at most 2^-53 sigma and is
@@ -145,19 +147,24 @@ def _round_register(register):
 
 
 @inlined
-def compare_exactly(row, direction, tau):
+def compare_exactly(row, direction, tau, scratch):
     """Whether <q, x> >= tau in real arithmetic, and <q, x> rounded once to float32; returns (hit, score).
 
-    direction : float32 (d,)
+    direction : float32 (d,); scratch : float64 (2, `LIMBS` or more), the memory of two registers
     """
-    register = np.zeros(LIMBS, np.int64)
+    register = array_at(scratch.ctypes.data, np.int64, LIMBS)
+    rounded = array_at(scratch.ctypes.data + 8 * LIMBS, np.int64, LIMBS)
+    for k in range(LIMBS):
+        register[k] = 0
     for j in range(row.size):
         a = direction[j]
         b = widen(row[j])
         mantissa_a, shift_a = _split32(a)
         mantissa_b, shift_b = _split32(b)
         _add(register, (bits_of(a) ^ bits_of(b)) < 0, mantissa_a * mantissa_b, shift_a + shift_b)
-    score = _round_register(register.copy())
+    for k in range(LIMBS):
+        rounded[k] = register[k]
+    score = _round_register(rounded)
     if tau >= 2.0**320 or tau <= -(2.0**320):
         return tau < 0.0, score
     bits = bits_of(tau)

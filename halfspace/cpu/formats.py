@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from numba import types
-from numba.extending import overload
 
 from halfspace.cpu.rounding import norm_bound
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import (
     bit_length,
     bits_of,
+    by_type,
     compiled,
     float32_of,
     float64_of,
@@ -65,7 +65,7 @@ def widen(value: Any) -> Any:
     """Widen one stored value to the float32 that it stands for (exact, but a subnormal float32 stays one)."""
 
 
-@overload(widen)
+@by_type(widen)
 def _widen_overload(value):
     def bfloat16(value):
         return float32_of(np.int32(value) << 16)
@@ -184,7 +184,7 @@ def _store(value: Any, out: Any, at: int) -> None:
     """Round a float64 into element `at` of `out`."""
 
 
-@overload(_store)
+@by_type(_store)
 def _store_overload(value, out, at):
     def through_bits(precision, lowest, highest, shift):
         def store(value, out, at):
@@ -220,7 +220,7 @@ def _wide64(value: Any) -> Any:
     """Widen a float32 or float64 source value to float64."""
 
 
-@overload(_wide64)
+@by_type(_wide64)
 def _wide64_overload(value):
     if value == types.float32:
         return lambda value: exact64(value) if bits_of(value) & 0x7F800000 != 0x7F800000 else np.float64(value)
@@ -252,7 +252,7 @@ def store(values: np.ndarray, bits: np.dtype[Any], threads: int, advance: Advanc
         elif part.dtype.itemsize == 2 and not same:
             part = part.astype(np.float32)  # exact: both halves fit
         own = flat[first:last]
-        bad: int = convert(address(part), own[:0] if same else part[:0], own, 0, last - first)
+        bad: int = convert(address(part), own[:0] if same else np.empty(0, part.dtype), own, 0, last - first)
         advance(last - first)
         return first + bad if bad >= 0 else -1
 

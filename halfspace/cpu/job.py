@@ -17,6 +17,8 @@ __all__ = [
     "SCORES",
     "TAKE",
     "bits_between",
+    "bytes_read",
+    "clear",
     "complete",
     "fetch",
     "keep",
@@ -107,6 +109,23 @@ def list_blocks(job, low, high):
     for b in range(count):
         job.blocks[b] = low // BLOCK + b
     return count
+
+
+@inlined
+def clear(work):
+    """Set all counters to 0."""
+    for stage in range(work.shape[0]):
+        for column in range(work.shape[1]):
+            work[stage, column] = 0
+
+
+@inlined
+def bytes_read(work):
+    """Sum the bytes that all stages have read."""
+    total = 0
+    for stage in range(work.shape[0]):
+        total += work[stage, BYTES]
+    return total
 
 
 @inlined

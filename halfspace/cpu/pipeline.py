@@ -7,17 +7,15 @@ thread count, and so do the counters.
 from typing import Any
 
 import numpy as np
-from numba import carray
 
-from halfspace.cpu import job as jobs
-from halfspace.cpu.by_chunk import rows_of
 from halfspace.cpu.collect import ORDERED, order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
+from halfspace.cpu.exact import LIMBS
 from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.filters.scan import CODE as SCAN_CODE
-from halfspace.cpu.job import COUNT, SCORES, complete
+from halfspace.cpu.job import COUNT, SCORES, bytes_read, clear, complete
 from halfspace.cpu.runtime.clock import start_clock
-from halfspace.cpu.runtime.jit import borrowed, compiled, hold, pointer, specialised
+from halfspace.cpu.runtime.jit import array_at, blank, borrowed, compiled, hold, record_at, specialised
 from halfspace.cpu.runtime.records import DIRECTION, HEAD, JOB, SEGMENT
 from halfspace.model.counters import State
 from halfspace.model.layout import CHUNK
@@ -34,11 +32,10 @@ NEEDS_DIGITS = False
 """What `search_kernel` puts those of a filter in the place of."""
 
 
-def _search_chunks(job, like, narrow, tau, counts, owners, ids, scores):
+def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     """Search chunks for every direction, for as long as there is room for hits and the clock allows.
 
     job : uint8, a HEAD, then room for one JOB at a multiple of 64 bytes, as the call before left it
-    like : an empty array in the stored format
     narrow : float32 (spaces * m, d), the directions; tau : float64 (spaces * m,)
     counts : int64 (spaces * m,), the hits are added to it
     owners, ids, scores : (room,), the columns of `halfspace.cpu.emit`, the first hits in them already
@@ -47,16 +44,18 @@ def _search_chunks(job, like, narrow, tau, counts, owners, ids, scores):
     order of ids where there is a single direction and they are `ORDERED` at most; and the state, which is 0, PAUSED,
     FULL, or NOT_FINITE where a direction is not finite. Counters of verification are completed where it is 0.
     """
-    head = carray(pointer(job.ctypes.data, HEAD), 1)[0]
-    own = carray(pointer((job.ctypes.data + HEAD_BYTES + 63) // 64 * 64, JOB), 1)[0]
+    head = record_at(job.ctypes.data, HEAD)
+    own = record_at((job.ctypes.data + HEAD_BYTES + 63) // 64 * 64, JOB)
     total, dim = narrow.shape
     spaces, last = head.spaces, head.last
-    table = carray(pointer(head.table, SEGMENT), (spaces, head.segments))
+    table = array_at(head.table, SEGMENT, (spaces, head.segments))
     own.owners, own.ids, own.scores, own.room = owners.ctypes.data, ids.ctypes.data, scores.ctypes.data, ids.size
-    own.dim, own.words, own.row_bytes = dim, (dim + 7) // 8, dim * like.itemsize
+    own.dim, own.words, own.row_bytes = dim, (dim + 7) // 8, dim * head.itemsize
+    parts = blank((2, max(dim, LIMBS)), np.float64)
+    own.parts, own.scan, own.verify = parts.ctypes.data, head.scan, head.verify
     own.wanted, own.may_scan, own.scored = min(head.wanted, SCORES), head.may_scan, head.wanted >= SCORES
     if not head.goes_on:
-        own.work[:] = 0
+        clear(own.work)
         own.found, own.weight, own.resumed = 0, 0, 0
     own.stopped, own.ahead = 0, 0
     made = blank_directions(narrow if head.directions == 0 else narrow[:0])
@@ -64,7 +63,7 @@ def _search_chunks(job, like, narrow, tau, counts, owners, ids, scores):
         fill_directions(made, tau, NEEDS_DIGITS)
     directions = borrowed(made.records)
     if head.directions != 0:
-        directions = carray(pointer(head.directions, DIRECTION), total)
+        directions = array_at(head.directions, DIRECTION, total)
     for k in range(total):
         if not directions[k].norm < np.inf:
             return head.first, 0, NOT_FINITE
@@ -84,24 +83,25 @@ def _search_chunks(job, like, narrow, tau, counts, owners, ids, scores):
         for part in range(2):
             span = (start, middle) if part == 0 else (middle, stop)
             here = before - chunks + span[0]
-            if here == head.pause and own.resumed == 0 and own.work[:, jobs.BYTES].sum() >= head.enough:
+            if here == head.pause and own.resumed == 0 and bytes_read(own.work) >= head.enough:
                 reached = head.pause
             if span[0] >= span[1] or reached != last:
                 continue
             for space in range(own.space if own.resumed else 0, spaces):
                 segment, begin = table[space, which], own.chunk if own.resumed else span[0]
                 own.space, own.counting = space, own.wanted == COUNT and segment.excluded == 0
-                asked, rows = directions[space * batch : (space + 1) * batch], rows_of(segment, like, dim)
+                asked = directions[space * batch : (space + 1) * batch]
                 if segment.data == 0:
-                    at = scan(own, segment, rows, 0, asked, counts, (begin, span[1]))
+                    at = scan(own, segment, 0, asked, counts, (begin, span[1]))
                 else:
-                    at = search(own, segment, rows, state, asked, counts, (begin, span[1]))
+                    at = search(own, segment, state, asked, counts, (begin, span[1]))
                 if own.stopped:
                     own.resumed, own.chunk, reached = 1, at, here
                     break
                 own.resumed = 0
         hold(state)
     hold(made)
+    hold(parts)
     if own.stopped == 0:
         complete(own.work, own.row_bytes)
         if total == 1 and own.found <= ORDERED:

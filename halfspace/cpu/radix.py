@@ -97,6 +97,19 @@ def _start(counts):
 
 
 @inlined
+def _clear(counts):
+    for bucket in range(counts.size):
+        counts[bucket] = 0
+
+
+@inlined
+def _copy(source, target):
+    """Copy to where there is room; NumPy's assignment takes long to compile."""
+    for at in range(source.size):
+        target[at] = source[at]
+
+
+@inlined
 def _insert(ids, scores, by_score):
     """Order few hits."""
     for k in range(1, ids.size):
@@ -116,7 +129,7 @@ def _insert(ids, scores, by_score):
 @inlined
 def _move(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores):
     """Order hits by one digit; digits : int64 (buckets,)."""
-    digits[:] = 0
+    _clear(digits)
     tally(ids, scores, by_score, lowest, shift, digits)
     _start(digits)
     scatter(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores)
@@ -141,8 +154,8 @@ def order(ids, scores, by_score, spare_ids, spare_scores, counts):
         else:
             _move(ids, scores, by_score, lowest, which * width, digits, spare_ids, spare_scores)
     if passes & 1:
-        ids[:] = spare_ids
-        scores[:] = spare_scores
+        _copy(spare_ids, ids)
+        _copy(spare_scores, scores)
 
 
 @compiled
@@ -186,7 +199,7 @@ def _worst(ids, scores, limit, near_ids, near_scores, counts):
         bits = bit_length(np.int64(_above(highest, lowest)))
         width = min(RADIX_BITS, bit_length(size) - 1, bits)
         digits = counts[: 1 << width]
-        digits[:] = 0
+        _clear(digits)
         tally(ids, scores, by_score, lowest, bits - width, digits)
         digit = 0
         while wanted > digits[digit]:
@@ -195,7 +208,8 @@ def _worst(ids, scores, limit, near_ids, near_scores, counts):
         size = pick(ids, scores, by_score, lowest, bits - width, digit, near_ids, near_scores)
         ids, scores = near_ids[:size], near_scores[:size]
     if wanted < size:
-        near_ids[:size], near_scores[:size] = ids, scores
+        _copy(ids, near_ids)
+        _copy(scores, near_scores)
         _insert(near_ids[:size], near_scores[:size], False)
         _insert(near_ids[:size], near_scores[:size], True)
         return descending(near_scores[wanted - 1]), near_ids[wanted - 1]

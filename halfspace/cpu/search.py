@@ -15,6 +15,7 @@ from halfspace.cpu.pipeline import search_kernel
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import TURN
 from halfspace.cpu.runtime.records import new_job, pack_head, work_of
+from halfspace.cpu.stored import readers_of
 from halfspace.model.counters import WORK_SHAPE, State
 from halfspace.model.layout import CHUNK, chunks_of
 from halfspace.model.question import ALL, Question
@@ -121,7 +122,7 @@ def _run(
     The kernel returns every so often, for an interrupt to take effect, and where more hits come than there is room for.
     """
     table, like, directions, tau, may_scan, _, wanted, most, _ = question
-    kernel = search_kernel(code)
+    kernel, readers = search_kernel(code), readers_of(like.dtype)
     ready = (0, 0) if prepared is None else (address(prepared.directions.records), prepared.shared)
     first, last = span
     most = most if tau.size > table.address[1] else ALL
@@ -129,8 +130,8 @@ def _run(
     columns = Columns(0 if wanted == COUNT else ROOM)
     state = 0
     while True:
-        pack_head(job, *table.address, *ready, first, last, *pause, may_scan, wanted, state != 0, TURN)
-        first, found, state = kernel(job, like, directions, tau, counts, columns.owners, columns.ids, columns.scores)
+        pack_head(job, *table.address, *ready, first, last, *pause, may_scan, wanted, *readers, state != 0, TURN)
+        first, found, state = kernel(job, directions, tau, counts, columns.owners, columns.ids, columns.scores)
         if found > most:
             state = int(State.OVERFULL)
         elif state == FULL:

@@ -11,7 +11,7 @@ import numpy as np
 from halfspace.cpu.exact import compare_exactly, split_dot
 from halfspace.cpu.formats import widen
 from halfspace.cpu.rounding import exact_below
-from halfspace.cpu.runtime.jit import bits_of, inlined, multiply_add
+from halfspace.cpu.runtime.jit import always_inlined, bits_of, inlined, multiply_add
 
 __all__ = ["Precision", "decide", "decide_hairline", "dot", "precision"]
 
@@ -55,7 +55,7 @@ def precision(direction, row_grain):
     return Precision(direction.norm, exact_below(direction.grain, row_grain), direction.slope, direction.intercept)
 
 
-@inlined
+@always_inlined
 def decide(row, norm, wide, trust, tau, scored):
     """Decide one vector in float64; returns (hit, score if `scored`, whether both are certain).
 
@@ -76,8 +76,8 @@ def decide(row, norm, wide, trust, tau, scored):
 def decide_hairline(row, norm, row_grain, narrow, direction, tau, scored, parts):
     """Decide a vector whose float64 product is too close to tau or to a rounding boundary; returns (hit, score).
 
-    narrow : the direction in float32 (d,), and `direction` its DIRECTION; parts : float64 (2, d), to work in; the rest
-    as for `decide`
+    narrow : the direction in float32 (d,), and `direction` its DIRECTION
+    parts : float64 (2, d), at least (2, `LIMBS`), to work in; the rest as for `decide`
     """
     size = direction.norm * np.float64(norm)
     if 0.0 < size < 2.0**500:
@@ -95,4 +95,4 @@ def decide_hairline(row, norm, row_grain, narrow, direction, tau, scored, parts)
                 spread = 2.0 * spread + 2.0**-52 * abs(total)
             if _rounds_once(total, spread):
                 return True, np.float32(total + 0.0)
-    return compare_exactly(row, narrow, tau)
+    return compare_exactly(row, narrow, tau, parts)

@@ -7,12 +7,12 @@ from helpers.cascade import adversaries, look_at, prepared, segment_of, table_of
 from helpers.checking import DTYPES
 from helpers.codes import beyond, bfloat16, bounds_of_cells, by_halves, planes, units
 from helpers.families import EXTREME_TAUS, FAMILIES, MORE_FAMILIES, boundary_taus, gaussian, integers, pairs
-from numba import carray, njit
+from numba import njit
 
 from halfspace.cpu.filters.matrix import pack_tile
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import DROP, LOOK, TAKE
-from halfspace.cpu.runtime.jit import pointer
+from halfspace.cpu.runtime.jit import record_at
 from halfspace.model.counters import STAGES, WORK_SHAPE, Column
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -21,7 +21,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
 
 @njit
 def _pack(table, first, words, columns, out):
-    cells = carray(pointer(table[0, 0].data, CELLS), 1)[0]
+    cells = record_at(table[0, 0].data, CELLS)
     pack_tile(cells, first, words, columns, out)
 
 

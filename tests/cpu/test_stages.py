@@ -17,8 +17,7 @@ from numba import njit
 from numba.core.dispatcher import Dispatcher
 
 from halfspace import cpu
-from halfspace.cpu import by_chunk, formats, pipeline
-from halfspace.cpu.by_chunk import Rows
+from halfspace.cpu import by_chunk, formats, pipeline, stored
 from halfspace.cpu.filters import scan
 from halfspace.cpu.job import DROP, LOOK, TAKE
 from halfspace.model.formats import FORMATS, as_bits
@@ -40,7 +39,7 @@ def _each(function, values, out):
 @njit
 def _verdicts_of_scan(vectors, norms, direction, low, high):
     verdicts = np.empty(high - low, np.int32)
-    scan.classify_rows(Rows(vectors, norms), direction, low, high, verdicts)
+    scan.classify_rows(vectors, norms.ctypes.data, direction, (low, high), verdicts)
     return verdicts
 
 
@@ -160,7 +159,8 @@ def _steps(code):
 def test_python_calls_no_stage():
     """Stages have no wrapper for Python: a call would end the process."""
     called = []
-    templates = {by_chunk._search, pipeline._search_chunks}  # which are compiled in the form that filters give them
+    # What is compiled in the form that filters and stored formats give it:
+    templates = {by_chunk._search, pipeline._search_chunks, stored._scan, stored._verify}
     modules = list(pkgutil.walk_packages(cpu.__path__, "halfspace.cpu."))
     assert len(modules) > 40
     for module in modules:

@@ -1,7 +1,7 @@
 """The cascade of cells, called as the pipeline does."""
 
 import numpy as np
-from numba import carray, njit
+from numba import njit
 
 from halfspace import cpu
 from halfspace.cpu.directions import prepare
@@ -9,7 +9,7 @@ from halfspace.cpu.filters.cascade import cascade
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.filters.views import look
 from halfspace.cpu.job import DROP
-from halfspace.cpu.runtime.jit import borrowed, pointer
+from halfspace.cpu.runtime.jit import borrowed, record_at
 from halfspace.cpu.runtime.records import JOB, tabulate
 from halfspace.model.counters import STAGES
 from halfspace.model.formats import as_bits
@@ -19,7 +19,7 @@ from halfspace.model.segment import Segment
 @njit
 def _cascade(table, views, direction, job):
     segment = table[0, 0]
-    cells = carray(pointer(segment.data, CELLS), 1)[0]
+    cells = record_at(segment.data, CELLS)
     return cascade(job, segment, cells, views[0], direction, 0, segment.rows)
 
 

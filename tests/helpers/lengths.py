@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.by_chunk import chunkwise
 from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.job import BYTES, DROPPED, LEFT, LOOK, NORMS, TESTED, keep
 from halfspace.cpu.rounding import longest_product
-from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.jit import inlined, pointer, record_at
 from halfspace.model.counters import Stage
 from halfspace.model.filters import FilterData, FilterSpec, register
 from halfspace.model.layout import BLOCK
@@ -53,8 +52,8 @@ def describe(lengths: Lengths, space: int) -> np.ndarray:
 
 
 @inlined
-def classify(job, segment, rows, state, direction, low, high):
-    data = carray(pointer(segment.data, RECORD), 1)[0]
+def classify(job, segment, state, direction, low, high):
+    data = record_at(segment.data, RECORD)
     longest = pointer(data.longest, np.float32)
     left, dropped = 0, 0
     for first in range(low, high, BLOCK):

@@ -9,7 +9,7 @@ from helpers import reference
 from helpers.cascade import job_of, prepared
 from helpers.checking import DTYPES
 from helpers.families import EXTREME_TAUS, FAMILIES, boundary_taus
-from numba import carray, njit
+from numba import njit
 
 from halfspace import cpu
 from halfspace.cpu.filters import gates, tree
@@ -17,7 +17,7 @@ from halfspace.cpu.filters.records import GROUPS
 from halfspace.cpu.filters.sweep import sweep
 from halfspace.cpu.job import DROP, LOOK, TAKE
 from halfspace.cpu.partition import partition
-from halfspace.cpu.runtime.jit import pointer
+from halfspace.cpu.runtime.jit import record_at
 from halfspace.cpu.runtime.records import tabulate
 from halfspace.model.formats import as_bits
 from halfspace.model.segment import Segment
@@ -215,8 +215,8 @@ def _verdicts_of_groups(table, directions, job, dim):
     chunks = tree.prepare_groups(table, 0, directions, dim, 0)
     chunks.dropped[:] = True
     count = (rows + 1023) // 1024
-    groups = carray(pointer(segment.data, GROUPS), 1)[0]
-    tree._classify_chunks(job, segment, groups, chunks, direction, 0, count)
+    groups = record_at(segment.data, GROUPS)
+    tree._classify_chunks(job, segment, chunks, direction, 0, count, True)
     for chunk in range(count):
         low, high = 1024 * chunk, min(1024 * chunk + 1024, rows)
         verdicts[:, low:high] = chunks.verdicts[0, chunk]

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray
 
 from halfspace.cpu.attention.heads import (
     PACK,
@@ -24,12 +23,13 @@ from halfspace.cpu.attention.heads import (
     writeable,
 )
 from halfspace.cpu.attention.softmax import MOST, add_values, exponential, merge, raise_to
+from halfspace.cpu.exact import LIMBS
 from halfspace.cpu.filters.cascade import out_of_reach
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import fetch
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
-from halfspace.cpu.runtime.jit import borrowed, compiled, fetch_add, hold, inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, fetch_add, hold, inlined
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.cpu.verify import decide_hairline, dot, precision
 from halfspace.model.formats import FORMATS
@@ -105,12 +105,12 @@ def _attend_runs(address, store, lengths, asked, how, begun, of_runs):
     heads = spaces // batch
     size = query_heads // heads
     row_bytes = dim * keys.itemsize
-    all_cells = carray(pointer(address, CELLS), spaces)
+    all_cells = array_at(address, CELLS, spaces)
     keys, values, norms = borrowed(keys), borrowed(values), borrowed(norms)
     tile, codes = blank_tile(dim)
     own_rows, left = np.empty((size, CHUNK), np.int64), np.zeros(size, np.int64)
     rows = borrowed(own_rows)
-    logits, parts, part = np.empty(CHUNK), np.empty((2, dim)), np.empty(dim, np.float32)
+    logits, parts, part = np.empty(CHUNK), np.empty((2, max(dim, LIMBS))), np.empty(dim, np.float32)
     own, viewed = prepare_heads(all_cells[0], queries[0, :size], tau[0, :size]), 0
     group = borrow_heads(own)
     clock = np.empty(1, CLOCK)

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray
 
 from halfspace.cpu.attention.heads import cells_of
 from halfspace.cpu.filters.cells import choose_frame, encode_rows
@@ -12,7 +11,7 @@ from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.formats import SLICE, measure_rows
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import compiled, inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, compiled, inlined, pointer
 from halfspace.model.kv_cache import OVERFULL, RESERVOIR, Cache
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 
@@ -69,7 +68,7 @@ def _append(address, store, ends, given, pieces, span):
     capacity, dim = keys.shape[1:]
     heads = keys.shape[0] // lengths.size
     longest = np.zeros(2)
-    all_cells = carray(pointer(address, CELLS), keys.shape[0])
+    all_cells = array_at(address, CELLS, keys.shape[0])
     for piece in range(first, last):
         space = piece // pieces
         sequence, head = space // heads, space % heads
@@ -98,14 +97,14 @@ def _append(address, store, ends, given, pieces, span):
 def _arrays_of(cells, capacity, dim):
     """View the arrays of a CELLS record: frame and places, as `encode_rows` takes them, and peaks."""
     words = (dim + 7) // 8
-    frame = carray(pointer(cells.centre, np.float32), dim), carray(pointer(cells.weights, np.float32), dim)
+    frame = array_at(cells.centre, np.float32, dim), array_at(cells.weights, np.float32, dim)
     places = (
-        carray(pointer(cells.high, np.uint8), (capacity // BLOCK, words, BLOCK, 4)),
-        carray(pointer(cells.low, np.uint8), 4 * capacity * words),
-        carray(pointer(cells.scales, np.uint16), capacity),
-        carray(pointer(cells.high_radii, np.uint16), (2, capacity)),  # those of the whole codes follow
+        array_at(cells.high, np.uint8, (capacity // BLOCK, words, BLOCK, 4)),
+        array_at(cells.low, np.uint8, 4 * capacity * words),
+        array_at(cells.scales, np.uint16, capacity),
+        array_at(cells.high_radii, np.uint16, (2, capacity)),  # those of the whole codes follow
     )
-    return frame, places, carray(pointer(cells.peaks, np.float32), (capacity + CHUNK - 1) // CHUNK)
+    return frame, places, array_at(cells.peaks, np.float32, (capacity + CHUNK - 1) // CHUNK)
 
 
 @compiled

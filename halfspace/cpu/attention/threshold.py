@@ -7,7 +7,6 @@ of exp(doubt) at most, to which the rounding of sums and exponentials adds less 
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray
 
 from halfspace.cpu.attention.heads import (
     PACK,
@@ -28,6 +27,7 @@ from halfspace.cpu.job import fetch
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu.runtime.jit import (
+    array_at,
     bits_of,
     borrowed,
     compiled,
@@ -99,7 +99,7 @@ def _certify_heads(address, keys, lengths, queries, how, begun, certified):
     size = query_heads // heads
     packs = (size + PACK - 1) // PACK
     longest = lengths.max()
-    all_cells = carray(pointer(address, CELLS), spaces)
+    all_cells = array_at(address, CELLS, spaces)
     tile, codes = blank_tile(dim)
     values, rows = np.empty((min(size, PACK), longest)), np.empty(longest, np.int64)
     bins, exponents = np.empty(longest, np.int32), np.empty(longest)
@@ -175,9 +175,9 @@ def _certify(cells, keys, group, k, values, how, scratch):
     bins, rows, exponents = scratch
     length, dim = keys.shape
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
-    peaks = carray(pointer(cells.peaks, np.float32), (length + CHUNK - 1) // CHUNK)
+    peaks = array_at(cells.peaks, np.float32, (length + CHUNK - 1) // CHUNK)
     peak = np.float64(peaks.max()) if length else 0.0
-    base, base_error = dot_centre(wide, plan, carray(pointer(cells.centre, np.float32), dim))
+    base, base_error = dot_centre(wide, plan, array_at(cells.centre, np.float32, dim))
     highest, largest = _ordered(-np.inf), np.int64(0)
     for i in range(length):
         width = _width(scales[i], radii[i], view)

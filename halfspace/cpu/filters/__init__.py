@@ -36,7 +36,7 @@ class FilterCode(NamedTuple):
     name : of the kernel; filters that differ in `bound` alone share one
     describe : ``(data, space) -> record (1,)``, whose address is the ``data`` of SEGMENT; None where vectors and norms
         are enough
-    search : compiled; ``(job, segment, rows, state, directions, counts, span)`` searches chunks [*span) of one space,
+    search : compiled; ``(job, segment, state, directions, counts, span)`` searches chunks [*span) of one space,
         and returns the chunk at which it stopped; see `halfspace.cpu.by_chunk`
     prepare : compiled; ``(table, which, directions, dim, shared)`` makes the ``state`` of all spaces of one segment
     share : ``(table, directions) -> (address, keepalive)`` makes for all threads what `prepare` then finds at the

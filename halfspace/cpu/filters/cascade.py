@@ -5,10 +5,9 @@ there, by counted bytes.
 """
 
 import numpy as np
-from numba import carray
 
+from halfspace.cpu.by_chunk import scan_blocks
 from halfspace.cpu.filters.records import CELLS
-from halfspace.cpu.filters.scan import classify_blocks
 from halfspace.cpu.formats import widen16
 from halfspace.cpu.job import (
     AXES,
@@ -28,7 +27,7 @@ from halfspace.cpu.job import (
     list_blocks,
 )
 from halfspace.cpu.rounding import longest_product
-from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.jit import inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import cell_verdicts, lowest_bit_of
 from halfspace.cpu.runtime.simd import nibble_dot, row_dot
 from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LOW_MIDDLE
@@ -46,15 +45,15 @@ def out_of_reach(cells, chunk, norm, tau):
 
 
 @inlined
-def classify_cells(job, segment, rows, seen, direction, low, high):
+def classify_cells(job, segment, seen, direction, low, high):
     """Test the cells of rows [low, high) of a chunk; what the codes do not pay for is scanned.
 
     Returns how many rows are left, and how many hits were counted instead where ``job.counting``.
     """
-    cells, view = carray(pointer(segment.data, CELLS), 1)[0], seen.views[direction.number]
+    cells, view = record_at(segment.data, CELLS), seen.views[direction.number]
     left, counted, after = cascade(job, segment, cells, view, direction, low, high)
     if after < high:
-        left = classify_blocks(job, segment, rows, direction, list_blocks(job, after, high), left)
+        left = scan_blocks(job, segment, direction, list_blocks(job, after, high), left)
     return left, counted
 
 

@@ -28,7 +28,7 @@ from halfspace.cpu.formats import SLICE, exact64, round_up16, widen, widen16
 from halfspace.cpu.rounding import norm_bound, residual_bound
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import compiled
+from halfspace.cpu.runtime.jit import blank, cleared, compiled
 from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
 from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LARGEST_CODE, MODERATE, TILE
@@ -160,13 +160,13 @@ def encode_rows(vectors, frame, places, lengths, span):
     first, last = span
     dim = centre.size
     words = high.shape[1]
-    base, weight, inverse = np.empty(dim), np.empty(dim), np.empty(dim)
+    base, weight, inverse = blank(dim, np.float64), blank(dim, np.float64), blank(dim, np.float64)
     for j in range(dim):
         base[j] = exact64(centre[j])
         weight[j] = np.float64(weights[j])
         inverse[j] = 1.0 / weight[j]
-    offset = np.empty(dim)
-    code = np.zeros(8 * words, np.int64)
+    offset = blank(dim, np.float64)
+    code = cleared(8 * words, np.int64)
     longest_high, longest = lengths[0], lengths[1]
     for i in range(first, last):
         largest = 0.0

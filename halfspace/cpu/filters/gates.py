@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray
 
 from halfspace.cpu.by_chunk import chunkwise
 from halfspace.cpu.codes import dot_centre
@@ -18,7 +17,7 @@ from halfspace.cpu.job import BALLS as BALLS_STAGE
 from halfspace.cpu.job import BYTES, DROP, DROPPED, GATES, LEFT, LOOK, TAKE, TAKEN, TESTED, keep
 from halfspace.cpu.rounding import radius_factor
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import compiled, inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, compiled, inlined, pointer, record_at
 from halfspace.cpu.runtime.records import DIRECTION
 from halfspace.cpu.runtime.simd import tile_dot
 from halfspace.model.filters.balls import Balls
@@ -82,11 +81,11 @@ def _bound(direction, centre, arrays, bounds, span):
 
     direction : address of a DIRECTION; arrays : the codes, scales and radii of the balls
     """
-    asked = carray(pointer(direction, DIRECTION), 1)[0]
+    asked = record_at(direction, DIRECTION)
     codes, scales, radii = arrays
     first, last = span
     steps, digits = asked.steps, asked.digits
-    base, error = dot_centre(carray(pointer(asked.wide, np.float64), centre.size), asked, centre)
+    base, error = dot_centre(array_at(asked.wide, np.float64, centre.size), asked, centre)
     error += 8 * UNIT * abs(base)
     factor = radius_factor(asked.norm)
     places = np.empty(4, np.int64)
@@ -206,9 +205,9 @@ def _classify_balls(job, balls, rows, low, high):
 
 
 @inlined
-def _classify(job, segment, rows, state, direction, low, high):
+def _classify(job, segment, state, direction, low, high):
     """List which rows of a chunk the balls that hold them leave; returns how many, and that no hit is counted here."""
-    balls = carray(pointer(segment.data, BALLS), 1)[0]
+    balls = record_at(segment.data, BALLS)
     came, gated, dropped, looked = _classify_balls(job, balls, segment.rows, low, high)
     left, taken = 0, 0
     if came > gated + dropped:

@@ -15,11 +15,10 @@ at all come first.
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.formats import widen16
 from halfspace.cpu.rounding import least_norm, norm_bound, pair_margin, radius_factor, reach
-from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, pointer
 from halfspace.cpu.runtime.simd import GROUP
 from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
 
@@ -44,31 +43,39 @@ class Matrix(NamedTuple):
 def blank_matrix(spaces, count, dim):
     """Make room for `count` directions of `dim` dimensions in each space."""
     padded = (count + GROUP - 1) // GROUP * GROUP
+    levels = blank((spaces, padded), np.float32)
+    for space in range(spaces):
+        for place in range(padded):
+            levels[space, place] = np.float32(np.inf)
     return Matrix(
-        np.empty((spaces, count), np.int64),
-        np.empty((spaces, count)),
-        np.zeros((spaces, padded, (dim + TILE - 1) // TILE * TILE), np.int8),
-        np.full((spaces, padded), np.float32(np.inf)),
-        np.zeros((spaces, padded), np.float32),
-        np.zeros((spaces, padded), np.float32),
+        blank((spaces, count), np.int64),
+        blank((spaces, count), np.float64),
+        cleared((spaces, padded, (dim + TILE - 1) // TILE * TILE), np.int8),
+        levels,
+        cleared((spaces, padded), np.float32),
+        cleared((spaces, padded), np.float32),
     )
 
 
 @inlined
 def can_multiply(cells, rows):
     """Whether all norms of a segment are moderate."""
-    return carray(pointer(cells.peaks, np.float32), (rows + CHUNK - 1) // CHUNK).max() <= MODERATE
+    peaks = pointer(cells.peaks, np.float32)
+    moderate = True
+    for chunk in range((rows + CHUNK - 1) // CHUNK):
+        moderate &= peaks[chunk] <= MODERATE
+    return moderate
 
 
 @inlined
 def fill_matrix(cells, directions, views, dim, space, out):
     """Sort the directions (m,) of one space, with their views, and code them in one digit."""
     count = directions.size
-    weights = carray(pointer(cells.weights, np.float32), dim)
-    least = np.empty(count)
+    weights = array_at(cells.weights, np.float32, dim)
+    least = blank(count, np.float64)
     for k in range(count):
         least[k] = least_norm(directions[k].tau, directions[k].norm)
-    order = np.argsort(least, kind="mergesort")
+    order = _ascending(least)
     for place in range(count):
         k = order[place]
         view, norm = views[k], directions[k].norm
@@ -93,9 +100,40 @@ def fill_matrix(cells, directions, views, dim, space, out):
 
 
 @inlined
+def _ascending(values):
+    """Order numbers by merging runs, equals as they come; returns where each is."""
+    count = values.size
+    order, spare = blank(count, np.int64), blank(count, np.int64)
+    for k in range(count):
+        order[k] = k
+    run = 1
+    while run < count:
+        for first in range(0, count, 2 * run):
+            one, middle = first, min(first + run, count)
+            other, last = middle, min(first + 2 * run, count)
+            for to in range(first, last):
+                if one < middle and (other == last or values[order[one]] <= values[order[other]]):
+                    spare[to] = order[one]
+                    one += 1
+                else:
+                    spare[to] = order[other]
+                    other += 1
+        order, spare = spare, order
+        run *= 2
+    return order
+
+
+@inlined
 def reachable_by(reach, peak):
     """How many of the sorted directions a vector of norm `peak` might reach."""
-    return np.searchsorted(reach, np.float64(peak), side="right")
+    low, high, most = 0, reach.size, np.float64(peak)
+    while low < high:
+        middle = (low + high) // 2
+        if reach[middle] <= most:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @inlined

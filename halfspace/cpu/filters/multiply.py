@@ -4,14 +4,13 @@ See `halfspace.cpu.filters.matrix` for the test.
 """
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.by_chunk import chunkwise, verify
 from halfspace.cpu.filters.cascade import classify_cells
 from halfspace.cpu.filters.matrix import pack_tile, reachable_by
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import COUNT, LOOK, bits_between, keep, must_stop
-from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.jit import blank, cleared, hold, inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import lowest_bit_of, pairs_reaching
 from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end
 from halfspace.model.layout import CHUNK, TILE
@@ -25,27 +24,27 @@ _one_by_one = chunkwise(classify_cells)
 
 
 @inlined
-def search_cells(job, segment, rows, seen, directions, counts, span):
+def search_cells(job, segment, seen, directions, counts, span):
     """Search chunks [*span) of a space with cells; returns the chunk at which it stopped."""
     if seen.matrix.order.shape[0]:
-        return _multiply(job, segment, rows, seen.matrix, directions, counts, span)
-    return _one_by_one(job, segment, rows, seen, directions, counts, span)
+        return _multiply(job, segment, seen.matrix, directions, counts, span)
+    return _one_by_one(job, segment, seen, directions, counts, span)
 
 
 @inlined
-def _multiply(job, segment, rows, matrix, directions, counts, span):
+def _multiply(job, segment, matrix, directions, counts, span):
     """Search chunks [*span) for the directions of a space, all at once; returns the chunk at which it stopped."""
     (start, stop), space, dim = span, job.space, job.dim
     batch = matrix.order.shape[1]
-    cells = carray(pointer(segment.data, CELLS), 1)[0]
+    cells = record_at(segment.data, CELLS)
     peaks = pointer(cells.peaks, np.float32)
-    parts, wide = np.empty((2, dim)), np.empty(dim)
+    wide = blank(dim, np.float64)
     columns = matrix.digits.shape[2] // TILE
-    tile = np.zeros(TILE * TILE * columns, np.uint8)
-    products = np.empty((GROUP, TILE), np.int32)
-    inverses, ratios = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    tile = cleared(TILE * TILE * columns, np.uint8)
+    products = blank((GROUP, TILE), np.int32)
+    inverses, ratios = blank(TILE, np.float32), blank(TILE, np.float32)
     tiles = min(max(PASS_BYTES // (TILE * job.row_bytes), 1), CHUNK // TILE)
-    masks = np.zeros((batch, tiles), np.int64)  # of each direction, the vectors that are left
+    masks = cleared((batch, tiles), np.int64)  # of each direction, the vectors that are left
     first, begin = (job.row, job.place) if job.resumed else (start * CHUNK, 0)
     at, chunk = stop, start
     matrix_begin()
@@ -56,7 +55,8 @@ def _multiply(job, segment, rows, matrix, directions, counts, span):
             for t in range(tiles):
                 low = first + TILE * t
                 if low >= last:
-                    masks[:alive, t] = 0
+                    for place in range(alive):
+                        masks[place, t] = 0
                     continue
                 present = bits_between(0, min(TILE, segment.rows - low))
                 pack_tile(cells, low, job.words, columns, (tile, inverses, ratios))
@@ -87,7 +87,7 @@ def _multiply(job, segment, rows, matrix, directions, counts, span):
                     narrow = pointer(direction.narrow, np.float32)
                     for j in range(dim):
                         wide[j] = np.float64(narrow[j])
-                    counts[direction.number] += verify(job, segment, rows, direction, wide, left, parts)
+                    counts[direction.number] += verify(job, segment, direction, wide.ctypes.data, left)
             begin = 0
             first += TILE * tiles
             if at == stop and must_stop(job, 0, 0, 0, first):
@@ -96,4 +96,5 @@ def _multiply(job, segment, rows, matrix, directions, counts, span):
             chunk += 1
             first = chunk * CHUNK
     matrix_end()
+    hold(wide)
     return at

@@ -1,12 +1,11 @@
 """What a batch needs of one segment's cells, made once for all the threads that share it."""
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.directions import Directions
 from halfspace.cpu.filters.matrix import LEAST, Matrix
 from halfspace.cpu.filters.views import DIGITS, SHARED, VIEW, Seen, fill_seen
-from halfspace.cpu.runtime.jit import compiled, pointer
+from halfspace.cpu.runtime.jit import array_at, compiled
 from halfspace.cpu.runtime.records import DIRECTION, SEGMENT
 from halfspace.cpu.runtime.simd import GROUP
 from halfspace.model.filters.cells import Cells
@@ -58,10 +57,10 @@ def _look(table, directions, sizes, views, digits, matrix):
     total, dim = sizes
     order, reach, matrix_digits, levels, factors, offsets = matrix
     seen = Seen(
-        carray(pointer(views, VIEW), total),
+        array_at(views, VIEW, total),
         digits[0],
         digits[1],
         Matrix(order, reach, matrix_digits, levels, factors, offsets),
     )
-    own = carray(pointer(table[0], SEGMENT), (table[1], table[2]))
-    fill_seen(own, 0, carray(pointer(directions, DIRECTION), total), dim, seen)
+    own = array_at(table[0], SEGMENT, (table[1], table[2]))
+    fill_seen(own, 0, array_at(directions, DIRECTION, total), dim, seen)

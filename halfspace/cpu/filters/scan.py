@@ -5,28 +5,32 @@ The ball is the rounding error: |computed - <q, x>| <= slope32 |x| + intercept32
 """
 
 import numpy as np
-from numba import carray
 
-from halfspace.cpu.by_chunk import chunkwise
+from halfspace.cpu.by_chunk import chunkwise, scan_blocks
 from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.formats import widen
 from halfspace.cpu.job import BYTES, DOTS, DROP, DROPPED, LEFT, LOOK, SCAN, TAKE, TAKEN, TESTED, keep, list_blocks
-from halfspace.cpu.runtime.jit import inlined, multiply_add, pointer
+from halfspace.cpu.runtime.jit import array_at, inlined, multiply_add, pointer
 from halfspace.model.layout import BLOCK
 
 __all__ = ["CODE", "classify_blocks", "classify_rows"]
 
 
 @inlined
-def classify_rows(rows, direction, low, high, verdicts):
-    """Test rows [low, high) against a direction; verdicts : int32, from that of row `low` on."""
-    narrow = carray(pointer(direction.narrow, np.float32), rows.vectors.shape[1])
+def classify_rows(vectors, norms, direction, span, verdicts):
+    """Test rows [*span) of vectors (n, d) against a direction.
+
+    norms : their address; verdicts : int32, from that of the first row on
+    """
+    low, high = span
+    dim, sizes = vectors.shape[1], pointer(norms, np.float32)
+    narrow = array_at(direction.narrow, np.float32, dim)
     tau = direction.tau
     for i in range(low, high):
         total = np.float32(0.0)
-        for j in range(rows.vectors.shape[1]):
-            total = multiply_add(total, narrow[j], widen(rows.vectors[i, j]))
-        norm = np.float64(rows.norms[i])
+        for j in range(dim):
+            total = multiply_add(total, narrow[j], widen(vectors[i, j]))
+        norm = np.float64(sizes[i])
         value = np.float64(total)
         width = direction.slope32 * norm + direction.intercept32
         if not direction.norm * norm < 2.0**126:  # the float32 sum might have overflowed
@@ -36,13 +40,16 @@ def classify_rows(rows, direction, low, high, verdicts):
 
 
 @inlined
-def classify_blocks(job, segment, rows, direction, listed, left):
-    """Scan the first `listed` blocks of the job; returns how many rows are left."""
+def classify_blocks(job, segment, vectors, direction, listed, left):
+    """Scan the first `listed` blocks of the job; vectors : stored (n, d), of the segment.
+
+    Returns how many rows are left.
+    """
     tested, taken, looks = 0, 0, 0
     for b in range(listed):
         low = BLOCK * job.blocks[b]
         high = min(low + BLOCK, segment.rows)
-        classify_rows(rows, direction, low, high, job.verdicts)
+        classify_rows(vectors, segment.norms, direction, (low, high), job.verdicts)
         tested += high - low
         for i in range(high - low):
             verdict = job.verdicts[i]
@@ -61,9 +68,9 @@ def classify_blocks(job, segment, rows, direction, listed, left):
 
 
 @inlined
-def _classify(job, segment, rows, state, direction, low, high):
+def _classify(job, segment, state, direction, low, high):
     """Scan a chunk."""
-    return classify_blocks(job, segment, rows, direction, list_blocks(job, low, high), 0), 0
+    return scan_blocks(job, segment, direction, list_blocks(job, low, high), 0), 0
 
 
 CODE = FilterCode("scan", describe=None, search=chunkwise(_classify), sources=(__file__,))

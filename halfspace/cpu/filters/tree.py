@@ -28,7 +28,7 @@ from halfspace.cpu.job import (
     take,
 )
 from halfspace.cpu.job import GROUPS as GROUPS_STAGE
-from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import count_bits, lowest_bit_of
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 
@@ -52,16 +52,16 @@ def prepare_groups(table, which, directions, dim, shared):
     spaces = table.shape[0]
     count = directions.size if table[0, which].data != 0 else 0
     chunks = Chunks(
-        np.empty(count),
-        np.empty(count),
-        np.empty((count, TILE), np.int32),
-        np.empty((count, TILE)),
-        np.empty((count, TILE)),
-        np.zeros(TILE, np.bool_),
+        blank(count, np.float64),
+        blank(count, np.float64),
+        blank((count, TILE), np.int32),
+        blank((count, TILE), np.float64),
+        blank((count, TILE), np.float64),
+        cleared(TILE, np.bool_),
     )
     for k in range(count):
-        groups = carray(pointer(table[k // (count // spaces), which].data, GROUPS), 1)[0]
-        centre, wide = carray(pointer(groups.centre, np.float32), dim), pointer(directions[k].wide, np.float64)
+        groups = record_at(table[k // (count // spaces), which].data, GROUPS)
+        centre, wide = array_at(groups.centre, np.float32, dim), pointer(directions[k].wide, np.float64)
         chunks.below[k], chunks.above[k] = thresholds(carray(wide, dim), directions[k], centre)
     return chunks
 
@@ -85,19 +85,20 @@ def _open_chunk(job, segment, chunks, directions, chunk, span):
     """Test a tile of chunks where a new one begins; returns whether some direction has to look at this chunk."""
     start, stop = span
     if chunk == start or chunk % TILE == 0:
-        counted = job.work[CHUNKS].copy()
+        counts = not (chunk == start and job.resumed)  # else they were tested before the search stopped
         chunks.dropped[:] = True
-        groups = carray(pointer(segment.data, GROUPS), 1)[0]
         for k in range(directions.size):
-            _classify_chunks(job, segment, groups, chunks, directions[k], chunk, stop)
-        if chunk == start and job.resumed:  # they were tested before the search stopped
-            job.work[CHUNKS] = counted
+            _classify_chunks(job, segment, chunks, directions[k], chunk, stop, counts)
     return not chunks.dropped[chunk % TILE]
 
 
 @inlined
-def _classify_chunks(job, segment, groups, chunks, direction, chunk, stop):
-    """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64."""
+def _classify_chunks(job, segment, chunks, direction, chunk, stop, counts):
+    """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64.
+
+    counts : whether they are to be counted
+    """
+    groups = record_at(segment.data, GROUPS)
     k = direction.number
     first = chunk % TILE
     tile = chunk - first
@@ -128,6 +129,8 @@ def _classify_chunks(job, segment, groups, chunks, direction, chunk, stop):
             value, slack = value_in_tile(job, scales, i, direction)
             chunks.chunk_below[k, i] = below - value - slack
             chunks.chunk_above[k, i] = above - value + slack
+    if not counts:
+        return
     work = job.work
     work[CHUNKS, TESTED] += tested
     work[CHUNKS, DROPPED] += tested - taken - looks
@@ -137,7 +140,7 @@ def _classify_chunks(job, segment, groups, chunks, direction, chunk, stop):
 
 
 @inlined
-def _classify(job, segment, rows, chunks, direction, low, high):
+def _classify(job, segment, chunks, direction, low, high):
     """List which rows of a chunk that is a ball are left; returns how many, and how many hits were counted instead."""
     k, at = direction.number, low // CHUNK % TILE
     verdict = chunks.verdicts[k, at]
@@ -147,7 +150,7 @@ def _classify(job, segment, rows, chunks, direction, low, high):
         if job.counting:
             return 0, high - low
         return take(job, segment, low, high, 0), 0
-    groups = carray(pointer(segment.data, GROUPS), 1)[0]
+    groups = record_at(segment.data, GROUPS)
     for b in range(4):
         job.blocks[b] = low // CHUNK * 4 + b
         job.below[b] = chunks.chunk_below[k, at]

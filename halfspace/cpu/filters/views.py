@@ -3,14 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray
 
 from halfspace.cpu.codes import thresholds
 from halfspace.cpu.directions import code_in_digits
 from halfspace.cpu.filters.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.rounding import norm_bound, radius_factor, reach
-from halfspace.cpu.runtime.jit import inlined, multiply_add, pointer
+from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, multiply_add, pointer, record_at
 from halfspace.cpu.runtime.simd import GROUP
 from halfspace.model.layout import LOW_MIDDLE, TILE
 
@@ -56,9 +55,9 @@ class Seen(NamedTuple):
 def blank_seen(total, batch, dim, axes, multiplied):
     """Make room for views along so many axes, and for a matrix in so many spaces."""
     return Seen(
-        np.zeros(total, VIEW),
-        np.zeros((total, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8),
-        np.zeros((total, 2, axes), np.int8),
+        cleared(total, VIEW),
+        cleared((total, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8),
+        cleared((total, 2, axes), np.int8),
         blank_matrix(multiplied, batch, dim),
     )
 
@@ -75,10 +74,10 @@ def look(table, which, directions, dim, shared):
     if table[0, which].data == 0:
         return blank_seen(0, 0, dim, 0, 0)
     batch = total // spaces
-    first = carray(pointer(table[0, which].data, CELLS), 1)[0]
+    first = record_at(table[0, which].data, CELLS)
     multiplied = batch >= LEAST
     for space in range(spaces):
-        cells = carray(pointer(table[space, which].data, CELLS), 1)[0]
+        cells = record_at(table[space, which].data, CELLS)
         multiplied = multiplied and can_multiply(cells, table[space, which].rows)
     axes = 0 if multiplied else first.axes  # a matrix product does without them
     seen = blank_seen(total, batch, dim, axes, spaces if multiplied else 0)
@@ -92,9 +91,9 @@ def fill_seen(table, which, directions, dim, seen):
     spaces = table.shape[0]
     batch = directions.size // spaces
     multiplied, axes = seen.matrix.order.shape[0] > 0, seen.axes_digits.shape[2]
-    scaled = np.empty(dim)
+    scaled = blank(dim, np.float64)
     for space in range(spaces):
-        cells = carray(pointer(table[space, which].data, CELLS), 1)[0]
+        cells = record_at(table[space, which].data, CELLS)
         low, high = space * batch, (space + 1) * batch
         for k in range(low, high):
             view_one(cells, directions[k], scaled, seen.digits[k], seen.views[k])
@@ -122,22 +121,22 @@ SHARED = np.dtype(
 @inlined
 def borrow_seen(address, spaces, count, dim):
     """Read the views at the address of a SHARED record; the digits that they refer to are left out."""
-    shared = carray(pointer(address, SHARED), 1)[0]
+    shared = record_at(address, SHARED)
     multiplied = spaces if shared.multiplied else 0
     batch = count // spaces
     padded = (batch + GROUP - 1) // GROUP * GROUP
     columns = (dim + TILE - 1) // TILE
     return Seen(
-        carray(pointer(shared.views, VIEW), count),
-        np.empty((0, 4, 0), np.int8),
-        np.empty((0, 2, 0), np.int8),
+        array_at(shared.views, VIEW, count),
+        blank((0, 4, 0), np.int8),
+        blank((0, 2, 0), np.int8),
         Matrix(
-            carray(pointer(shared.order, np.int64), (multiplied, batch)),
-            carray(pointer(shared.reach, np.float64), (multiplied, batch)),
-            carray(pointer(shared.digits, np.int8), (multiplied, padded, TILE * columns)),
-            carray(pointer(shared.levels, np.float32), (multiplied, padded)),
-            carray(pointer(shared.factors, np.float32), (multiplied, padded)),
-            carray(pointer(shared.offsets, np.float32), (multiplied, padded)),
+            array_at(shared.order, np.int64, (multiplied, batch)),
+            array_at(shared.reach, np.float64, (multiplied, batch)),
+            array_at(shared.digits, np.int8, (multiplied, padded, TILE * columns)),
+            array_at(shared.levels, np.float32, (multiplied, padded)),
+            array_at(shared.factors, np.float32, (multiplied, padded)),
+            array_at(shared.offsets, np.float32, (multiplied, padded)),
         ),
     )
 
@@ -150,9 +149,9 @@ def view_one(cells, direction, scaled, digits, out):
     scaled : float64 (d,), to work in; digits : int8 (4, stride), zero; out : a VIEW
     """
     dim = scaled.size
-    wide = carray(pointer(direction.wide, np.float64), dim)
-    centre = carray(pointer(cells.centre, np.float32), dim)
-    weights = carray(pointer(cells.weights, np.float32), dim)
+    wide = array_at(direction.wide, np.float64, dim)
+    centre = array_at(cells.centre, np.float32, dim)
+    weights = array_at(cells.weights, np.float32, dim)
     out.below, out.above = thresholds(wide, direction, centre)
     out.factor = radius_factor(direction.norm)
     for j in range(dim):
@@ -173,9 +172,9 @@ def view_one(cells, direction, scaled, digits, out):
 @inlined
 def _view_axes(cells, direction, along, digits, out):
     dim, count = along.size, cells.axes
-    wide = carray(pointer(direction.wide, np.float64), dim)
-    matrix = carray(pointer(cells.axes_matrix, np.float32), (count, dim))
-    weights = carray(pointer(cells.axes_weights, np.float32), count)
+    wide = array_at(direction.wide, np.float64, dim)
+    matrix = array_at(cells.axes_matrix, np.float32, (count, dim))
+    weights = array_at(cells.axes_weights, np.float32, count)
     total = 0.0
     for k in range(count):
         axis = matrix[k]

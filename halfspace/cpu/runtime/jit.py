@@ -4,25 +4,38 @@ Floating-point policy: no kernel uses ``fastmath``. The one licence to reassocia
 bound in `halfspace.model.rounding` holds for every order of summation.
 """
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from llvmlite import ir
+from numba import jit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from numba.np.arrayobj import _empty_nd_impl, make_array, np_cfarray
 
 from halfspace.cpu.runtime.kernel_cache import KernelCache
 from halfspace.cpu.runtime.naming import named
+from halfspace.cpu.runtime.steps import StepCompiler
 from halfspace.cpu.runtime.threads import go_on
 from halfspace.runtime.interrupts import undisturbed
 from halfspace.runtime.notices import compiling, watched
 
 __all__ = [
+    "address_of",
+    "always_inlined",
+    "array_at",
     "bit_length",
     "bits_of",
+    "blank",
     "borrowed",
+    "by_type",
+    "call",
+    "called",
+    "cleared",
     "compiled",
     "fetch_add",
     "float32_of",
@@ -31,14 +44,24 @@ __all__ = [
     "inlined",
     "multiply_add",
     "pointer",
+    "record_at",
     "specialised",
     "trailing_zeros",
     "zeros",
 ]
 
 
-inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_POLICY: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy"}
+_STEP = _POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": StepCompiler}
+
+inlined = jit(**_STEP)
 """Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
+
+always_inlined = jit(forceinline=True, **_STEP)
+"""Like `inlined`, of a step that is called for each row: LLVM may think it too large to be worth it."""
+
+by_type = partial(overload, jit_options=_STEP)
+"""Choose a step by the types of its arguments, as `numba.extending.overload` does."""
 
 
 def compiled(function: Callable[..., Any], sources: tuple[str, ...] | None = None) -> Any:
@@ -55,7 +78,28 @@ def compiled(function: Callable[..., Any], sources: tuple[str, ...] | None = Non
 
     sources : files beside those of this package that it takes code from; if there are none, it is not kept on disk
     """
-    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    dispatcher = _kept(jit(no_cfunc_wrapper=True, **_POLICY)(function), sources)
+    compile_for_args = partial(_uncollected, dispatcher._compile_for_args)
+    dispatcher._compile_for_args = partial(watched, compile_for_args, meanwhile=go_on)
+    dispatcher.typeof_pyval = partial(undisturbed, dispatcher.typeof_pyval, meanwhile=go_on)  # of tuples not yet seen
+    return dispatcher
+
+
+def called(function: Callable[..., Any], count: int) -> tuple[int, object]:
+    """Compile a function of `count` int64 that compiled code calls by its address, by `call`; kept on disk.
+
+    It must not allocate: nobody would hear of an exception. Returns the address, and what keeps its code alive.
+    """
+    dispatcher = _kept(jit(no_cpython_wrapper=True, **_POLICY)(function), None)
+    arguments = (types.int64,) * count
+    watched(_uncollected, dispatcher.compile, types.int64(*arguments), meanwhile=go_on)
+    made = dispatcher.overloads[arguments]
+    return made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name), dispatcher
+
+
+def _kept(dispatcher: Any, sources: tuple[str, ...] | None) -> Any:
+    """Have what is compiled kept on disk, and notice what is not there."""
+    function = dispatcher.py_func
     cache = None if sources == () else KernelCache.of(function, sources or ())
     if cache is not None:
         dispatcher._cache = cache
@@ -66,9 +110,21 @@ def compiled(function: Callable[..., Any], sources: tuple[str, ...] | None = Non
             return compile(signature, result)
 
     dispatcher._compiler.compile = noted  # called where the cache has nothing
-    dispatcher._compile_for_args = partial(watched, dispatcher._compile_for_args, meanwhile=go_on)
-    dispatcher.typeof_pyval = partial(undisturbed, dispatcher.typeof_pyval, meanwhile=go_on)  # of tuples not yet seen
     return dispatcher
+
+
+def _uncollected(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function, and look for no garbage meanwhile.
+
+    A compiler's objects are many and in use: looking takes a sixth of its time, and finds next to nothing.
+    """
+    if not gc.isenabled():
+        return function(*arguments)
+    gc.disable()
+    try:
+        return function(*arguments)
+    finally:
+        gc.enable()
 
 
 def specialised(template: Callable[..., Any], name: str | None = None, **parts: Any) -> Callable[..., Any]:
@@ -81,6 +137,40 @@ def specialised(template: Callable[..., Any], name: str | None = None, **parts: 
     function = FunctionType(template.__code__, names, name or template.__name__, template.__defaults__)
     function.__qualname__ = name or template.__qualname__
     return function
+
+
+@intrinsic
+def blank(typingctx: Any, shape: Any, like: Any) -> Any:
+    """Make an array, as `numpy.empty` does, whose code Numba compiles anew for each kind of shape and dtype."""
+    target = types.Array(like.dtype, len(shape) if isinstance(shape, types.BaseTuple) else 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        sizes: Any = (args[0],)
+        kinds: Any = (signature.args[0],)
+        if isinstance(kinds[0], types.BaseTuple):
+            sizes, kinds = cgutils.unpack_tuple(builder, sizes[0]), tuple(kinds[0])
+        sizes = [context.cast(builder, *both, types.intp) for both in zip(sizes, kinds, strict=True)]
+        return _empty_nd_impl(context, builder, target, sizes)._getvalue()
+
+    return target(shape, like), codegen
+
+
+@intrinsic
+def _clear(typingctx: Any, array: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        own = make_array(signature.args[0])(context, builder, args[0])
+        cgutils.memset(builder, own.data, builder.mul(own.itemsize, own.nitems), 0)
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
+
+
+@inlined
+def cleared(shape, like):
+    """Make an array of zeros."""
+    array = blank(shape, like)
+    _clear(array)
+    return array
 
 
 @intrinsic
@@ -100,6 +190,54 @@ def _reinterpret(source: Any, target: Any) -> Any:
         return builder.bitcast(bits, context.get_value_type(target))
 
     return codegen
+
+
+@intrinsic
+def array_at(typingctx: Any, address: Any, like: Any, shape: Any) -> Any:
+    """View an array in C order at a machine address, which it does not own; like : as for `pointer`."""
+    target = types.Array(like.dtype, len(shape) if isinstance(shape, types.BaseTuple) else 1, "C")
+    place = types.CPointer(like.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start = builder.inttoptr(args[0], context.get_value_type(place))
+        return np_cfarray(context, builder, target(place, signature.args[2]), (start, args[2]))
+
+    return target(address, like, shape), codegen
+
+
+@intrinsic
+def record_at(typingctx: Any, address: Any, like: Any) -> Any:
+    """Take what lies at a machine address as a record; like : its dtype."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(like.dtype))
+
+    return like.dtype(address, like), codegen
+
+
+@intrinsic
+def address_of(typingctx: Any, record: Any) -> Any:
+    """Tell where a record lies."""
+    if not isinstance(record, types.Record):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], context.get_value_type(types.int64))
+
+    return types.int64(record), codegen
+
+
+@intrinsic
+def call(typingctx: Any, address: Any, arguments: Any) -> Any:
+    """Call what `called` has compiled, at its address, with a tuple of int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        numbers = cgutils.unpack_tuple(builder, args[1])
+        number = context.get_value_type(types.int64)
+        function = ir.FunctionType(number, [number] * len(numbers))
+        return builder.call(builder.inttoptr(args[0], function.as_pointer()), numbers)
+
+    return types.int64(types.int64, types.UniTuple(types.int64, len(arguments))), codegen
 
 
 @intrinsic
@@ -185,7 +323,7 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
 @inlined
 def borrowed(array):
     """View an array that outlives the view, so that a slice of it costs no counting of references."""
-    return carray(pointer(array.ctypes.data, array), array.shape)
+    return array_at(array.ctypes.data, array, array.shape)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

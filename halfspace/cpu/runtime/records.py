@@ -64,6 +64,9 @@ HEAD = np.dtype(
         ("enough", np.int64),  # if so many bytes have been read by then
         ("may_scan", np.int64),  # whether to read vectors instead where a filter does not pay
         ("wanted", np.int64),  # of `halfspace.model.counters.Want`
+        ("scan", np.int64),  # of `halfspace.cpu.stored.Readers`: two addresses, and the bytes of a component
+        ("verify", np.int64),
+        ("itemsize", np.int64),
         ("goes_on", np.int64),  # whether the search goes on from where a call before has stopped
         ("budget", np.float64),  # seconds after which the call returns
     ]
@@ -97,6 +100,9 @@ JOB = np.dtype(
         ("dim", np.int64),
         ("words", np.int64),  # of 8 codes of 4 bits
         ("row_bytes", np.int64),  # of a vector
+        ("parts", np.int64),  # address of float64 (2, d), at least (2, LIMBS), to decide a hairline in
+        ("scan", np.int64),  # as in HEAD
+        ("verify", np.int64),
         ("wanted", np.int64),
         ("may_scan", np.int64),
         ("counting", np.bool_),  # whether hits of this segment are counted instead of listed

@@ -1,0 +1,88 @@
+"""What reads stored vectors: the scan of blocks, and verification.
+
+Both are compiled once for each stored format. The search kernels of all filters call them by their addresses, once for
+a direction and a chunk, and so serve every format.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from halfspace.cpu import job as jobs
+from halfspace.cpu.emit import emit
+from halfspace.cpu.exact import LIMBS
+from halfspace.cpu.filters.scan import classify_blocks
+from halfspace.cpu.job import COUNT
+from halfspace.cpu.runtime.jit import array_at, called, pointer, record_at, specialised
+from halfspace.cpu.runtime.records import DIRECTION, JOB, SEGMENT
+from halfspace.cpu.verify import decide, decide_hairline, precision
+
+__all__ = ["Readers", "readers_of"]
+
+like: Any = None
+"""What `readers_of` puts a stored format in the place of."""
+
+
+class Readers(NamedTuple):
+    """What reads the vectors of a stored format."""
+
+    scan: int  # address of `_scan`
+    verify: int  # address of `_verify`
+    itemsize: int
+
+
+_readers: dict[Any, Readers] = {}
+_keepalive: list[object] = []
+
+
+def readers_of(dtype: np.dtype[Any]) -> Readers:
+    """Return what reads vectors of a stored format; it is compiled when it is first asked for."""
+    known = _readers.get(dtype)
+    return known or _readers.setdefault(dtype, _compile(dtype))
+
+
+def _compile(dtype: np.dtype[Any]) -> Readers:
+    scan, scan_code = called(specialised(_scan, f"scan_{dtype.name}", like=dtype.type), 5)
+    verify, verify_code = called(specialised(_verify, f"verify_{dtype.name}", like=dtype.type), 5)
+    _keepalive.extend((scan_code, verify_code))
+    return Readers(scan, verify, dtype.itemsize)
+
+
+def _scan(job, segment, direction, listed, left):
+    """Scan the first `listed` blocks of a job; the others are addresses. Returns how many rows are left."""
+    own, part = record_at(job, JOB), record_at(segment, SEGMENT)
+    asked = record_at(direction, DIRECTION)
+    vectors = array_at(part.vectors, like, (part.rows, own.dim))
+    return classify_blocks(own, part, vectors, asked, listed, left)
+
+
+def _verify(job, segment, direction, wide, left):
+    """Decide the rows that a filter has left, and emit the hits, for which there is room; returns how many.
+
+    wide : address of the direction (d,) in float64
+    """
+    own, part = record_at(job, JOB), record_at(segment, SEGMENT)
+    asked = record_at(direction, DIRECTION)
+    dim, scored, wanted, tau = own.dim, own.scored, own.wanted, asked.tau
+    vectors, norms = array_at(part.vectors, like, (part.rows, dim)), pointer(part.norms, np.float32)
+    row_ids = pointer(part.ids, np.int64)
+    narrow, values = array_at(asked.narrow, np.float32, dim), array_at(wide, np.float64, dim)
+    parts = array_at(own.parts, np.float64, (2, max(dim, LIMBS)))
+    trust = precision(asked, part.grain)
+    hits = 0
+    for at in range(left):
+        row = own.rows[at]
+        score = np.float32(0.0)
+        if scored or own.kinds[at] == jobs.LOOK:
+            x, norm, by = vectors[row], norms[row], jobs.VERIFY
+            hit, score, certain = decide(x, norm, values, trust, tau, scored)
+            if not certain:
+                by = jobs.EXACT
+                hit, score = decide_hairline(x, norm, part.grain, narrow, asked, tau, scored, parts)
+            own.work[by, jobs.TAKEN if hit else jobs.DROPPED] += 1
+            if not hit:
+                continue
+        if wanted != COUNT:
+            emit(own, asked.number, row_ids[row], score)
+        hits += 1
+    return hits
