@@ -11,6 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, cast
 
+from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.model.segment import Segment
 from halfspace.model.table import Table
@@ -71,10 +72,26 @@ class Backend(Protocol):
     def measure(self, vectors: Any, threads: int, advance: Advance = ignore) -> tuple[Any, float]:
         """Bound norms, and find the common grain."""
 
-    def encode(self, vectors: Any, norms: Any, threads: int, like: Any = None, advance: Advance = ignore) -> Any:
+    def encode(
+        self,
+        vectors: Any,
+        norms: Any,
+        threads: int,
+        like: Any = None,
+        advance: Advance = ignore,
+        metric: Metric = Metric.IP,
+    ) -> Any:
         """Derive `halfspace.model.filters.cells.Cells`."""
 
-    def enclose_groups(self, vectors: Any, threads: int, centre: Any = None, advance: Advance = ignore) -> Any:
+    def enclose_groups(
+        self,
+        vectors: Any,
+        norms: Any,
+        threads: int,
+        centre: Any = None,
+        advance: Advance = ignore,
+        metric: Metric = Metric.IP,
+    ) -> Any:
         """Derive `halfspace.model.filters.groups.Groups`."""
 
     def enclose(
@@ -100,8 +117,8 @@ class Backend(Protocol):
         and the counters of its ``work``.
         """
 
-    def rough_scores(self, vectors: Any, directions: Any, threads: int) -> Any:
-        """Multiply stored bits (s, d) with directions (m, d) in float32, in any order: (m, s)."""
+    def rough_scores(self, vectors: Any, directions: Any, threads: int, metric: Metric = Metric.IP) -> Any:
+        """Score stored bits (s, d) for directions (m, d) in float32, about, as kernels do: (m, s)."""
 
     def collect(self, found: Any, threads: int) -> Any:
         """Return offsets (m + 1,), ids and scores of what was found, in order of ids."""

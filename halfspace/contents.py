@@ -12,6 +12,7 @@ from halfspace.files import index_file
 from halfspace.files.container import StoredFile
 from halfspace.files.streams import Target
 from halfspace.model.formats import FORMATS, as_numbers
+from halfspace.model.metrics import Metric
 from halfspace.runtime.progress import Meter, Progress
 from halfspace.state.snapshot import MAX_ID, Snapshot
 
@@ -24,6 +25,7 @@ class Contents:
     _dim: int
     _device: str
     _filter: str
+    _metric: Metric
     _format: str
     _threads: int
     _backend: Backend
@@ -40,6 +42,11 @@ class Contents:
     def dtype(self) -> np.dtype[Any]:
         """The dtype of stored vectors."""
         return FORMATS[self._format][0]
+
+    @property
+    def metric(self) -> str:
+        """The metric, as given."""
+        return self._metric.label
 
     @property
     def filter(self) -> str:
@@ -76,8 +83,9 @@ class Contents:
             return bool(self._snapshot.locate(self._backend.xp.asarray([number], np.int64))[0][0] >= 0)
 
     def __repr__(self) -> str:
+        metric = "" if self._metric == Metric.IP else f"metric={self._metric.label!r}, "
         return (
-            f"<HalfspaceIndex: {len(self):,} vectors, dim={self._dim}, dtype={self._format!r}, "
+            f"<HalfspaceIndex: {len(self):,} vectors, dim={self._dim}, {metric}dtype={self._format!r}, "
             f"filter={self._filter!r}, device={self._device!r}>"
         )
 

@@ -12,7 +12,8 @@ from halfspace.arguments import checks
 from halfspace.files import index_file
 from halfspace.files.streams import Source
 from halfspace.model.filters import AUTO, FILTERS, names
-from halfspace.model.formats import FORMATS, parse
+from halfspace.model.formats import FORMATS, as_float32, parse
+from halfspace.model.metrics import METRICS, Metric
 from halfspace.model.rounding import MAX_DIM
 from halfspace.model.segment import Segment, empty
 from halfspace.questions import Questions
@@ -83,6 +84,7 @@ class HalfspaceIndex(Questions):
         self,
         dim: int,
         *,
+        metric: str = "ip",
         device: str = "cpu",
         filter: str = "auto",
         dtype: Any = "float32",
@@ -97,15 +99,16 @@ class HalfspaceIndex(Questions):
         self._on = self._backend.on(device)
         self._device = device
         self._filter = checks.one_of(filter, "filter", names())
+        self._metric = Metric.named(checks.one_of(metric, "metric", METRICS))
         if filter != AUTO:
-            checks.suits(FILTERS[filter], self._dim, self._backend.DEVICE)
+            checks.suits(FILTERS[filter], self._dim, metric, self._backend.DEVICE)
         cut, size = checks.grouping(subspaces, group_size, self._dim, filter)
         self._format = parse(dtype)
         self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
         self._bits = FORMATS[self._format][1]
         self._writing = Lock()
         self._stored = None
-        builder = Builder(self._backend, self._filter, cut, size, self._threads)
+        builder = Builder(self._backend, self._filter, cut, size, self._threads, self._metric)
         with self._on:
             self._like = self._backend.xp.empty(0, self._bits)
             self._snapshot = Snapshot((), empty(self._backend.xp, self._bits, self._dim), 0, builder)
@@ -187,6 +190,8 @@ class HalfspaceIndex(Questions):
                 meter.finish()
                 return self._snapshot.claimed(None, 0)
             norms, grain = backend.measure(bits[None], self._threads, measuring.over(bits.size))
+            if self._metric == Metric.COSINE and not bool(norms.all()):
+                checks.nonzero(as_float32(bits), "vectors")
             with self._writing.once:
                 snapshot = self._snapshot.without(own) if replace and own is not None else self._snapshot
                 own = snapshot.claimed(own, len(bits))
@@ -330,6 +335,7 @@ class HalfspaceIndex(Questions):
         loaded = index_file.load(path, mmap)
         index = cls(
             loaded.dim,
+            metric=loaded.metric,
             device=device,
             filter=loaded.filter,
             dtype=loaded.format,

@@ -10,6 +10,7 @@ from halfspace.arguments import checks
 from halfspace.backend import Backend
 from halfspace.model.arrays import host
 from halfspace.model.counters import STAGES, State, Want
+from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.runtime.interrupts import of_a_handler
 
@@ -100,6 +101,8 @@ def _found(backend: Backend, question: Question) -> Iterator[Any]:
         if found.state:
             if found.state == State.NOT_FINITE:
                 checks.finite(question.directions, "directions")
+                if question.metric == Metric.COSINE:
+                    checks.nonzero(question.directions, "directions")
                 for name in ("tau", "unless"):
                     limits = getattr(question, name)
                     if not (limits is None or isinstance(limits, float)):

@@ -12,6 +12,7 @@ from halfspace.explain import Explanation
 from halfspace.hits import Hits
 from halfspace.model.counters import Want
 from halfspace.model.filters import AUTO
+from halfspace.model.metrics import Metric, as_scores, as_threshold
 from halfspace.model.question import Question
 from halfspace.nearest import nearest
 from halfspace.state.restrict import restrict
@@ -113,7 +114,8 @@ class Questions(Contents):
                 return filled
             offsets, ids, values, totals = asking.rows(self._backend, question, sort, best)
             snapshot.builder.remember(question.directions, question.tau)
-            return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
+            values = as_scores(values, self._metric) if scores else None
+            return Hits(ids, values, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
         self,
@@ -187,13 +189,13 @@ class Questions(Contents):
         most = min(checks.as_count(k, "k", 0), MAX_ID - 1)
         snapshot = self._snapshot
         with self._on:
-            floor = -np.inf if tau is None else tau
-            question, single = self._asked(snapshot, directions, floor, None, within, Want.SCORES, threads)
+            question, single = self._asked(snapshot, directions, self._loosest if tau is None else tau, None, within, Want.SCORES, threads)
             available = snapshot.live if within is None else question.table.allowed
             found = nearest(self._backend, snapshot, question, most, available)
             offsets, ids, scores = map(self._backend.xp.asarray, found)
             totals = offsets[1:] - offsets[:-1]
-            return Hits(ids, scores, offsets, totals, single=single, columns=snapshot.next_id)
+            own = as_scores(scores, self._metric)
+            return Hits(ids, own, offsets, totals, single=single, columns=snapshot.next_id)
 
     def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
         """Answer one query, with scores, and count what each stage tested, decided and read.
@@ -230,12 +232,21 @@ class Questions(Contents):
         """Validate a question; returns it, and whether it has a single direction."""
         backend = self._backend
         numbers, single = checks.as_matrix(backend.asarray(directions, "directions"), self._dim, "directions")
-        thresholds = backend.as_tau(tau, len(numbers), single)
-        ends = None if unless is None else backend.as_tau(unless, len(numbers), single, "unless")
+        thresholds = self._thresholds(tau, len(numbers), single, "tau")
+        ends = None if unless is None else self._thresholds(unless, len(numbers), single, "unless")
         workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
         table = restrict(snapshot, within)
         ready = numbers.dtype == _FLOAT32 and backend.is_kernel_ready(numbers)
         if not ready:  # of those that are, kernels find what is not finite
             numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
         how = self._filter == AUTO, workers, wanted, backend.MOST_HITS
-        return Question(table, self._like, numbers, thresholds, *how, ends), single
+        return Question(table, self._like, numbers, thresholds, *how, ends, self._metric), single
+
+    def _thresholds(self, given: Any, count: int, single: bool, name: str) -> Any:
+        """Validate thresholds, and turn them into those of kernels."""
+        return as_threshold(self._backend.as_tau(given, count, single, name), self._metric)
+
+    @property
+    def _loosest(self) -> float:
+        """What everything reaches."""
+        return np.inf if self._metric == Metric.L2 else -np.inf

@@ -23,6 +23,7 @@ __all__ = [
     "distinct",
     "finite",
     "grouping",
+    "nonzero",
     "numbers",
     "one_of",
     "real",
@@ -68,9 +69,9 @@ def grouping(subspaces: Any, group_size: Any, dim: int, filter: str) -> tuple[in
     return None if subspaces is None else int(subspaces), None if group_size is None else int(group_size)
 
 
-def suits(spec: FilterSpec, dim: int, device: str | None = None) -> None:
-    """Refuse a filter that does not take so many dimensions, or does not run on a device."""
-    if (why_not := spec.why_not(dim)) is not None:
+def suits(spec: FilterSpec, dim: int, metric: str, device: str | None = None) -> None:
+    """Refuse a filter that does not take so many dimensions, or a metric, or does not run on a device."""
+    if (why_not := spec.why_not(dim, metric)) is not None:
         raise ValueError(why_not)
     if device is not None and device not in spec.code:
         raise ValueError(f"filter {spec.name!r} does not run on the device {device!r}, but on {', '.join(spec.code)}")
@@ -114,6 +115,13 @@ def finite(values: np.ndarray, name: str) -> None:
     if bad.size:
         row, column = bad[0]
         raise ValueError(f"{name}[{row}, {column}] is {float(values[row, column])}")
+
+
+def nonzero(values: np.ndarray, name: str) -> None:
+    """Refuse rows of numbers (n, d), of any device, that are zero: they have no cosine."""
+    bad = np.flatnonzero(~host(values).astype(np.bool_).any(axis=1))
+    if bad.size:
+        raise ValueError(f"{name}[{int(bad[0])}] is zero, which has no cosine: leave it out, or use another metric")
 
 
 def rounded(

@@ -53,6 +53,7 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     own.dim, own.words, own.row_bytes = dim, (dim + 7) // 8, dim * head.itemsize
     parts = blank((2, max(dim, LIMBS)), np.float64)
     own.parts, own.scan, own.verify = parts.ctypes.data, head.scan, head.verify
+    own.metric = head.metric
     own.wanted, own.may_scan, own.scored = min(head.wanted, SCORES), head.may_scan, head.wanted >= SCORES
     if not head.goes_on:
         clear(own.work)
@@ -60,7 +61,7 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     own.stopped, own.ahead = 0, 0
     made = blank_directions(narrow if head.directions == 0 else narrow[:0])
     if head.directions == 0:
-        fill_directions(made, tau, NEEDS_DIGITS)
+        fill_directions(made, tau, NEEDS_DIGITS, head.metric)
     directions = borrowed(made.records)
     if head.directions != 0:
         directions = array_at(head.directions, DIRECTION, total)
@@ -76,7 +77,7 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
         before += chunks
         if start >= stop or reached != last:
             continue
-        state = prepare(table, which, directions, dim, head.shared)
+        state = prepare(table, which, directions, (dim, head.metric), head.shared)
         if prepares:  # only then: every call gets ahead, however long that took
             start_clock(own, head.budget)
             prepares = False

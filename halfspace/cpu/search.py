@@ -121,8 +121,8 @@ def _run(
 
     The kernel returns every so often, for an interrupt to take effect, and where more hits come than there is room for.
     """
-    table, like, directions, tau, may_scan, _, wanted, most, _ = question
-    kernel, readers = search_kernel(code), readers_of(like.dtype)
+    table, like, directions, tau, may_scan, _, wanted, most, _, metric = question
+    kernel, readers = search_kernel(code), readers_of(like.dtype, metric)
     ready = (0, 0) if prepared is None else (address(prepared.directions.records), prepared.shared)
     first, last = span
     most = most if tau.size > table.address[1] else ALL
@@ -130,7 +130,7 @@ def _run(
     columns = Columns(0 if wanted == COUNT else ROOM)
     state = 0
     while True:
-        pack_head(job, *table.address, *ready, first, last, *pause, may_scan, wanted, *readers, state != 0, TURN)
+        pack_head(job, *table.address, *ready, first, last, *pause, may_scan, wanted, *readers, metric, state != 0, TURN)
         first, found, state = kernel(job, directions, tau, counts, columns.owners, columns.ids, columns.scores)
         if found > most:
             state = int(State.OVERFULL)
@@ -162,12 +162,12 @@ def _search_many(question: Question, code: FilterCode, threads: int) -> Answer:
     """Search for a batch, prepared once for each segment and shared by all threads, which take runs of chunks."""
     tasks: list[tuple[Question, _Prepared, tuple[int, int]]] = []
     table = question.table
-    directions = prepare(question.directions, question.tau)
+    directions = prepare(question.directions, question.tau, question.metric)
     for which, segment in enumerate(table.segments):
         own = question._replace(table=table.part(which), most=question.most // threads)
         shared: tuple[int, object] = (0, None)
         if code.share is not None and segment.filter != SCAN:
-            shared = code.share(own.table, directions)
+            shared = code.share(own.table, directions, question.metric)
         chunks = chunks_of(segment.rows)
         runs = max(1, round(RUNS * threads * chunks / table.chunks))
         tasks += [(own, _Prepared(directions, *shared), span) for span in _threads.spans(chunks, runs)]

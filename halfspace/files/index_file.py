@@ -14,6 +14,7 @@ from halfspace.model.arrays import equal, host
 from halfspace.model.filters import AUTO, FILTERS, Building, Rows, names
 from halfspace.model.formats import FORMATS
 from halfspace.model.layout import Sections
+from halfspace.model.metrics import METRICS, Metric
 from halfspace.model.rounding import MAX_DIM
 from halfspace.model.segment import SCAN, Segment
 from halfspace.runtime.interrupts import of_a_handler
@@ -32,6 +33,7 @@ class Loaded:
     dim: int
     format: str
     filter: str
+    metric: str
     subspaces: int | None
     group_size: int | None
     next_id: int
@@ -61,6 +63,8 @@ def save(target: Target, snapshot: Snapshot, dim: int, format: str) -> None:
         "next_id": snapshot.next_id,
         "segments": segments,
     }
+    if builder.metric != Metric.IP:  # files of that metric are older than metrics
+        metadata["metric"] = builder.metric.label
     container.write(target, metadata, arrays)
 
 
@@ -102,14 +106,15 @@ def _loaded(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> Loaded:
     """Build what metadata and arrays describe; of the arrays, little more than shapes is looked at."""
     dim = _count(metadata["dim"], "dim", 1, MAX_DIM)
     format = checks.one_of(metadata["dtype"], "dtype", tuple(FORMATS))
+    metric = checks.one_of(metadata.get("metric", Metric.IP.label), "metric", METRICS)
     filter = checks.one_of(metadata["filter"], "filter", names())
     if filter != AUTO:
-        checks.suits(FILTERS[filter], dim)
+        checks.suits(FILTERS[filter], dim, metric)
     subspaces, group_size = checks.grouping(metadata["subspaces"], metadata["group_size"], dim, filter)
     next_id = _count(metadata["next_id"], "next_id", 0, MAX_ID + 1)
     left = dict(arrays)
     *sealed, tail = (
-        _segment(Sections(left, f"{number}/"), f"segment {number}", dim, FORMATS[format][1], about)
+        _segment(Sections(left, f"{number}/"), f"segment {number}", dim, FORMATS[format][1], {**about, "metric": metric})
         for number, about in enumerate(metadata["segments"])
     )
     if left:
@@ -121,7 +126,7 @@ def _loaded(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> Loaded:
             raise ValueError(f"segment {number} has no rows")
         _check_next_id(segment.ends[1], next_id)
     _check_next_id(int(tail.ids.max(initial=-1)), next_id)
-    return Loaded(dim, format, filter, subspaces, group_size, next_id, tuple(sealed), tail, None)
+    return Loaded(dim, format, filter, metric, subspaces, group_size, next_id, tuple(sealed), tail, None)
 
 
 def _count(value: Any, name: str, least: int, most: int) -> int:
@@ -156,7 +161,7 @@ def _check_next_id(largest: int, next_id: int) -> None:
 
 def _check_rows(loaded: Loaded) -> None:
     """Check ids, norms and grains, on which exact answers rest, against the rows of an index that was read."""
-    how = _on_host()
+    how = _on_host(Metric.named(loaded.metric))
     for number, segment in enumerate((*loaded.sealed, loaded.tail)):
         _check_order(segment, f"segment {number}")
         _check_norms(segment, f"segment {number}", how)
@@ -165,10 +170,10 @@ def _check_rows(loaded: Loaded) -> None:
     _check_distinct(np.sort(np.concatenate(live), kind="stable"))  # quick where runs are in order
 
 
-def _on_host(threads: int | None = None) -> Building:
+def _on_host(metric: Metric, threads: int | None = None) -> Building:
     """Files are checked on the host for all devices, which derive the same bits."""
     backend = backends.load("cpu")
-    return Building(backend, backend.available() if threads is None else threads)
+    return Building(backend, backend.available() if threads is None else threads, metric=metric)
 
 
 def _segment(sections: Sections, name: str, dim: int, bits: np.dtype[Any], about: dict[str, Any]) -> Segment:
@@ -181,7 +186,7 @@ def _segment(sections: Sections, name: str, dim: int, bits: np.dtype[Any], about
     if filter not in FILTERS:
         raise ValueError(f"{name} has the filter {filter!r}")
     spec = FILTERS[filter]
-    if (why_not := spec.why_not(dim)) is not None:
+    if (why_not := spec.why_not(dim, about["metric"])) is not None:
         raise ValueError(f"{name}: {why_not}")
     try:
         data = None if spec.data is None else spec.data.read(sections, rows, dim, about)
@@ -206,8 +211,9 @@ def check(snapshot: Snapshot, threads: int, meter: Meter = SILENT) -> None:
     _check_distinct(ids)
     _check_next_id(int(ids.max(initial=-1)), snapshot.next_id)
     meters = meter.split(*(float(segment.rows) for segment in snapshot.segments))
+    how = _on_host(snapshot.builder.metric, threads)
     for number, (segment, own) in enumerate(zip(snapshot.segments, meters, strict=True)):
-        _check_segment(segment.moved(host), f"segment {number}", _on_host(threads), own)
+        _check_segment(segment.moved(host), f"segment {number}", how, own)
 
 
 def _check_segment(segment: Segment, name: str, how: Building, meter: Meter) -> None:
@@ -234,6 +240,8 @@ def _check_norms(segment: Segment, name: str, how: Building, advance: Advance = 
     norms, grain = how.backend.measure(segment.vectors, how.threads, advance)
     if not equal(norms, segment.norms) or grain < segment.grain:
         raise ValueError(f"{name}: norms do not fit the vectors")
+    if how.metric == Metric.COSINE and not norms.all():
+        raise ValueError(f"{name}: row {int(np.flatnonzero(norms.ravel() == 0)[0])} is zero, which has no cosine")
     return norms
 
 

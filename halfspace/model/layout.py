@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.arrays import is_array
+from halfspace.model.metrics import Metric
 
 __all__ = [
     "BLOCK",
@@ -109,7 +110,8 @@ class Arrays:
 
     def sections(self, prefix: str = "") -> dict[str, Any]:
         """Return all arrays by the names of their sections."""
-        return {prefix + section: getattr(self, name) for name, section in self.SECTIONS.items()}
+        parts = {prefix + section: getattr(self, name) for name, section in self.SECTIONS.items()}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def moved(self, convert: Callable[[Any], Any]) -> Self:
         """Return the same on another device, to which `convert` brings an array."""
@@ -132,19 +134,24 @@ def nbytes(part: Any) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Codes(Arrays):
-    """Balls with lattice-coded centres, 16 to a block: centre = base + scale * (code - 128), around a known base."""
+    """Balls with lattice-coded centres, 16 to a block: centre = base + scale * (code - 128), around a known base.
 
-    SECTIONS: ClassVar = {"codes": "codes", "scales": "scales", "radii": "radii"}
+    What their lengths are depends on the metric: see `halfspace.model.filters.groups.Groups`.
+    """
+
+    SECTIONS: ClassVar = {"codes": "codes", "scales": "scales", "radii": "radii", "lengths": "lengths"}
 
     codes: npt.NDArray[np.uint8]  # (spaces, blocks, steps, 16, 4): blocks of 16 balls, steps of 4 dimensions
     scales: npt.NDArray[np.float32]  # (spaces, 16 blocks), 0 beyond the last ball
     radii: npt.NDArray[np.float32]  # (spaces, 16 blocks), the same
+    lengths: npt.NDArray[np.float32] | None = None  # (spaces, 16 blocks), the same; for metrics that have any
 
     @staticmethod
-    def shapes(spaces: int, balls: int, dim: int) -> dict[str, tuple[Any, Shape]]:
+    def shapes(spaces: int, balls: int, dim: int, metric: Metric = Metric.IP) -> dict[str, tuple[Any, Shape]]:
         """Return the dtype and the shape of each array."""
         blocks = blocks_of(balls)
-        return {
+        lengths = {} if metric == Metric.IP else {"lengths": (np.float32, (spaces, BLOCK * blocks))}
+        return lengths | {
             "codes": (np.uint8, (spaces, blocks, -(-dim // 4), BLOCK, 4)),
             "scales": (np.float32, (spaces, BLOCK * blocks)),
             "radii": (np.float32, (spaces, BLOCK * blocks)),

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.counters import Want
+from halfspace.model.metrics import Metric
 from halfspace.model.table import Table
 
 __all__ = ["ALL", "Question"]
@@ -26,6 +27,7 @@ class Question(NamedTuple):
     wanted: Want = Want.SCORES
     most: int = ALL  # hits that may be held at once, if there are several directions
     unless: Any = None  # like `tau`, or None: what reaches it is left out
+    metric: Metric = Metric.IP  # thresholds are those of `halfspace.model.metrics.as_threshold`
 
     def part(self, first: int, last: int) -> "Question":
         """Return the same question of directions [first, last) alone."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from halfspace.backend import Backend
 from halfspace.model.filters import AUTO, FILTERS, Building
+from halfspace.model.metrics import Metric
 from halfspace.model.rounding import MAX_CELL_DIM
 from halfspace.model.segment import Segment, join
 from halfspace.runtime.progress import SILENT, Meter
@@ -33,6 +34,7 @@ class Builder:
     subspaces: int | None
     group_size: int | None
     threads: int
+    metric: Metric
     recent: RecentQueries = field(default_factory=lambda: deque(maxlen=QUESTIONS))
     answered: Iterator[int] = field(default_factory=count)
 
@@ -61,19 +63,19 @@ class Builder:
         if joined.rows < TRIAL_ROWS:
             return self.derive(joined, FEW, deriving)
         trying, deriving = deriving.split(ALL_TRIED, joined.vectors.size / 2**20 * DERIVE / 5)
-        counted = trial(joined, self.derive, self.backend, self.recent, trying)
+        counted = trial(joined, self, trying)
         return replace(self.derive(joined, cheapest(counted), deriving), trial=counted)
 
     def suits(self, segment: Segment, meter: Meter = SILENT) -> bool:
         """Whether a segment has the filter that a trial would choose now, by what was asked lately."""
         if self.filter != AUTO or segment.trial is None:
             return True
-        return cheapest(trial(segment, self.derive, self.backend, self.recent, meter)) == segment.filter
+        return cheapest(trial(segment, self, meter)) == segment.filter
 
     def derive(self, segment: Segment, filter: str, meter: Meter = SILENT) -> Segment:
         """Derive what a filter needs from a segment in order of ids."""
         spec = FILTERS[filter if segment.rows <= FILTERS[filter].most_rows else FEW]
-        how = Building(self.backend, self.threads, self.subspaces, self.group_size)
+        how = Building(self.backend, self.threads, self.subspaces, self.group_size, self.metric)
         built = spec.build(how, replace(segment, filter=spec.name), meter)
         meter.finish()
         return built

@@ -5,9 +5,8 @@ directions, and a hundredth of the sample as hits.
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from halfspace.model.arrays import host, namespace
 from halfspace.model.counters import Column, Want
 from halfspace.model.filters import FILTERS, tried
 from halfspace.model.formats import as_float32
+from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.model.segment import Segment
 from halfspace.model.table import Table
@@ -40,13 +40,19 @@ RecentQueries = deque[tuple[npt.NDArray[np.float32], Any]]
 """Directions (d,) and thresholds, floats or 0-d arrays of the same device, of the last questions."""
 
 
-def trial(
-    segment: Segment,
-    derive: Callable[[Segment, str], Segment],
-    backend: Backend,
-    recent: RecentQueries,
-    meter: Meter = SILENT,
-) -> dict[str, int]:
+class Builder(Protocol):
+    """What a trial needs of `halfspace.state.build.Builder`."""
+
+    @property
+    def backend(self) -> Backend: ...
+    @property
+    def metric(self) -> Metric: ...
+    @property
+    def recent(self) -> RecentQueries: ...
+    def derive(self, segment: Segment, filter: str) -> Segment: ...
+
+
+def trial(segment: Segment, builder: Builder, meter: Meter = SILENT) -> dict[str, int]:
     """Count the bytes that each filter reads for a few questions on a sample of a segment.
 
     The same rows and questions give the same counts.
@@ -61,26 +67,36 @@ def trial(
     sample = Segment(vectors, segment.ids[rows], norms, segment.grain)
     numbers = as_float32(vectors[0])
     own = numbers[:: size // QUESTIONS][:QUESTIONS]
-    with np.errstate(all="ignore"):  # sums of products, and no BLAS, which would have threads of its own
-        scores = xp.stack([(numbers * one).sum(axis=1) for one in own], axis=1)
+    with np.errstate(all="ignore"):  # no BLAS, which would have threads of its own
+        scores = xp.stack([_rough_scores(numbers, one, builder.metric) for one in own], axis=1)
         scores = xp.nan_to_num(scores).astype(np.float64)
     hits = max(1, round(SHARE * size))
-    asked = list(recent)
+    asked = list(builder.recent)
     directions = xp.stack([*own, *(direction for direction, _ in asked)])
     thresholds = xp.asarray([float(threshold) for _, threshold in asked], np.float64)
     tau = xp.concatenate([xp.partition(scores, -hits, axis=0)[-hits], thresholds])
     counted = {}
     derived = sample
-    names = tried(dim, backend.DEVICE)
+    names = tried(dim, builder.backend.DEVICE, builder.metric.label)
     for filter, part in zip(names, meter.split(*(1.0 for _ in names)), strict=True):
         same = derived.data is not None and FILTERS[filter].build is FILTERS[derived.filter].build
-        derived = replace(derived, filter=filter) if same else derive(sample, filter)
-        table = Table.of([derived], backend)
-        question = Question(table, vectors[0, :0, 0], directions, tau, may_scan=True, wanted=Want.EXPLAINED)
-        found = backend.search(question)
+        derived = replace(derived, filter=filter) if same else builder.derive(sample, filter)
+        table = Table.of([derived], builder.backend)
+        question = Question(table, vectors[0, :0, 0], directions, tau, True, wanted=Want.EXPLAINED, metric=builder.metric)
+        found = builder.backend.search(question)
         counted[filter] = int(host(found.work)[:, Column.BYTES].sum())
         part.finish()
     return counted
+
+
+def _rough_scores(vectors: Any, direction: Any, metric: Metric) -> Any:
+    """Score vectors (n, d) for one of them, about; as kernels do, so that the nearest score most."""
+    if metric == Metric.L2:
+        return -((vectors - direction) ** 2).sum(axis=1) ** 0.5
+    products = (vectors * direction).sum(axis=1)
+    if metric == Metric.IP:
+        return products
+    return products / ((vectors**2).sum(axis=1) * (direction**2).sum()) ** 0.5
 
 
 def cheapest(counted: dict[str, int]) -> str:

@@ -67,6 +67,7 @@ HEAD = np.dtype(
         ("scan", np.int64),  # of `halfspace.cpu.stored.Readers`: two addresses, and the bytes of a component
         ("verify", np.int64),
         ("itemsize", np.int64),
+        ("metric", np.int64),  # of `halfspace.model.metrics.Metric`
         ("goes_on", np.int64),  # whether the search goes on from where a call before has stopped
         ("budget", np.float64),  # seconds after which the call returns
     ]
@@ -105,6 +106,7 @@ JOB = np.dtype(
         ("verify", np.int64),
         ("wanted", np.int64),
         ("may_scan", np.int64),
+        ("metric", np.int64),
         ("counting", np.bool_),  # whether hits of this segment are counted instead of listed
         ("scored", np.bool_),  # whether scores are wanted
         *SINK_FIELDS,

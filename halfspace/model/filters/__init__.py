@@ -34,10 +34,12 @@ def names() -> tuple[str, ...]:
     return (AUTO, *FILTERS)
 
 
-def tried(dim: int, device: str) -> tuple[str, ...]:
-    """Return the filters that ``"auto"`` tries for so many dimensions on a device, cheapest to build first."""
+def tried(dim: int, device: str, metric: str) -> tuple[str, ...]:
+    """Return the filters that ``"auto"`` tries, cheapest to build first."""
     return tuple(
-        spec.name for spec in FILTERS.values() if spec.tried and spec.why_not(dim) is None and device in spec.code
+        spec.name
+        for spec in FILTERS.values()
+        if spec.tried and spec.why_not(dim, metric) is None and device in spec.code
     )
 
 

@@ -14,6 +14,7 @@ from halfspace.model.arrays import namespace
 from halfspace.model.counters import Stage
 from halfspace.model.filters.spec import Building, FilterData, FilterSpec, Rows
 from halfspace.model.layout import BLOCK, CHUNK, Arrays, Sections, Shape, blocks_of, chunks_of, words_of
+from halfspace.model.metrics import METRICS, Metric
 from halfspace.model.segment import Segment
 from halfspace.runtime.progress import Advance, Meter
 
@@ -87,6 +88,7 @@ class Cells(FilterData):
         "scales": "cells/scales",
         "radii": "cells/radii",
         "peaks": "cells/peaks",
+        "lengths": "cells/lengths",
     }
     FRAME: ClassVar = ("centre", "weights", "spans")
     """Arrays that hold nothing of single rows."""
@@ -101,12 +103,18 @@ class Cells(FilterData):
     radii: npt.NDArray[np.uint16]  # (spaces, 2, 16 blocks), bfloat16: around the high code, and around the whole one
     peaks: npt.NDArray[np.float32]  # (spaces, chunks): the largest norm among each 1,024 rows
     axes: Axes | None = None
+    lengths: npt.NDArray[np.float32] | None = None
+    """Of each row, (spaces, 16 blocks): e(x) of `halfspace.model.metrics`, of which it lacks a share of 2^-22 at most.
+
+    |x| rounded up with ``"cosine"``, |x - centre|^2 / 2 rounded down with ``"l2"``; 0 beyond the last vector.
+    """
 
     @staticmethod
-    def shapes(spaces: int, rows: int, dim: int) -> dict[str, tuple[Any, Shape]]:
+    def shapes(spaces: int, rows: int, dim: int, metric: Metric = Metric.IP) -> dict[str, tuple[Any, Shape]]:
         """Return the dtype and the shape of each array but the axes'."""
         blocks, words = blocks_of(rows), words_of(dim)
-        return {
+        lengths = {} if metric == Metric.IP else {"lengths": (np.float32, (spaces, BLOCK * blocks))}
+        return lengths | {
             "centre": (np.float32, (spaces, dim)),
             "weights": (np.float32, (spaces, dim)),
             "spans": (np.float64, (spaces, 2)),
@@ -126,7 +134,7 @@ class Cells(FilterData):
             if not AXES_STEP <= count <= dim or count % AXES_STEP:
                 raise ValueError(f"there are {count} axes of {dim} dimensions")
             axes = Axes.taken(sections, Axes.shapes(1, rows, dim, count))
-        return cls.taken(sections, cls.shapes(1, rows, dim), axes=axes)
+        return cls.taken(sections, cls.shapes(1, rows, dim, Metric.named(about["metric"])), axes=axes)
 
     def sections(self, prefix: str = "") -> dict[str, Any]:
         """Return all arrays by the names of their sections, those of the axes among them."""
@@ -134,15 +142,16 @@ class Cells(FilterData):
 
     def again(self, rows: Rows, how: Building, advance: Advance) -> "Cells":
         """Encode the vectors again, in the same frame."""
-        cells: Cells = how.backend.encode(*rows, how.threads, self, advance)
+        cells: Cells = how.backend.encode(*rows, how.threads, self, advance, how.metric)
         return cells
 
 
 def _build(how: Building, segment: Segment, meter: Meter) -> Segment:
     ordering, encoding = meter.split(JOIN, ENCODE)
-    segment = _by_norm(segment, ordering)
+    if how.metric == Metric.IP:
+        segment = _by_norm(segment, ordering)
     advance = encoding.over(Cells.PASSES * segment.vectors.size)
-    data = how.backend.encode(segment.vectors, segment.norms, how.threads, advance=advance)
+    data = how.backend.encode(segment.vectors, segment.norms, how.threads, advance=advance, metric=how.metric)
     return replace(segment, data=data)
 
 
@@ -169,5 +178,6 @@ CELLS = FilterSpec(
     build=_build,
     code={"cpu": "halfspace.cpu.filters.cells", "gpu": "halfspace.gpu.filters.cells"},
     data=Cells,
+    metrics=METRICS,
     tried=True,
 )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from halfspace.model.counters import Stage
 from halfspace.model.filters.spec import Building, FilterData, FilterSpec, Rows
 from halfspace.model.layout import BLOCK, CHUNK, Codes, Sections
+from halfspace.model.metrics import METRICS, Metric
 from halfspace.model.segment import Segment
 from halfspace.runtime.progress import Advance, Meter
 
@@ -31,24 +32,31 @@ class Groups(FilterData):
     """Rows that lie close together follow one another: balls around each 1,024 of them, each 16 and each one.
 
     Each level is coded around the centre of the ball above, the uppermost around `centre`.
+
+    With the metric ``"cosine"``, the length of a ball is the least norm of its vectors, as segments have norms. With
+    ``"l2"``, a ball around C has the length (|C - centre|^2 - radius^2) / 2, rounded down. `extent` bounds
+    |C - centre| + radius for all balls.
     """
 
-    SECTIONS: ClassVar = {"centre": "centre"}
+    SECTIONS: ClassVar = {"centre": "centre", "extent": "extent"}
     PASSES = 3
 
     centre: npt.NDArray[np.float32]  # (spaces, d)
     cells: Codes  # of each row
     groups: Codes  # of each 16 rows
     chunks: Codes  # of each 1,024 rows
+    extent: npt.NDArray[np.float64] | None = None  # (spaces,), with the metric "l2" alone
 
     @classmethod
     def read(cls, sections: Sections, rows: int, dim: int, about: Mapping[str, Any]) -> "Groups":
         """Take groups out of a file."""
+        metric = Metric.named(about["metric"])
         levels = {
-            name: Codes.taken(sections, Codes.shapes(1, -(-rows // size), dim), f"{name}/")
+            name: Codes.taken(sections, Codes.shapes(1, -(-rows // size), dim, metric), f"{name}/")
             for name, size in LEVELS.items()
         }
-        return cls(sections.take(cls.SECTIONS["centre"], np.float32, (1, dim)), **levels)
+        extent = sections.take(cls.SECTIONS["extent"], np.float64, (1,)) if metric == Metric.L2 else None
+        return cls(sections.take(cls.SECTIONS["centre"], np.float32, (1, dim)), **levels, extent=extent)
 
     def sections(self, prefix: str = "") -> dict[str, Any]:
         """Return all arrays by the names of their sections."""
@@ -59,7 +67,7 @@ class Groups(FilterData):
 
     def again(self, rows: Rows, how: Building, advance: Advance) -> "Groups":
         """Enclose the vectors again, around the same centre."""
-        groups: Groups = how.backend.enclose_groups(rows.vectors, how.threads, self.centre, advance)
+        groups: Groups = how.backend.enclose_groups(*rows, how.threads, self.centre, advance, how.metric)
         return groups
 
 
@@ -71,7 +79,8 @@ def _build(how: Building, segment: Segment, meter: Meter) -> Segment:
     order = how.backend.partition(vectors[0], whole, BLOCK, how.threads, advance)[0]
     segment = segment.reordered(order.astype(np.int64), ordering.over(vectors.size))
     advance = enclosing.over(Groups.PASSES * vectors.size)
-    return replace(segment, data=how.backend.enclose_groups(segment.vectors, how.threads, advance=advance))
+    rows = Rows(segment.vectors, segment.norms)
+    return replace(segment, data=how.backend.enclose_groups(*rows, how.threads, advance=advance, metric=how.metric))
 
 
 GROUPS = FilterSpec(
@@ -82,5 +91,6 @@ GROUPS = FilterSpec(
     code={"cpu": "halfspace.cpu.filters.groups", "gpu": "halfspace.gpu.filters.groups"},
     data=Groups,
     most_rows=MAX_ROWS,
+    metrics=METRICS,
     tried=True,
 )

@@ -2,6 +2,7 @@
 
 from halfspace.model.counters import Stage
 from halfspace.model.filters.spec import Building, FilterSpec
+from halfspace.model.metrics import METRICS
 from halfspace.model.rounding import MAX_DIM
 from halfspace.model.segment import SCAN as SCAN_NAME
 from halfspace.model.segment import Segment
@@ -21,5 +22,6 @@ SCAN = FilterSpec(
     build=_build,
     code={"cpu": "halfspace.cpu.filters.scan", "gpu": "halfspace.gpu.filters.scan"},
     most_dim=MAX_DIM,
+    metrics=METRICS,
     tried=True,
 )

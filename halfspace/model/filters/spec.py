@@ -10,6 +10,7 @@ import numpy as np
 
 from halfspace.model.counters import Stage
 from halfspace.model.layout import Arrays, Sections
+from halfspace.model.metrics import Metric
 from halfspace.model.rounding import MAX_CELL_DIM
 from halfspace.model.segment import Segment
 from halfspace.runtime.interrupts import undisturbed
@@ -32,6 +33,7 @@ class Building(NamedTuple):
     threads: int
     subspaces: int | None = None
     group_size: int | None = None
+    metric: Metric = Metric.IP
 
 
 class FilterData(Arrays):
@@ -75,6 +77,8 @@ class FilterSpec:
         Arguments of an index that are for this filter.
     least_dim, most_dim : int
         The dimensions that it takes.
+    metrics : tuple of str
+        The metrics that it serves.
     most_rows : int
         Vectors in a segment that it can number.
     tried : bool
@@ -90,6 +94,7 @@ class FilterSpec:
     options: tuple[str, ...] = ()
     least_dim: int = 1
     most_dim: int = MAX_CELL_DIM
+    metrics: tuple[str, ...] = (Metric.IP.label,)
     most_rows: int = 2**63 - 1
     tried: bool = False
 
@@ -100,8 +105,11 @@ class FilterSpec:
         module: ModuleType = undisturbed(import_module, self.code[device])
         return module
 
-    def why_not(self, dim: int) -> str | None:
-        """Say why it does not take so many dimensions, or nothing."""
+    def why_not(self, dim: int, metric: str = Metric.IP.label) -> str | None:
+        """Say why it does not take so many dimensions, or a metric, or nothing."""
+        if metric not in self.metrics:
+            suited = " and ".join(map(repr, self.metrics))
+            return f"filter {self.name!r} serves the metric {suited}, got {metric!r}"
         if dim > self.most_dim:
             return f"filter {self.name!r} takes at most {self.most_dim} dimensions, got {dim}"
         if dim < self.least_dim:
