@@ -11,6 +11,7 @@ from halfspace.cpu.rounding import dot32_intercept, dot32_slope, dot_intercept, 
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import array_at, bits_of, blank, cleared, compiled, float64_of, inlined, multiply_add
 from halfspace.cpu.runtime.records import DIRECTION
+from halfspace.model.metrics import Metric
 from halfspace.model.segment import address
 
 __all__ = ["Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
@@ -93,29 +94,31 @@ def blank_directions(narrow):
     )
 
 
-def prepare(narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64]) -> Directions:
+def prepare(
+    narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64], metric: Metric = Metric.IP
+) -> Directions:
     """Prepare contiguous directions (m, d) with their thresholds (m,); all arrays must outlive the records."""
     count, dim = narrow.shape
     digits, records = np.zeros((count, (dim + 3) // 4, 2, 4), np.int8), np.empty(count, DIRECTION)
     prepared = Directions(narrow, np.empty((count, dim)), digits, records)
     for first, last in _threads.spans(count, -(-narrow.size // SLICE)):
         own = narrow[first:last], prepared.wide[first:last], digits[first:last]
-        _prepare(own, address(records[first:last]), tau[first:last], first)
+        _prepare(own, address(records[first:last]), tau[first:last], first, int(metric))
     return prepared
 
 
 @compiled
-def _prepare(arrays, records, tau, first):
+def _prepare(arrays, records, tau, first, metric):
     """Fill in the other parts of `Directions`, the first of which has the number `first`; records : their address."""
     narrow, wide, digits = arrays
     directions = Directions(narrow, wide, digits, array_at(records, DIRECTION, narrow.shape[0]))
-    fill_directions(directions, tau, True)
+    fill_directions(directions, tau, True, metric)
     for k in range(tau.size):
         directions.records[k].number += first
 
 
 @inlined
-def fill_directions(directions, tau, digits_too):
+def fill_directions(directions, tau, digits_too, metric):
     """Fill in all that is derived from the components; the digits and what goes with them only where they are used."""
     narrow, wide, digits, records = directions
     count, dim = narrow.shape
@@ -123,7 +126,7 @@ def fill_directions(directions, tau, digits_too):
     for i in range(count):
         record = records[i]
         _measure(narrow[i], wide[i], record)
-        record.number, record.tau = i, reachable(tau[i])
+        record.number, record.metric, record.tau = i, metric, reachable(tau[i])
         record.digits, record.steps = digits[i].ctypes.data, digits.shape[1]
         if not digits_too:
             continue

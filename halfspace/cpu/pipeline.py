@@ -53,7 +53,6 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     own.dim, own.words, own.row_bytes = dim, (dim + 7) // 8, dim * head.itemsize
     parts = blank((2, max(dim, LIMBS)), np.float64)
     own.parts, own.scan, own.verify = parts.ctypes.data, head.scan, head.verify
-    own.metric = head.metric
     own.wanted, own.may_scan, own.scored = min(head.wanted, SCORES), head.may_scan, head.wanted >= SCORES
     if not head.goes_on:
         clear(own.work)
@@ -77,7 +76,7 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
         before += chunks
         if start >= stop or reached != last:
             continue
-        state = prepare(table, which, directions, (dim, head.metric), head.shared)
+        state = prepare(table, which, directions, dim, head.shared)
         if prepares:  # only then: every call gets ahead, however long that took
             start_clock(own, head.budget)
             prepares = False

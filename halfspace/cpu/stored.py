@@ -16,6 +16,7 @@ from halfspace.cpu.job import COUNT
 from halfspace.cpu.runtime.jit import array_at, called, pointer, record_at, specialised
 from halfspace.cpu.runtime.records import DIRECTION, JOB, SEGMENT
 from halfspace.cpu.verify import decide, decide_hairline, precision
+from halfspace.model.metrics import Metric
 
 __all__ = ["Readers", "readers_of"]
 
@@ -35,10 +36,10 @@ _readers: dict[Any, Readers] = {}
 _keepalive: list[object] = []
 
 
-def readers_of(dtype: np.dtype[Any]) -> Readers:
+def readers_of(dtype: np.dtype[Any], metric: Metric) -> Readers:
     """Return what reads vectors of a stored format; it is compiled when it is first asked for."""
-    known = _readers.get(dtype)
-    return known or _readers.setdefault(dtype, _compile(dtype))
+    known = _readers.get((dtype, metric))
+    return known or _readers.setdefault((dtype, metric), _compile(dtype))
 
 
 def _compile(dtype: np.dtype[Any]) -> Readers:

@@ -33,6 +33,7 @@ NO_RECORD = -1
 DIRECTION = np.dtype(
     [
         ("number", np.int64),  # among the directions of a search
+        ("metric", np.int64),  # of `halfspace.model.metrics.Metric`
         ("narrow", np.int64),  # address of float32 (d,)
         ("wide", np.int64),  # address of float64 (d,), the same values
         ("digits", np.int64),  # address of int8 (steps, 2, 4): of four dimensions the high digits, then the low ones
@@ -106,7 +107,6 @@ JOB = np.dtype(
         ("verify", np.int64),
         ("wanted", np.int64),
         ("may_scan", np.int64),
-        ("metric", np.int64),
         ("counting", np.bool_),  # whether hits of this segment are counted instead of listed
         ("scored", np.bool_),  # whether scores are wanted
         *SINK_FIELDS,
