@@ -34,18 +34,18 @@ class Groups(FilterData):
     Each level is coded around the centre of the ball above, the uppermost around `centre`.
 
     With the metric ``"cosine"``, the length of a ball is the least norm of its vectors, as segments have norms. With
-    ``"l2"``, a ball around C has the length (|C - centre|^2 - radius^2) / 2, rounded down. `extent` bounds
-    |C - centre| + radius for all balls.
+    ``"l2"``, a ball around C has the length (|C - centre|^2 - radius^2) / 2, rounded down.
     """
 
-    SECTIONS: ClassVar = {"centre": "centre", "extent": "extent"}
+    SECTIONS: ClassVar = {"centre": "centre", "slack": "slack"}
     PASSES = 3
 
     centre: npt.NDArray[np.float32]  # (spaces, d)
     cells: Codes  # of each row
     groups: Codes  # of each 16 rows
     chunks: Codes  # of each 1,024 rows
-    extent: npt.NDArray[np.float64] | None = None  # (spaces,), with the metric "l2" alone
+    slack: npt.NDArray[np.float64] | None = None
+    """How much lengths may lack, (spaces,), where there are any: with ``"cosine"`` 0, or infinite if a norm is."""
 
     @classmethod
     def read(cls, sections: Sections, rows: int, dim: int, about: Mapping[str, Any]) -> "Groups":
@@ -55,8 +55,8 @@ class Groups(FilterData):
             name: Codes.taken(sections, Codes.shapes(1, -(-rows // size), dim, metric), f"{name}/")
             for name, size in LEVELS.items()
         }
-        extent = sections.take(cls.SECTIONS["extent"], np.float64, (1,)) if metric == Metric.L2 else None
-        return cls(sections.take(cls.SECTIONS["centre"], np.float32, (1, dim)), **levels, extent=extent)
+        slack = None if metric == Metric.IP else sections.take(cls.SECTIONS["slack"], np.float64, (1,))
+        return cls(sections.take(cls.SECTIONS["centre"], np.float32, (1, dim)), **levels, slack=slack)
 
     def sections(self, prefix: str = "") -> dict[str, Any]:
         """Return all arrays by the names of their sections."""
