@@ -189,7 +189,8 @@ class Questions(Contents):
         most = min(checks.as_count(k, "k", 0), MAX_ID - 1)
         snapshot = self._snapshot
         with self._on:
-            question, single = self._asked(snapshot, directions, self._loosest if tau is None else tau, None, within, Want.SCORES, threads)
+            lowest = self._loosest if tau is None else tau
+            question, single = self._asked(snapshot, directions, lowest, None, within, Want.SCORES, threads)
             available = snapshot.live if within is None else question.table.allowed
             found = nearest(self._backend, snapshot, question, most, available)
             offsets, ids, scores = map(self._backend.xp.asarray, found)

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
-from halfspace.cpu.rounding import norm_bound, radius_factor, residual_bound, threshold_margin
+from halfspace.cpu.rounding import norm_bound, residual_bound, threshold_margin
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined, pointer
-from halfspace.cpu.runtime.lanes import block_verdicts
+from halfspace.cpu.runtime.lanes import block_verdicts, lifted_block_verdicts
 from halfspace.cpu.runtime.simd import tile_dot
 from halfspace.model.layout import BLOCK, LARGEST_CODE, TILE
 
@@ -170,36 +170,40 @@ def thresholds(wide, direction, centre):
 
 
 @inlined
-def classify_tile(job, level, at, count, direction):
+def classify_tile(job, level, at, count, view):
     """Test the balls of one to four blocks, job.blocks[at:at + count].
 
-    level : int64 (3,), addresses of codes, scales and radii
+    level : int64 (4,), addresses of codes, scales, radii and lengths; view : a BALL_VIEW
     Thresholds of the blocks are those in job.below and job.above, from `at` on; job.products gets the products (2, 64).
 
     Returns a bit for each ball that is left, and a bit for each that is taken.
     """
-    codes, scales, radii, steps = level[0], level[1], level[2], direction.steps
+    codes, scales, radii, lengths, steps = level[0], level[1], level[2], level[3], view.steps
     for b in range(4):  # of fewer blocks, the first one again
         job.places[b] = codes + job.blocks[at + (b if b < count else 0)] * (4 * BLOCK * steps)
     products = job.products.ctypes.data
-    tile_dot(job.places.ctypes.data, direction.digits, steps, products)
-    unit, bias, slack = direction.digit_scale, np.float64(direction.bias), direction.reach
-    factor = radius_factor(direction.norm)
+    tile_dot(job.places.ctypes.data, view.digits, steps, products)
+    unit, bias, slack, factor = view.unit, view.bias, view.slack, view.factor_below
     left, taken = np.int64(0), np.int64(0)
     for b in range(count):
         block = 4 * BLOCK * job.blocks[at + b]
         addresses = (products + 4 * BLOCK * b, scales + block, radii + block)
-        numbers = (unit, bias, slack, factor, job.below[at + b], job.above[at + b])
-        bits = block_verdicts(addresses, numbers)
+        limits = job.below[at + b], job.above[at + b]
+        if lengths == 0:
+            bits = block_verdicts(addresses, (unit, bias, slack, factor, *limits))
+        else:
+            widths = factor, view.factor_above, view.widest
+            numbers = (unit, bias, slack, *widths, *limits, view.lift_below, view.lift_above)
+            bits = lifted_block_verdicts((*addresses, lengths + block), numbers)
         left |= (bits & 0xFFFF) << (BLOCK * b)
         taken |= (bits >> BLOCK) << (BLOCK * b)
     return left, taken
 
 
 @inlined
-def value_in_tile(job, scales, i, direction):
+def value_in_tile(job, scales, i, view):
     """Value s a (A c) of ball `i` of the tile just tested, and its slack s k; `scales` : address of its first scale."""
     scale = np.float64(pointer(scales, np.float32)[i])
     product = np.float64(job.products[i]) * 256.0 + np.float64(job.products[TILE + i])
-    value = scale * (direction.digit_scale * (product - np.float64(direction.bias)))
-    return value, scale * direction.reach
+    value = scale * (view.unit * (product - view.bias))
+    return value, scale * view.slack

@@ -14,7 +14,7 @@ from halfspace.cpu.runtime.records import DIRECTION
 from halfspace.model.metrics import Metric
 from halfspace.model.segment import address
 
-__all__ = ["Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare"]
+__all__ = ["Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare", "put_digits"]
 
 DIGIT_LIMIT = 127 * 256 + 127
 """Largest |A_j|: two signed digits of 8 bits, the high one within 127."""
@@ -62,6 +62,17 @@ def code_in_digits(values, count, digits):
 
 
 @inlined
+def put_digits(values, digits):
+    """Code float64 (d,) in digits (steps, 2, 4); returns what `code_in_digits` does."""
+    flat = cleared((2, values.size), np.int8)
+    coded = code_in_digits(values, values.size, flat)
+    for j in range(values.size):
+        digits[j // 4, 0, j % 4] = flat[0, j]
+        digits[j // 4, 1, j % 4] = flat[1, j]
+    return coded
+
+
+@inlined
 def _measure(narrow, wide, record):
     """Widen a direction (d,) of float32 and fill in its record, all but the digits."""
     dim = narrow.size
@@ -94,9 +105,7 @@ def blank_directions(narrow):
     )
 
 
-def prepare(
-    narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64], metric: Metric = Metric.IP
-) -> Directions:
+def prepare(narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64], metric: Metric = Metric.IP) -> Directions:
     """Prepare contiguous directions (m, d) with their thresholds (m,); all arrays must outlive the records."""
     count, dim = narrow.shape
     digits, records = np.zeros((count, (dim + 3) // 4, 2, 4), np.int8), np.empty(count, DIRECTION)
@@ -122,7 +131,6 @@ def fill_directions(directions, tau, digits_too, metric):
     """Fill in all that is derived from the components; the digits and what goes with them only where they are used."""
     narrow, wide, digits, records = directions
     count, dim = narrow.shape
-    flat = cleared((2, dim), np.int8)
     for i in range(count):
         record = records[i]
         _measure(narrow[i], wide[i], record)
@@ -130,10 +138,7 @@ def fill_directions(directions, tau, digits_too, metric):
         record.digits, record.steps = digits[i].ctypes.data, digits.shape[1]
         if not digits_too:
             continue
-        scale, rest, total = code_in_digits(wide[i], dim, flat)
-        for j in range(dim):
-            digits[i, j // 4, 0, j % 4] = flat[0, j]
-            digits[i, j // 4, 1, j % 4] = flat[1, j]
+        scale, rest, total = put_digits(wide[i], digits[i])
         record.digit_scale = scale
         record.reach = reach(scale, rest, record.norm, 128.0 * np.sqrt(dim), dim)
         record.bias = 128 * total

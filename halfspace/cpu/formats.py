@@ -36,6 +36,7 @@ __all__ = [
     "lowest_exponent",
     "measure",
     "measure_rows",
+    "round_down32",
     "round_to_format",
     "round_up16",
     "round_up32",
@@ -120,6 +121,12 @@ def round_up32(value):
     if np.float64(rounded) < value:
         rounded = float32_of(bits_of(rounded) + (1 if value > 0.0 else -1))
     return rounded
+
+
+@inlined
+def round_down32(value):
+    """Largest normal float32 (or zero, or minus infinity) that is at most the float64 `value`."""
+    return np.float32(0.0) - round_up32(-value)
 
 
 @inlined

@@ -6,6 +6,7 @@ import numpy.typing as npt
 from halfspace.cpu.formats import widen
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, multiply_add
+from halfspace.model.metrics import Metric
 
 __all__ = ["rough_scores"]
 
@@ -13,7 +14,9 @@ PRODUCTS = 1 << 26
 """Multiplications that are done as one task."""
 
 
-def rough_scores(vectors: np.ndarray, directions: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float32]:
+def rough_scores(
+    vectors: np.ndarray, directions: npt.NDArray[np.float32], threads: int, metric: Metric = Metric.IP
+) -> npt.NDArray[np.float32]:
     """Multiply stored bits (s, d) with directions (m, d) in float32, in any order of summation: (m, s)."""
     scores = np.empty((len(directions), len(vectors)), np.float32)
     spans = _threads.spans(len(directions), -(-len(directions) * vectors.size // PRODUCTS))

@@ -6,11 +6,13 @@ from halfspace.model import rounding
 __all__ = [
     "axes_error",
     "axes_rest",
+    "ball_doubt",
     "dot32_intercept",
     "dot32_slope",
     "dot_intercept",
     "dot_slope",
     "exact_below",
+    "half_square",
     "least_norm",
     "longest_product",
     "norm_bound",
@@ -18,11 +20,15 @@ __all__ = [
     "radius_factor",
     "reach",
     "residual_bound",
+    "square_margin",
     "threshold_margin",
 ]
 
 axes_error = inlined(rounding.axes_error)
 axes_rest = inlined(rounding.axes_rest)
+ball_doubt = inlined(rounding.ball_doubt)
+half_square = inlined(rounding.half_square)
+square_margin = inlined(rounding.square_margin)
 least_norm = inlined(rounding.least_norm)
 longest_product = inlined(rounding.longest_product)
 norm_bound = inlined(rounding.norm_bound)

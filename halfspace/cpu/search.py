@@ -130,7 +130,9 @@ def _run(
     columns = Columns(0 if wanted == COUNT else ROOM)
     state = 0
     while True:
-        pack_head(job, *table.address, *ready, first, last, *pause, may_scan, wanted, *readers, metric, state != 0, TURN)
+        pack_head(
+            job, *table.address, *ready, first, last, *pause, may_scan, wanted, *readers, metric, state != 0, TURN
+        )
         first, found, state = kernel(job, directions, tau, counts, columns.owners, columns.ids, columns.scores)
         if found > most:
             state = int(State.OVERFULL)

@@ -114,7 +114,9 @@ def _loaded(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> Loaded:
     next_id = _count(metadata["next_id"], "next_id", 0, MAX_ID + 1)
     left = dict(arrays)
     *sealed, tail = (
-        _segment(Sections(left, f"{number}/"), f"segment {number}", dim, FORMATS[format][1], {**about, "metric": metric})
+        _segment(
+            Sections(left, f"{number}/"), f"segment {number}", dim, FORMATS[format][1], {**about, "metric": metric}
+        )
         for number, about in enumerate(metadata["segments"])
     )
     if left:

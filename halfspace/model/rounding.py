@@ -28,11 +28,13 @@ __all__ = [
     "axes_error",
     "axes_rest",
     "axes_spread",
+    "ball_doubt",
     "dot32_intercept",
     "dot32_slope",
     "dot_intercept",
     "dot_slope",
     "exact_below",
+    "half_square",
     "least_norm",
     "longest_product",
     "norm_bound",
@@ -40,6 +42,7 @@ __all__ = [
     "radius_factor",
     "reach",
     "residual_bound",
+    "square_margin",
     "sum_margin",
     "threshold_margin",
 ]
@@ -204,3 +207,32 @@ def sum_margin(tau: float, total: float, terms: int) -> float:
     Each of the additions errs by at most u `total`, in any order, and so does moving the threshold by the margin.
     """
     return (terms + 8) * UNIT * (abs(tau) + total)
+
+
+def half_square(sum_of_squares: float, dim: int) -> float:
+    """Lower bound of |x - m|^2 / 2, from the float64 sum of the squares of its `dim` differences.
+
+    Each difference of two float32 is rounded once, its square once more, and the sum d - 1 times: a factor within
+    (1 - u)^(d + 2). What is left pays for adding a threshold, whose own rounding its margin pays for.
+    """
+    return 0.5 * sum_of_squares * (1.0 - (dim + 32) * UNIT)
+
+
+def square_margin(square: float, other: float, dim: int) -> float:
+    """Slack of (square - other) / 2, of a float64 sum of `dim` squares of rounded differences and of a square.
+
+    As in `half_square`, the sum errs by (d + 2) u of itself, and the other square by u. The rest pays for the
+    threshold's part in the roundings of a test, of which there are fewer than sixteen on the way down to the rows.
+    """
+    return (dim + 64) * UNIT * (square + other)
+
+
+def ball_doubt(length: float, radius: float, extent: float, dim: int) -> float:
+    """Bound on the error of (|C - m|^2 - radius^2) / 2 for the centre C of a ball, as computed in float64.
+
+    `length` bounds the computed |C - m|, and `extent` the norms of the sums that C came from, together. C itself errs
+    by u times those, as in `residual_bound`, so |C - m| by 2 u extent, and half its square by that times length + 2 u
+    extent. The sum of squares errs by (d + 2) u of itself. The rest pays for roundings of a test, as in `half_square`.
+    """
+    off = 2.0 * UNIT * extent
+    return (dim + 64) * UNIT * (length * length + radius * radius) + off * (2.0 * length + off)

@@ -82,8 +82,8 @@ def trial(segment: Segment, builder: Builder, meter: Meter = SILENT) -> dict[str
         same = derived.data is not None and FILTERS[filter].build is FILTERS[derived.filter].build
         derived = replace(derived, filter=filter) if same else builder.derive(sample, filter)
         table = Table.of([derived], builder.backend)
-        question = Question(table, vectors[0, :0, 0], directions, tau, True, wanted=Want.EXPLAINED, metric=builder.metric)
-        found = builder.backend.search(question)
+        question = Question(table, vectors[0, :0, 0], directions, tau, may_scan=True, wanted=Want.EXPLAINED)
+        found = builder.backend.search(question._replace(metric=builder.metric))
         counted[filter] = int(host(found.work)[:, Column.BYTES].sum())
         part.finish()
     return counted
@@ -92,7 +92,7 @@ def trial(segment: Segment, builder: Builder, meter: Meter = SILENT) -> dict[str
 def _rough_scores(vectors: Any, direction: Any, metric: Metric) -> Any:
     """Score vectors (n, d) for one of them, about; as kernels do, so that the nearest score most."""
     if metric == Metric.L2:
-        return -((vectors - direction) ** 2).sum(axis=1) ** 0.5
+        return -(((vectors - direction) ** 2).sum(axis=1) ** 0.5)
     products = (vectors * direction).sum(axis=1)
     if metric == Metric.IP:
         return products

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from halfspace.cpu.directions import blank_directions, fill_directions
+from halfspace.cpu.filters.lifts import IP
 from halfspace.cpu.filters.records import CELLS, fill_cells
 from halfspace.cpu.filters.views import DIGITS, VIEW, view_one
 from halfspace.cpu.formats import widen
@@ -111,7 +112,7 @@ def prepare_heads(cells, queries, tau):
             narrow[k, j] = widen(queries[k, j])
     directions = blank_directions(narrow)
     own = np.empty(group)
-    fill_directions(directions, tau, False)
+    fill_directions(directions, tau, False, IP)
     views, levels = np.zeros(group, VIEW), np.empty(group, LEVEL)
     digits = np.zeros((group, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8)
     steps = np.zeros((group, 2 * ((dim + 7) // 8), 2, 4), np.int8)

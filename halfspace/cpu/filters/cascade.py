@@ -28,7 +28,7 @@ from halfspace.cpu.job import (
 )
 from halfspace.cpu.rounding import longest_product
 from halfspace.cpu.runtime.jit import inlined, pointer, record_at
-from halfspace.cpu.runtime.lanes import cell_verdicts, lowest_bit_of
+from halfspace.cpu.runtime.lanes import cell_verdicts, lifted_cell_verdicts, lowest_bit_of
 from halfspace.cpu.runtime.simd import nibble_dot, row_dot
 from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LOW_MIDDLE
 
@@ -67,7 +67,7 @@ def cascade(job, segment, cells, view, direction, low, high):
     work = job.work
     work[NORMS, TESTED] += high - low
     work[NORMS, BYTES] += 4
-    if out_of_reach(cells, low // CHUNK, direction.norm, direction.tau):
+    if cells.lengths == 0 and out_of_reach(cells, low // CHUNK, direction.norm, direction.tau):
         work[NORMS, DROPPED] += high - low
         return 0, 0, high
     work[NORMS, LEFT] += high - low
@@ -121,6 +121,15 @@ def _rows(segment, block):
 
 
 @inlined
+def _verdicts(cells, view, row, addresses, numbers):
+    """Test the 16 vectors of a block, the first of which is `row`; the rest as for `cell_verdicts`."""
+    if cells.lengths == 0:
+        return cell_verdicts(addresses, numbers)
+    lifts = view.lift_below, view.lift_above
+    return lifted_cell_verdicts((*addresses, cells.lengths + 4 * row), (*numbers, *lifts))
+
+
+@inlined
 def _classify_axes(job, segment, cells, view, low, listed):
     """Test the listed blocks along the first half of the axes, then along all; returns how many are still listed."""
     half = cells.axes // 2
@@ -145,7 +154,7 @@ def _classify_axes(job, segment, cells, view, low, listed):
                 row = BLOCK * block
                 codes_of, scales = products + 4 * BLOCK * b, cells.axes_scales + 2 * row
                 own = (codes_of, values + 8 * row, scales, radii + 2 * row, rests + 2 * row)
-                bits = cell_verdicts(own, numbers)
+                bits = _verdicts(cells, view, row, own, numbers)
                 present = _rows(segment, block)
                 rows += present
                 if bits & 0xFFFF:
@@ -181,7 +190,7 @@ def _classify_high(job, segment, cells, view, low, listed):
             block = job.blocks[at + b]
             row = BLOCK * block
             own = (products + 4 * BLOCK * b, values + 8 * row, cells.scales + 2 * row, radii + 2 * row, radii + 2 * row)
-            bits = cell_verdicts(own, numbers)
+            bits = _verdicts(cells, view, row, own, numbers)
             present = _rows(segment, block)
             rows += present
             remaining = bits & 0xFFFF & bits_between(0, present)
@@ -228,10 +237,14 @@ def _classify_low(job, segment, cells, view, low, found, left):
             scale = widen16(scales[row])
             value = job.values[row - low] + scale * (view.unit * (np.float64(product) - bias))
             width = scale * view.low_slack + view.factor * widen16(radii[row])
-            if value + width < view.below:
+            below, above = view.below, view.above
+            if cells.lengths != 0:
+                length = np.float64(pointer(cells.lengths, np.float32)[row])
+                below, above = below + view.lift_below * length, above + view.lift_above * length
+            if value + width < below:
                 dropped += 1
                 continue
-            if value - width >= view.above:
+            if value - width >= above:
                 taken += 1
                 verdict = TAKE
                 if counting:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from halfspace.cpu.codes import mean
 from halfspace.cpu.filters import FilterCode, axes
+from halfspace.cpu.filters.lengths import row_lengths
 from halfspace.cpu.filters.multiply import search_cells
 from halfspace.cpu.filters.prepared import share
 from halfspace.cpu.filters.records import cells_record
@@ -32,6 +33,7 @@ from halfspace.cpu.runtime.jit import blank, cleared, compiled
 from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
 from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LARGEST_CODE, MODERATE, TILE
+from halfspace.model.metrics import Metric
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["CODE", "choose_frame", "encode", "encode_rows"]
@@ -109,6 +111,7 @@ def encode(
     threads: int,
     like: Cells | None = None,
     advance: Advance = ignore,
+    metric: Metric = Metric.IP,
 ) -> Cells:
     """Give every stored vector (spaces, n, d) its cell.
 
@@ -122,7 +125,7 @@ def encode(
     own = _choose(vectors, norms, threads) if like is None else _frame_of(like)
     cells = Cells.blank(
         _jit.zeros,
-        Cells.shapes(spaces, rows, dim),
+        Cells.shapes(spaces, rows, dim, metric),
         centre=own.centre,
         weights=own.weights,
         peaks=np.maximum.reduceat(norms, np.arange(0, rows, CHUNK), axis=1),
@@ -136,6 +139,8 @@ def encode(
         frame = own.centre[space], own.weights[space]
         places = cells.high[space], cells.low[space], cells.scales[space], cells.radii[space]
         encode_rows(vectors[space], frame, places, longest[task], spans[at])
+        if cells.lengths is not None:
+            row_lengths(vectors[space], norms[space], frame[0], cells.lengths[space], spans[at], metric)
         advance((spans[at][1] - spans[at][0]) * dim)
 
     _threads.run(fill, [(space, at) for space in range(spaces) for at in range(len(spans))], threads)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from halfspace.cpu.codes import mean, put_ball, put_rows, widen_centre
 from halfspace.cpu.filters import FilterCode
+from halfspace.cpu.filters.lengths import fill_cosine, fill_distances
 from halfspace.cpu.filters.records import groups_record
 from halfspace.cpu.filters.tree import prepare_groups, search_groups
 from halfspace.cpu.formats import SLICE
@@ -17,13 +18,19 @@ from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled
 from halfspace.model.filters.groups import LEVELS, Groups
 from halfspace.model.layout import BLOCK, CHUNK, Codes, chunks_of
+from halfspace.model.metrics import Metric
 from halfspace.runtime.progress import Advance, ignore
 
 __all__ = ["CODE", "enclose_groups"]
 
 
 def enclose_groups(
-    vectors: np.ndarray, threads: int, centre: npt.NDArray[np.float32] | None = None, advance: Advance = ignore
+    vectors: np.ndarray,
+    norms: npt.NDArray[np.float32],
+    threads: int,
+    centre: npt.NDArray[np.float32] | None = None,
+    advance: Advance = ignore,
+    metric: Metric = Metric.IP,
 ) -> Groups:
     """Put balls around rows of stored vectors (spaces, n, d) that follow one another: each 1,024, each 16 and each one.
 
@@ -33,7 +40,9 @@ def enclose_groups(
     spaces, rows, dim = vectors.shape
     middle = mean(vectors, threads) if centre is None else centre
     zeros = _jit.zeros
-    levels = {name: Codes.blank(zeros, Codes.shapes(spaces, -(-rows // size), dim)) for name, size in LEVELS.items()}
+    levels = {
+        name: Codes.blank(zeros, Codes.shapes(spaces, -(-rows // size), dim, metric)) for name, size in LEVELS.items()
+    }
     cells, groups, chunks = (
         [(level.codes[space], level.scales[space], level.radii[space]) for space in range(spaces)]
         for level in levels.values()
@@ -53,7 +62,36 @@ def enclose_groups(
         spans = _threads.spans(rows, -(-rows * dim // SLICE), step)
         tasks = [(space, *span) for space in range(spaces) for span in spans]
         _threads.run(lambda task: encode(*task), tasks, threads)  # noqa: B023
-    return Groups(middle, **levels)
+    slack = None if metric == Metric.IP else _fill_lengths(levels, norms, middle, threads, metric)
+    return Groups(middle, **levels, slack=slack)
+
+
+def _fill_lengths(
+    levels: dict[str, Codes],
+    norms: npt.NDArray[np.float32],
+    centre: npt.NDArray[np.float32],
+    threads: int,
+    metric: Metric,
+) -> npt.NDArray[np.float64]:
+    """Fill in the lengths of all balls; returns how much they may lack, (spaces,)."""
+    spaces, rows = norms.shape
+    slack = np.zeros(spaces)
+    for space in range(spaces):
+        own = {name: level.moved(lambda part, at=space: part[at : at + 1]) for name, level in levels.items()}
+        if metric == Metric.COSINE:
+            slack[space] = fill_cosine(norms[space], own, LEVELS)
+            continue
+        cells, groups, chunks = (
+            (level.codes[0], level.scales[0], level.radii[0], np.asarray(level.lengths)[0]) for level in own.values()
+        )
+
+        def fill(span: tuple[int, int]) -> float:
+            lack: float = fill_distances(centre[space], chunks, groups, cells, rows, span)  # noqa: B023
+            return lack
+
+        spans = _threads.spans(rows, -(-rows * centre.shape[1] // SLICE), CHUNK)
+        slack[space] = max(_threads.run(fill, spans, threads))
+    return slack
 
 
 @compiled

@@ -7,6 +7,7 @@ directions at a time. A pair is left if
 
 which is the upper bound of `halfspace.cpu.filters.cells`, solved for the integer product. It is evaluated in float32,
 with the slack of `halfspace.model.rounding.pair_margin`. Pairs that are left are verified while vectors are in cache.
+With the metrics "cosine" and "l2", lift e / s is added on the right, where e is the vector's length.
 
 Directions are sorted by tau / |q|, the norm that a vector must have to be a hit, so that those which a chunk can reach
 at all come first.
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from halfspace.cpu.filters.lifts import coded_components
 from halfspace.cpu.formats import widen16
 from halfspace.cpu.rounding import least_norm, norm_bound, pair_margin, radius_factor, reach
 from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, pointer
@@ -24,6 +26,8 @@ from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
 
 __all__ = ["LEAST", "Matrix", "blank_matrix", "can_multiply", "fill_matrix", "pack_tile", "reachable_by"]
 
+PAIR_SHARE = 2.0**-20
+"""What is taken from levels and lifts, which may cancel: it pays for rounding them, and their products, to float32."""
 LEAST = 24
 """Directions from which on a matrix product is faster than one after another."""
 
@@ -37,6 +41,7 @@ class Matrix(NamedTuple):
     levels: np.ndarray  # float32 (spaces, m')
     factors: np.ndarray  # float32 (spaces, m')
     offsets: np.ndarray  # float32 (spaces, m')
+    lifts: np.ndarray  # float32 (spaces, m'), 0 with the metric "ip"
 
 
 @inlined
@@ -52,6 +57,7 @@ def blank_matrix(spaces, count, dim):
         blank((spaces, count), np.float64),
         cleared((spaces, padded, (dim + TILE - 1) // TILE * TILE), np.int8),
         levels,
+        cleared((spaces, padded), np.float32),
         cleared((spaces, padded), np.float32),
         cleared((spaces, padded), np.float32),
     )
@@ -72,29 +78,32 @@ def fill_matrix(cells, directions, views, dim, space, out):
     """Sort the directions (m,) of one space, with their views, and code them in one digit."""
     count = directions.size
     weights = array_at(cells.weights, np.float32, dim)
-    least = blank(count, np.float64)
+    least, own = blank(count, np.float64), blank(dim, np.float64)
     for k in range(count):
-        least[k] = least_norm(directions[k].tau, directions[k].norm)
+        least[k] = least_norm(directions[k].tau, directions[k].norm) if cells.lengths == 0 else -np.inf
     order = _ascending(least)
     for place in range(count):
         k = order[place]
-        view, norm = views[k], directions[k].norm
-        wide = pointer(directions[k].wide, np.float64)
+        view = views[k]
+        coded_components(directions[k], cells.centre, view.moved, own)
         digits = pointer(view.digits, np.int8)
         unit = 256.0 * view.unit
         rest, total, magnitude = 0.0, np.int64(0), np.int64(0)
         for j in range(dim):
             digit = np.int64(digits[j])
             out.digits[space, place, j] = digits[j]
-            error = wide[j] * np.float64(weights[j]) - unit * digit
+            error = own[j] * np.float64(weights[j]) - unit * digit
             rest += error * error
             total += digit
             magnitude += abs(digit)
-        slack = reach(unit, norm_bound(rest, dim), norm, cells.low_span, dim) / unit
-        factor = radius_factor(norm) / unit
+        slack = reach(unit, norm_bound(rest, dim), view.norm, cells.low_span, dim) / unit
+        factor = radius_factor(view.norm) / unit
         margin = pair_margin(np.float64(magnitude), factor, dim)
         out.order[space, place], out.reach[space, place] = k, least[k]
-        out.levels[space, place] = np.float32(view.below / unit)
+        level, lift = view.below / unit, view.lift_below / unit
+        if cells.lengths != 0:
+            level, lift = level - abs(level) * PAIR_SHARE, lift - abs(lift) * PAIR_SHARE
+        out.levels[space, place], out.lifts[space, place] = np.float32(level), np.float32(lift)
         out.factors[space, place] = np.float32(factor)
         out.offsets[space, place] = np.float32(128.0 * np.float64(total) - slack - margin)
 
@@ -140,10 +149,10 @@ def reachable_by(reach, peak):
 def pack_tile(cells, first, words, columns, out):
     """Join the codes of rows [first, first + 64) into bytes, and divide by their scales.
 
-    out : the codes, uint8 (4 blocks, 16 columns, 16 vectors, 4), of which steps beyond 2 * words stay zero; and two of
-        float32 (64,), which get 1 / s and r / s
+    out : the codes, uint8 (4 blocks, 16 columns, 16 vectors, 4), of which steps beyond 2 * words stay zero; and three
+        of float32 (64,), which get 1 / s, r / s and e / s
     """
-    tile, inverses, ratios = out
+    tile, inverses, ratios, rises = out
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
     low_half, high_half = np.uint32(0x0F0F0F0F), np.uint32(0xF0F0F0F0)
     four = np.uint32(4)
@@ -165,3 +174,7 @@ def pack_tile(cells, first, words, columns, out):
         else:  # a vector at the centre: always left
             inverses[i] = np.float32(0.0)
             ratios[i] = np.float32(np.inf)
+    if cells.lengths != 0:
+        lengths = pointer(cells.lengths, np.float32)
+        for i in range(TILE):
+            rises[i] = lengths[first + i] * inverses[i]

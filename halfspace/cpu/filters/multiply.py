@@ -11,7 +11,7 @@ from halfspace.cpu.filters.matrix import pack_tile, reachable_by
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import COUNT, LOOK, bits_between, keep, must_stop
 from halfspace.cpu.runtime.jit import blank, cleared, hold, inlined, pointer, record_at
-from halfspace.cpu.runtime.lanes import lowest_bit_of, pairs_reaching
+from halfspace.cpu.runtime.lanes import lifted_pairs_reaching, lowest_bit_of, pairs_reaching
 from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end
 from halfspace.model.layout import CHUNK, TILE
 
@@ -42,7 +42,9 @@ def _multiply(job, segment, matrix, directions, counts, span):
     columns = matrix.digits.shape[2] // TILE
     tile = cleared(TILE * TILE * columns, np.uint8)
     products = blank((GROUP, TILE), np.int32)
-    inverses, ratios = blank(TILE, np.float32), blank(TILE, np.float32)
+    inverses, ratios, rises = blank(TILE, np.float32), blank(TILE, np.float32), blank(TILE, np.float32)
+    rows = inverses.ctypes.data, ratios.ctypes.data, rises.ctypes.data
+    lifted = cells.lengths != 0
     tiles = min(max(PASS_BYTES // (TILE * job.row_bytes), 1), CHUNK // TILE)
     masks = cleared((batch, tiles), np.int64)  # of each direction, the vectors that are left
     first, begin = (job.row, job.place) if job.resumed else (start * CHUNK, 0)
@@ -59,7 +61,7 @@ def _multiply(job, segment, matrix, directions, counts, span):
                         masks[place, t] = 0
                     continue
                 present = bits_between(0, min(TILE, segment.rows - low))
-                pack_tile(cells, low, job.words, columns, (tile, inverses, ratios))
+                pack_tile(cells, low, job.words, columns, (tile, inverses, ratios, rises))
                 for group in range(begin // GROUP * GROUP, alive, GROUP):
                     digits = matrix.digits.ctypes.data + (space * matrix.digits.shape[1] + group) * (TILE * columns)
                     matrix_dot(tile.ctypes.data, digits, columns, products.ctypes.data)
@@ -67,9 +69,11 @@ def _multiply(job, segment, matrix, directions, counts, span):
                         own = products.ctypes.data + 4 * TILE * (place - group)
                         level, factor = matrix.levels[space, place], matrix.factors[space, place]
                         offset = matrix.offsets[space, place]
-                        masks[place, t] = present & pairs_reaching(
-                            own, inverses.ctypes.data, ratios.ctypes.data, level, factor, offset
-                        )
+                        if lifted:
+                            numbers = level, factor, offset, matrix.lifts[space, place]
+                            masks[place, t] = present & lifted_pairs_reaching(own, rows, numbers)
+                        else:
+                            masks[place, t] = present & pairs_reaching(own, rows[0], rows[1], level, factor, offset)
             job.weight += alive
             for place in range(begin, alive):
                 left = 0
@@ -97,4 +101,7 @@ def _multiply(job, segment, matrix, directions, counts, span):
             first = chunk * CHUNK
     matrix_end()
     hold(wide)
+    hold(inverses)
+    hold(ratios)
+    hold(rises)
     return at

@@ -15,7 +15,7 @@ from halfspace.model.table import Table
 
 __all__ = ["share"]
 
-_MATRIX = ("order", "reach", "digits", "levels", "factors", "offsets")
+_MATRIX = ("order", "reach", "digits", "levels", "factors", "offsets", "lifts")
 
 
 def share(table: Table, directions: Directions) -> tuple[int, object]:
@@ -28,7 +28,7 @@ def share(table: Table, directions: Directions) -> tuple[int, object]:
     multiplied = spaces if batch >= LEAST and float(cells.peaks.max()) <= MODERATE else 0
     axes = 0 if multiplied or cells.axes is None else cells.axes.weights.shape[1]  # a product does without them
     padded = -(-batch // GROUP) * GROUP
-    levels = (np.full((multiplied, padded), value, np.float32) for value in (np.inf, 0.0, 0.0))
+    levels = (np.full((multiplied, padded), value, np.float32) for value in (np.inf, 0.0, 0.0, 0.0))
     seen = Seen(
         np.zeros(total, VIEW),
         np.zeros((total, 4, -(-dim // DIGITS) * DIGITS), np.int8),
@@ -55,12 +55,12 @@ def _look(table, directions, sizes, views, digits, matrix):
     table : address, spaces and segments; directions, views : addresses; digits, matrix : the arrays of it
     """
     total, dim = sizes
-    order, reach, matrix_digits, levels, factors, offsets = matrix
+    order, reach, matrix_digits, levels, factors, offsets, lifts = matrix
     seen = Seen(
         array_at(views, VIEW, total),
         digits[0],
         digits[1],
-        Matrix(order, reach, matrix_digits, levels, factors, offsets),
+        Matrix(order, reach, matrix_digits, levels, factors, offsets, lifts),
     )
     own = array_at(table[0], SEGMENT, (table[1], table[2]))
     fill_seen(own, 0, array_at(directions, DIRECTION, total), dim, seen)

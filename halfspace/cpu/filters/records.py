@@ -7,6 +7,7 @@ import numpy as np
 from halfspace.model.filters.balls import Balls
 from halfspace.model.filters.cells import Cells
 from halfspace.model.filters.groups import LEVELS, Groups
+from halfspace.model.layout import MODERATE
 from halfspace.model.segment import address
 
 __all__ = ["BALLS", "CELLS", "GROUPS", "cells_record", "fill_cells", "groups_record", "nothing_bounded"]
@@ -23,6 +24,8 @@ CELLS = np.dtype(
         ("peaks", np.int64),  # address of float32 (chunks,)
         ("high_span", np.float64),
         ("low_span", np.float64),
+        ("lengths", np.int64),  # address of float32 (16 blocks,), or 0 with the metric "ip"
+        ("slack", np.float64),  # how much lengths may lack beyond their share: 0, or infinity
         ("axes", np.int64),  # their number, h, or 0
         ("axes_matrix", np.int64),  # address of float32 (h, d)
         ("axes_weights", np.int64),  # address of float32 (h,)
@@ -38,13 +41,11 @@ CELLS = np.dtype(
 GROUPS = np.dtype(
     [
         ("centre", np.int64),  # address of float32 (d,)
-        (
-            "rows",
-            np.int64,
-            (3,),
-        ),  # of each row, addresses: uint8 (blocks, steps, 16, 4), float32 (16 blocks,), the same
-        ("groups", np.int64, (3,)),  # the same of each 16 rows
-        ("chunks", np.int64, (3,)),  # the same of each 1,024 rows
+        # of each row, addresses: uint8 (blocks, steps, 16, 4), float32 (16 blocks,), the same, the same or 0
+        ("rows", np.int64, (4,)),
+        ("groups", np.int64, (4,)),  # the same of each 16 rows
+        ("chunks", np.int64, (4,)),  # the same of each 1,024 rows
+        ("slack", np.float64),  # how much lengths may lack
     ]
 )
 """Of `halfspace.model.filters.groups.Groups`."""
@@ -78,6 +79,9 @@ def fill_cells(cells: Cells, space: int, row: Any) -> None:
         row[name] = address(getattr(cells, name)[space])
     row["high_radii"], row["low_radii"] = (address(radii) for radii in cells.radii[space])
     row["high_span"], row["low_span"] = cells.spans[space]
+    if cells.lengths is not None:
+        row["lengths"] = address(cells.lengths[space])
+        row["slack"] = 0.0 if float(cells.peaks[space].max()) <= MODERATE else np.inf
     axes = cells.axes
     if axes is None:
         return
@@ -94,7 +98,9 @@ def groups_record(groups: Groups, space: int) -> np.ndarray:
     record["centre"] = address(groups.centre[space])
     for field, level in zip(("rows", "groups", "chunks"), LEVELS, strict=True):
         codes = getattr(groups, level)
-        record[field] = [address(part[space]) for part in (codes.codes, codes.scales, codes.radii)]
+        parts = codes.codes, codes.scales, codes.radii, codes.lengths
+        record[field] = [0 if part is None else address(part[space]) for part in parts]
+    record["slack"] = 0.0 if groups.slack is None else groups.slack[space]
     return record
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from halfspace.cpu.codes import thresholds
 from halfspace.cpu.directions import code_in_digits
+from halfspace.cpu.filters.lifts import L2, LIFT_FIELDS, coded_components, cone, sphere
 from halfspace.cpu.filters.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.rounding import norm_bound, radius_factor, reach
@@ -20,8 +21,9 @@ DIGITS = 128
 
 VIEW = np.dtype(
     [
-        ("below", np.float64),  # thresholds seen from the segment's centre: drop what cannot reach this
-        ("above", np.float64),  # and take what cannot fail this
+        *LIFT_FIELDS,
+        ("norm", np.float64),  # upper bound of that of the direction that is coded: q, or q - m with the metric "l2"
+        ("moved", np.int64),  # whether it is q - m
         ("factor", np.float64),  # of a radius
         ("unit", np.float64),  # a
         ("digit_sum", np.float64),  # sum of A_j
@@ -96,7 +98,10 @@ def fill_seen(table, which, directions, dim, seen):
         cells = record_at(table[space, which].data, CELLS)
         low, high = space * batch, (space + 1) * batch
         for k in range(low, high):
-            view_one(cells, directions[k], scaled, seen.digits[k], seen.views[k])
+            if cells.lengths == 0:
+                view_one(cells, directions[k], scaled, seen.digits[k], seen.views[k])
+            else:
+                _view_lifted(cells, directions[k], scaled, seen.digits[k], seen.views[k])
             if axes:
                 _view_axes(cells, directions[k], scaled, seen.axes_digits[k], seen.views[k])
         if multiplied:
@@ -113,6 +118,7 @@ SHARED = np.dtype(
         ("levels", np.int64),
         ("factors", np.int64),
         ("offsets", np.int64),
+        ("lifts", np.int64),
     ]
 )
 """What was seen of all directions, for all threads."""
@@ -137,13 +143,14 @@ def borrow_seen(address, spaces, count, dim):
             array_at(shared.levels, np.float32, (multiplied, padded)),
             array_at(shared.factors, np.float32, (multiplied, padded)),
             array_at(shared.offsets, np.float32, (multiplied, padded)),
+            array_at(shared.lifts, np.float32, (multiplied, padded)),
         ),
     )
 
 
 @inlined
 def view_one(cells, direction, scaled, digits, out):
-    """Fill in the view of one direction, but for the axes.
+    """Fill in the view of one direction with the metric "ip", but for the axes.
 
     cells : a CELLS record; direction : a DIRECTION
     scaled : float64 (d,), to work in; digits : int8 (4, stride), zero; out : a VIEW
@@ -151,15 +158,42 @@ def view_one(cells, direction, scaled, digits, out):
     dim = scaled.size
     wide = array_at(direction.wide, np.float64, dim)
     centre = array_at(cells.centre, np.float32, dim)
-    weights = array_at(cells.weights, np.float32, dim)
     out.below, out.above = thresholds(wide, direction, centre)
-    out.factor = radius_factor(direction.norm)
+    out.lift_below, out.lift_above, out.moved = 0.0, 0.0, 0
     for j in range(dim):
-        scaled[j] = wide[j] * np.float64(weights[j])
+        scaled[j] = wide[j]
+    _code(cells, direction.norm, scaled, digits, out)
+
+
+@inlined
+def _view_lifted(cells, direction, scaled, digits, out):
+    """Do as `view_one` does, with the other metrics."""
+    dim = scaled.size
+    wide = array_at(direction.wide, np.float64, dim)
+    centre = array_at(cells.centre, np.float32, dim)
+    out.moved = direction.metric == L2
+    if out.moved:
+        norm = sphere(wide, direction, centre, cells.slack, scaled, out)
+    else:
+        cone(wide, direction, centre, cells.slack, out)
+        norm = direction.norm
+        for j in range(dim):
+            scaled[j] = wide[j]
+    _code(cells, norm, scaled, digits, out)
+
+
+@inlined
+def _code(cells, norm, scaled, digits, out):
+    """Code a direction (d,), which gets the weights' factors, and fill in what follows from its codes."""
+    dim = scaled.size
+    weights = array_at(cells.weights, np.float32, dim)
+    out.norm, out.factor = norm, radius_factor(norm)
+    for j in range(dim):
+        scaled[j] *= np.float64(weights[j])
     unit, rest, total = code_in_digits(scaled, dim, digits[:2])
     out.unit, out.digit_sum = unit, total
-    out.high_slack = reach(unit, rest, direction.norm, cells.high_span, dim)
-    out.low_slack = reach(unit, rest, direction.norm, cells.low_span, dim)
+    out.high_slack = reach(unit, rest, norm, cells.high_span, dim)
+    out.low_slack = reach(unit, rest, norm, cells.low_span, dim)
     out.digits, out.stride = digits.ctypes.data, digits.shape[1]
     out.row_digits = out.digits + 2 * out.stride
     own, row = pointer(out.digits, np.int32), pointer(out.row_digits, np.int32)
@@ -172,7 +206,8 @@ def view_one(cells, direction, scaled, digits, out):
 @inlined
 def _view_axes(cells, direction, along, digits, out):
     dim, count = along.size, cells.axes
-    wide = array_at(direction.wide, np.float64, dim)
+    wide = blank(dim, np.float64)
+    coded_components(direction, cells.centre, out.moved, wide)
     matrix = array_at(cells.axes_matrix, np.float32, (count, dim))
     weights = array_at(cells.axes_weights, np.float32, count)
     total = 0.0
@@ -186,7 +221,7 @@ def _view_axes(cells, direction, along, digits, out):
         if k == count // 2 - 1 or k == count - 1:
             part = k // (count // 2)
             out.axes_factors[part] = radius_factor(norm_bound(total, count))
-            left = direction.norm * direction.norm * (1.0 + 2.0**-34) - total * (1.0 - cells.axes_spread)
+            left = out.norm * out.norm * (1.0 + 2.0**-34) - total * (1.0 - cells.axes_spread)
             out.axes_remainders[part] = radius_factor(np.sqrt(max(left, 0.0)))
     for k in range(count):
         along[k] *= np.float64(weights[k])

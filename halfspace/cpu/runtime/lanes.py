@@ -16,6 +16,9 @@ __all__ = [
     "count_bits",
     "digits_reaching",
     "join_block",
+    "lifted_block_verdicts",
+    "lifted_cell_verdicts",
+    "lifted_pairs_reaching",
     "lowest_bit_of",
     "pairs_reaching",
 ]
@@ -43,10 +46,14 @@ def _short(builder: Any, address: Any) -> Any:
     return builder.fpext(numbers, ir.VectorType(_DOUBLE, BLOCK))
 
 
-def _bits(builder: Any, value: Any, width: Any, below: Any, above: Any) -> Any:
-    """Bits 0 to 15 where value + width < below is not so, bits 16 to 31 where value - width >= above."""
-    kept = builder.not_(builder.fcmp_ordered("<", builder.fadd(value, width), below))
-    taken = builder.fcmp_ordered(">=", builder.fsub(value, width), above)
+def _bits(builder: Any, upper: Any, lower: Any, below: Any, above: Any) -> Any:
+    """Bits 0 to 15 where upper < below is not so, bits 16 to 31 where lower >= above."""
+    kept = builder.not_(builder.fcmp_ordered("<", upper, below))
+    taken = builder.fcmp_ordered(">=", lower, above)
+    return _both(builder, kept, taken)
+
+
+def _both(builder: Any, kept: Any, taken: Any) -> Any:
     kept, taken = (builder.zext(builder.bitcast(bits, _I16), _I64) for bits in (kept, taken))
     return builder.or_(kept, builder.shl(taken, ir.Constant(_I64, BLOCK)))
 
@@ -72,9 +79,43 @@ def block_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
         offset = builder.fsub(_product(builder, products), bias)
         value = builder.fmul(scale, builder.fmul(unit, offset))
         width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
-        return _bits(builder, value, width, below, above)
+        return _bits(builder, builder.fadd(value, width), builder.fsub(value, width), below, above)
 
     return signature, codegen
+
+
+@intrinsic
+def lifted_block_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
+    """Test 16 balls with lengths, as `halfspace.cpu.filters.lifts` says; returns bits as `block_verdicts` does.
+
+    addresses : as there, and of the lengths, float32 (16,)
+    numbers : unit, bias, slack, factor_below, factor_above, widest, below, above, lift_below, lift_above
+    """
+    signature = types.int64(types.UniTuple(types.intp, 4), types.UniTuple(types.float64, 10))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.VectorType(_DOUBLE, BLOCK)
+        products, *parts = cgutils.unpack_tuple(builder, args[0])
+        numbers = [splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[1])]
+        unit, bias, slack, factor_below, factor_above, widest, *limits = numbers
+        scale, radius, length = (builder.fpext(_load(builder, part, _FLOAT), wide) for part in parts)
+        value = builder.fmul(scale, builder.fmul(unit, builder.fsub(_product(builder, products), bias)))
+        coded = builder.fmul(scale, slack)
+        upper = builder.fadd(value, builder.fadd(coded, builder.fmul(factor_below, radius)))
+        lower = builder.fsub(value, builder.fadd(coded, builder.fmul(factor_above, radius)))
+        below, above = _lifted(builder, length, limits)
+        kept = builder.not_(builder.fcmp_ordered("<", upper, below))
+        taken = builder.fcmp_ordered(">=", lower, above)
+        return _both(builder, kept, builder.and_(taken, builder.fcmp_ordered("<=", radius, widest)))
+
+    return signature, codegen
+
+
+def _lifted(builder: Any, length: Any, limits: list[Any]) -> tuple[Any, Any]:
+    """Thresholds below and above, each lifted by so much for each unit of a length."""
+    below, above, lift_below, lift_above = limits
+    lifted = [builder.fadd(a, builder.fmul(b, length)) for a, b in ((below, lift_below), (above, lift_above))]
+    return lifted[0], lifted[1]
 
 
 @intrinsic
@@ -91,16 +132,41 @@ def cell_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
     signature = types.int64(types.UniTuple(types.intp, 5), types.UniTuple(types.float64, 7))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        products, values, scales, radii, rests = cgutils.unpack_tuple(builder, args[0])
-        numbers = [splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[1])]
-        unit, bias, slack, factor, remainder, below, above = numbers
-        scale, radius, rest = (_short(builder, part) for part in (scales, radii, rests))
-        offset = builder.fsub(_product(builder, products), bias)
-        value = builder.fadd(_load(builder, values, _DOUBLE), builder.fmul(scale, builder.fmul(unit, offset)))
-        builder.store(value, builder.inttoptr(values, value.type.as_pointer()), align=8)
-        width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
-        width = builder.fadd(width, builder.fmul(remainder, rest))
-        return _bits(builder, value, width, below, above)
+        upper, lower, below, above = _cells(builder, *(cgutils.unpack_tuple(builder, arg) for arg in args))
+        return _bits(builder, upper, lower, below, above)
+
+    return signature, codegen
+
+
+def _cells(builder: Any, addresses: list[Any], numbers: list[Any]) -> tuple[Any, Any, Any, Any]:
+    """Bounds of 16 vectors, as `cell_verdicts` says, and the thresholds."""
+    products, values, scales, radii, rests = addresses
+    unit, bias, slack, factor, remainder, below, above = (splat(builder, number, BLOCK) for number in numbers)
+    scale, radius, rest = (_short(builder, part) for part in (scales, radii, rests))
+    offset = builder.fsub(_product(builder, products), bias)
+    value = builder.fadd(_load(builder, values, _DOUBLE), builder.fmul(scale, builder.fmul(unit, offset)))
+    builder.store(value, builder.inttoptr(values, value.type.as_pointer()), align=8)
+    width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
+    width = builder.fadd(width, builder.fmul(remainder, rest))
+    return builder.fadd(value, width), builder.fsub(value, width), below, above
+
+
+@intrinsic
+def lifted_cell_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
+    """Test 16 vectors with lengths, as `halfspace.cpu.filters.lifts` says; the rest is as for `cell_verdicts`.
+
+    addresses : as there, and of the lengths, float32 (16,)
+    numbers : as there, then lift_below and lift_above
+    """
+    signature = types.int64(types.UniTuple(types.intp, 6), types.UniTuple(types.float64, 9))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        *addresses, lengths = cgutils.unpack_tuple(builder, args[0])
+        *numbers, lift_below, lift_above = cgutils.unpack_tuple(builder, args[1])
+        upper, lower, below, above = _cells(builder, addresses, numbers)
+        length = builder.fpext(_load(builder, lengths, _FLOAT), ir.VectorType(_DOUBLE, BLOCK))
+        lifts = [splat(builder, number, BLOCK) for number in (lift_below, lift_above)]
+        return _bits(builder, upper, lower, *_lifted(builder, length, [below, above, *lifts]))
 
     return signature, codegen
 
@@ -138,6 +204,41 @@ def pairs_reaching(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _reaching(builder, args, 1)
+
+    return signature, codegen
+
+
+@intrinsic
+def lifted_pairs_reaching(typingctx: Any, products: Any, rows: Any, numbers: Any) -> Any:
+    """Bits of vectors whose product is not below level * inverse + lift * rise - factor * ratio + offset, in float32.
+
+    products : address of int32 (64,); rows : addresses of inverses, ratios and rises, float32 (64,)
+    numbers : level, factor, offset, lift; terms are added with or without fused multiply-add
+    """
+    signature = types.int64(types.intp, types.UniTuple(types.intp, 3), types.UniTuple(types.float32, 4))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.VectorType(_FLOAT, BLOCK)
+        rows = cgutils.unpack_tuple(builder, args[1])
+        level, factor, offset, lift = (
+            splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[2])
+        )
+        fused = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(wide, [wide] * 3), f"llvm.fmuladd.v{BLOCK}f32"
+        )
+        less = builder.fneg(factor)
+        mask = ir.Constant(_I64, 0)
+        for block in range(TILE // BLOCK):
+            at = ir.Constant(_I64, 4 * BLOCK * block)
+            inverse, ratio, rise = (_load(builder, builder.add(row, at), _FLOAT) for row in rows)
+            product = builder.sitofp(_load(builder, builder.add(args[0], at), _I32), wide)
+            needed = offset
+            for one, other in ((less, ratio), (level, inverse), (lift, rise)):
+                needed = builder.call(fused, [one, other, needed])
+            reaches = builder.fcmp_unordered(">=", product, needed)
+            bits = builder.zext(builder.bitcast(reaches, _I16), _I64)
+            mask = builder.or_(mask, builder.shl(bits, ir.Constant(_I64, BLOCK * block)))
+        return mask
 
     return signature, codegen
 
