@@ -1,10 +1,11 @@
 """The oracle itself: against Python's own exact arithmetic, and on cases worked out by hand."""
 
 from fractions import Fraction
+from operator import mul
 
 import numpy as np
 import pytest
-from helpers import reference
+from helpers import metrics, reference
 from helpers.checking import DTYPES
 from helpers.families import FAMILIES, pairs
 from hypothesis import given
@@ -108,3 +109,94 @@ def test_best_orders_by_score_then_id():
     ids, scores = np.array([1, 2, 5, 9]), np.array([0.0, 3.0, -0.0, 3.0], np.float32)
     assert reference.best(ids, scores)[0].tolist() == [2, 9, 1, 5]
     assert reference.best(ids, scores, 3)[0].tolist() == [2, 9, 1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("d", [1, 2, 9])
+def test_sets_of_other_metrics_are_those_of_fractions(family, dtype, d, rng):
+    vectors, directions = metrics.nonzero(*family(rng, 12, d, 2, dtype))
+    for q in directions:
+        wide = [Fraction(float(c)) for c in q]
+        rows = [[Fraction(float(c)) for c in row] for row in vectors]
+        dots = [sum(map(mul, row, wide)) for row in rows]
+        squares = [sum(map(mul, row, row)) * sum(map(mul, wide, wide)) for row in rows]
+        apart = [sum((a - b) ** 2 for a, b in zip(row, wide, strict=True)) for row in rows]
+        for tau in metrics.boundary_taus("cosine", rng, vectors, q, 4):
+            t = Fraction(float(tau))
+            expected = [k for k in range(12) if dots[k] * abs(dots[k]) >= t * abs(t) * squares[k]]
+            assert metrics.hits("cosine", vectors, q, tau).tolist() == expected
+        for radius in metrics.boundary_taus("l2", rng, vectors, q, 4):
+            r = Fraction(float(radius))
+            expected = [k for k in range(12) if apart[k] <= r * abs(r)]
+            assert metrics.hits("l2", vectors, q, radius).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_roots_are_the_nearest(dtype, rng):
+    for _ in range(500):
+        n, d = (int(rng.integers(2**61, 2**62)) >> int(rng.integers(0, 62)) for _ in range(2))
+        pattern = metrics.root(n, d, 0, dtype)
+        near = reference.from_bits([pattern - 1, pattern, pattern + 1], dtype)
+        below, found, above = (Fraction(float(value)) for value in near)
+        assert ((below + found) / 2) ** 2 <= Fraction(n, d) <= ((above + found) / 2) ** 2
+        assert metrics.root(-n, d, 0, dtype) > pattern
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "vector", "expected"),
+    [
+        ("l2", [3, 4], [0, 0], 5.0),
+        ("l2", [0, 0], [0, 0], 0.0),
+        ("l2", [1e30, 1], [1e30, 3], 2.0),
+        ("l2", [3e38], [-3e38], np.inf),
+        ("l2", [2.0**127], [-(2.0**127 * (1 - 2.0**-24))], np.inf),
+        ("l2", [2.0**127], [-(2.0**127 * (1 - 2.0**-23))], 2.0**128 - 2.0**104),
+        ("l2", [1], [-(1 - 2.0**-24)], 2.0),
+        ("l2", [1 + 2.0**-23], [-(1 - 2.0**-24)], 2.0),
+        ("l2", [2.0**-149], [0], 2.0**-149),
+        ("l2", [2.0**-149] * 3, [0, 0, 0], 2.0**-148),
+        ("cosine", [1, 1], [2, 2], 1.0),
+        ("cosine", [1, 1], [-2, -2], -1.0),
+        ("cosine", [1, 0], [0, 1], 0.0),
+        ("cosine", [1, 0], [3, 4], np.float32(0.6)),
+        ("cosine", [1, 0], [2.0**-149, 2.0**100], 0.0),
+        ("cosine", [1, 0], [-(2.0**-149), 2.0**100], -0.0),
+        ("cosine", [1, 0], [2.0**-148, 1], 2.0**-148),
+        ("cosine", [1, 0], [2.0**-149, 1], 2.0**-149),
+        ("cosine", [1, 0], [2.0**-149, 2], 0.0),
+        ("cosine", [1e-40, 1e-40], [1e-45, 1e-45], 1.0),
+    ],
+)
+def test_scores_of_other_metrics_round_once(metric, direction, vector, expected):
+    ours = metrics.score(metric, np.array(direction, np.float32), np.array(vector, np.float32))
+    assert reference.bits(ours) == reference.bits(np.float32(expected))
+
+
+def test_distances_are_compared_before_rounding_and_include_the_boundary():
+    vectors = np.array([[3, 4], [5, 0], [5, 2.0**-30], [0, 0]], np.float32)
+    origin = np.zeros(2, np.float32)
+    assert metrics.hits("l2", vectors, origin, 5.0).tolist() == [0, 1, 3]
+    assert metrics.hits("l2", vectors, origin, np.nextafter(5.0, 6)).tolist() == [0, 1, 2, 3]
+    assert metrics.hits("l2", vectors, origin, 0.0).tolist() == [3]
+    assert metrics.hits("l2", vectors, origin, -5e-324).tolist() == []
+    assert metrics.hits("l2", vectors, origin, np.inf).tolist() == [0, 1, 2, 3]
+    assert metrics.hits("l2", vectors, origin, -np.inf).tolist() == []
+
+
+def test_cosines_are_compared_before_rounding_and_include_the_boundary():
+    vectors = np.array([[3, 4], [4, 3], [-3, 4], [1, 2.0**-40], [0, 2]], np.float32)
+    q = np.array([2, 0], np.float32)
+    for tau, expected in [
+        (1.0, []),
+        (np.nextafter(1.0, 0), [3]),
+        (0.75, [1, 3]),
+        (0.0, [0, 1, 3, 4]),
+        (5e-324, [0, 1, 3]),
+        (-0.0, [0, 1, 3, 4]),
+        (-0.5, [0, 1, 3, 4]),
+        (-0.625, [0, 1, 2, 3, 4]),
+        (np.inf, []),
+        (-np.inf, [0, 1, 2, 3, 4]),
+    ]:
+        assert metrics.hits("cosine", vectors, q, tau).tolist() == expected
