@@ -7,20 +7,30 @@ __all__ = [
     "axes_error",
     "axes_rest",
     "ball_doubt",
+    "cosine_spread",
+    "distance32_intercept",
+    "distance32_slope",
+    "distance_exact_below",
+    "distance_intercept",
+    "distance_slope",
     "dot32_intercept",
     "dot32_slope",
     "dot_intercept",
     "dot_slope",
     "exact_below",
     "half_square",
+    "least_cosine_slope",
     "least_norm",
     "longest_product",
+    "most_cosine_slope",
     "norm_bound",
     "pair_margin",
     "radius_factor",
     "reach",
     "residual_bound",
     "square_margin",
+    "sum32_beyond",
+    "sum32_within",
     "threshold_margin",
 ]
 
@@ -42,3 +52,13 @@ dot32_slope = inlined(rounding.dot32_slope)
 dot32_intercept = inlined(rounding.dot32_intercept)
 pair_margin = inlined(rounding.pair_margin)
 exact_below = inlined(rounding.exact_below)
+cosine_spread = inlined(rounding.cosine_spread)
+distance32_intercept = inlined(rounding.distance32_intercept)
+distance32_slope = inlined(rounding.distance32_slope)
+distance_exact_below = inlined(rounding.distance_exact_below)
+distance_intercept = inlined(rounding.distance_intercept)
+distance_slope = inlined(rounding.distance_slope)
+least_cosine_slope = inlined(rounding.least_cosine_slope)
+most_cosine_slope = inlined(rounding.most_cosine_slope)
+sum32_beyond = inlined(rounding.sum32_beyond)
+sum32_within = inlined(rounding.sum32_within)

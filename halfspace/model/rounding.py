@@ -29,20 +29,30 @@ __all__ = [
     "axes_rest",
     "axes_spread",
     "ball_doubt",
+    "cosine_spread",
+    "distance32_intercept",
+    "distance32_slope",
+    "distance_exact_below",
+    "distance_intercept",
+    "distance_slope",
     "dot32_intercept",
     "dot32_slope",
     "dot_intercept",
     "dot_slope",
     "exact_below",
     "half_square",
+    "least_cosine_slope",
     "least_norm",
     "longest_product",
+    "most_cosine_slope",
     "norm_bound",
     "pair_margin",
     "radius_factor",
     "reach",
     "residual_bound",
     "square_margin",
+    "sum32_beyond",
+    "sum32_within",
     "sum_margin",
     "threshold_margin",
 ]
@@ -108,6 +118,102 @@ def exact_below(direction_grain: float, vector_grain: float) -> float:
     if direction_grain < TINY or vector_grain < TINY:
         return 0.0
     return 2.0**52 * (direction_grain * vector_grain)
+
+
+def cosine_spread(dim: int) -> float:
+    """Relative error of tau |q| |x| in float64, and of a product that is divided by |q| |x|.
+
+    |q| is taken for its `norm_bound`, which is too large by (3 d / 2 + 8) u at most. |x| is the root of a float64 sum
+    of squares, which errs by a factor of (d / 2 + 2) u. Two products or a quotient, and a difference from a dot
+    product, are four operations more. What is flushed of x moves |x| by t sqrt(d) at most, by (c), and so tau |q| |x|
+    by no more than `dot_intercept`, since |tau| <= 1: it is to be added once for this, and once for the dot product.
+    """
+    return (2 * dim + 16) * UNIT
+
+
+def least_cosine_slope(tau: float, norm: float) -> float:
+    """Lower bound of tau |q| |x| per unit of the stored norm of x, a normal float32, for fewer than 2^22 dimensions.
+
+    The stored norm is a `norm_bound`, rounded up to float32: it is at least |x|, and at most |x| (1 + 2^-23 + 2^-29).
+    `norm`, the bound of |q|, is too large by a factor of 1 + 2^-30 at most.
+    """
+    return tau * norm * (1.0 - 2.0**-22 if tau > 0.0 else 1.0 + 8 * UNIT)
+
+
+def most_cosine_slope(tau: float, norm: float) -> float:
+    """Upper bound of tau |q| |x| per unit of the stored norm of x, as `least_cosine_slope` is the lower one."""
+    return tau * norm * (1.0 + 8 * UNIT if tau > 0.0 else 1.0 - 2.0**-22)
+
+
+def distance_slope(dim: int) -> float:
+    """First half of the bound `slope * distance + intercept` on the error of a float64 distance.
+
+    It is the root of a sum of squares of x_j - q_j. The difference of two float32 is 0 or at least 2^-149, so nothing
+    underflows. A difference errs by a factor within 1 + u, its square by (1 + u)^3, the sum of positive terms by
+    (1 + u)^(d - 1) more, in any order; the root halves all that and rounds once: (d / 2 + 2) u, whatever cancels. The
+    rest lets the caller form `radius - distance` and take the bound of the computed distance for that of the real one.
+    """
+    return (0.5 * dim + 8) * UNIT
+
+
+def distance_intercept(dim: int) -> float:
+    """Second half of the bound of `distance_slope`: by (c), x moves by t sqrt(d), or not if its grain is >= t."""
+    return 1.0001 * TINY * sqrt(dim)
+
+
+def distance_exact_below(direction_grain: float, vector_grain: float) -> float:
+    """Bound on |q| + |x| below which a float64 sum of squares of x_j - q_j has no error at all.
+
+    The differences are multiples of g, the smaller grain, and below |q| + |x| in magnitude. So where that is at most
+    2^26 g, they have 26 bits; their squares, and all partial sums in any order, are multiples of g^2 below 2^52 g^2.
+    """
+    if direction_grain < TINY or vector_grain < TINY:
+        return 0.0
+    return 2.0**26 * min(direction_grain, vector_grain)
+
+
+def distance32_slope(dim: int) -> float:
+    """First half of the bound `slope * distance + intercept` on the error of the root of a *float32* sum of squares.
+
+    As for `distance_slope`, with v = 2^-24 instead of u: in all less than b / (1 - 4 b) of the computed distance, with
+    b = (d + 1) v / 2 + v, where d v < 1/4 and nothing overflows. The root itself is taken in float64.
+    """
+    if dim >= 2**22:
+        return inf
+    return (0.5 * dim + 4) * 2.0**-24 / (1.0 - (2.0 * dim + 16) * 2.0**-24)
+
+
+def distance32_intercept(dim: int) -> float:
+    """Second half of the bound of `distance32_slope`.
+
+    Components and differences may be flushed below t, 3 t a difference, which moves the distance by 3 t sqrt(d).
+    Squares and sums may be flushed below t, 2 d t in all; a root moves by at most the root of what the sum does.
+    """
+    return 1.5 * 2.0**-63 * sqrt(dim)
+
+
+def sum32_within(radius: float, slope: float, intercept: float) -> float:
+    """Float32 sum of squares up to which a distance is certainly within a radius; -1 where no sum is.
+
+    slope, intercept : the bound of `distance32_slope`, so that sum^(1/2) (1 + slope) + intercept <= radius. A sum that
+    overflows is infinite, and above this, unless the radius is infinite itself.
+    """
+    reached = (radius - intercept) / (1.0 + slope)
+    return reached * reached * (1.0 - 8 * UNIT) if reached > 0.0 and slope < 0.5 else -1.0
+
+
+def sum32_beyond(radius: float, slope: float, intercept: float) -> float:
+    """Float32 sum of squares above which a distance is certainly beyond a radius; infinite where no sum is.
+
+    So that sum^(1/2) (1 - slope) - intercept > radius. A sum that overflows is 2^127 at least, whatever it rounds to.
+    """
+    if radius < 0.0:
+        return -1.0
+    if not slope < 0.5:
+        return inf
+    reached = (radius + intercept) / (1.0 - slope)
+    square = reached * reached * (1.0 + 8 * UNIT)
+    return square if square < 2.0**126 else inf
 
 
 def residual_bound(norm: float, scale: float, extent: float, dim: int) -> float:
