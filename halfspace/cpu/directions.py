@@ -5,9 +5,25 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.cpu.exact import reachable
+from halfspace.cpu.exact import COSINE, L2, reachable
 from halfspace.cpu.formats import SLICE, exact64, grain_of, leading_bit, lowest_exponent
-from halfspace.cpu.rounding import dot32_intercept, dot32_slope, dot_intercept, dot_slope, norm_bound, reach
+from halfspace.cpu.rounding import (
+    cosine_spread,
+    distance32_intercept,
+    distance32_slope,
+    distance_intercept,
+    distance_slope,
+    dot32_intercept,
+    dot32_slope,
+    dot_intercept,
+    dot_slope,
+    least_cosine_slope,
+    most_cosine_slope,
+    norm_bound,
+    reach,
+    sum32_beyond,
+    sum32_within,
+)
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import array_at, bits_of, blank, cleared, compiled, float64_of, inlined, multiply_add
 from halfspace.cpu.runtime.records import DIRECTION
@@ -94,6 +110,35 @@ def _measure(narrow, wide, record):
 
 
 @inlined
+def _square(value):
+    """Square a float64 without error, as a sum of two (Dekker, by the split of Veltkamp)."""
+    if np.isinf(value):
+        return np.inf, 0.0
+    square = value * value
+    shifted = value * 134217729.0  # 2^27 + 1
+    high = shifted - (shifted - value)
+    low = value - high
+    return square, ((high * high - square) + 2.0 * high * low) + low * low
+
+
+@inlined
+def _aim(record, dim):
+    """Fill in what follows from the threshold of a cosine or of a distance."""
+    tau, norm = record.tau, record.norm
+    record.spread, record.lost, record.square, record.square_low = 0.0, 0.0, 0.0, 0.0
+    record.drop32, record.take32 = 0.0, 0.0
+    if record.metric == COSINE:
+        record.spread = cosine_spread(dim)
+        record.drop32 = least_cosine_slope(tau, norm) - record.slope32
+        record.take32 = most_cosine_slope(tau, norm) + record.slope32
+    elif record.metric == L2:
+        slope, intercept = distance32_slope(dim), distance32_intercept(dim)
+        record.spread, record.lost = distance_slope(dim), distance_intercept(dim)
+        record.square, record.square_low = (-1.0, 0.0) if tau > 0.0 else _square(tau)
+        record.drop32, record.take32 = sum32_beyond(-tau, slope, intercept), sum32_within(-tau, slope, intercept)
+
+
+@inlined
 def blank_directions(narrow):
     """Make room for directions (m, d)."""
     count, dim = narrow.shape
@@ -134,7 +179,8 @@ def fill_directions(directions, tau, digits_too, metric):
     for i in range(count):
         record = records[i]
         _measure(narrow[i], wide[i], record)
-        record.number, record.metric, record.tau = i, metric, reachable(tau[i])
+        record.number, record.metric, record.tau = i, metric, reachable(tau[i], metric)
+        _aim(record, dim)
         record.digits, record.steps = digits[i].ctypes.data, digits.shape[1]
         if not digits_too:
             continue

@@ -10,32 +10,60 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.formats import exact64, leading_bit, round_to_format, widen
+from halfspace.cpu.naturals import trimmed
 from halfspace.cpu.runtime.jit import array_at, bits_of, compiled, float32_of, inlined, multiply_add
+from halfspace.model.metrics import FARTHEST, NEAREST, Metric
 
-__all__ = ["LIMBS", "compare_exactly", "each_reachable", "split_dot"]
+__all__ = [
+    "COLUMNS",
+    "LIMBS",
+    "add_products",
+    "cleared_register",
+    "compare_exactly",
+    "each_reachable",
+    "magnitude_of",
+    "reachable",
+    "split_dot",
+]
 
 LOWEST = 298
 """The register counts in units of 2^-298, the smallest product of two float32."""
 LEAST_PRODUCT = 2.0**-LOWEST
-"""As a constant: compiled code would compute the power anew."""
+LEAST_COSINE = 2.0**-600
+"""As constants: compiled code would compute the powers anew."""
 LIMBS = 22
 """Limbs of 32 bits: 704 bits hold the sum of any dot product, and any tau below 2^320."""
+COLUMNS = 128
+"""Numbers of float64, twice, that are room enough to decide a hairline of any metric in."""
+
+IP, COSINE, L2 = map(int, Metric)
 
 
 @inlined
-def reachable(tau):
-    """Raise a tau that is closer to 0 than any dot product but 0 to the least dot product that is not below it.
+def reachable(tau, metric):
+    """Bring a threshold to where scores are, which changes no answer; that leaves none which a processor may flush.
 
-    Dot products are multiples of 2^-298. This leaves no subnormal tau, which a processor may flush.
+    A tau that is closer to 0 than any score but 0 is raised to the least score that is not below it: dot products are
+    multiples of 2^-298, and cosines that are not 0 are above 2^-600. With the other metrics it becomes infinite where
+    it is beyond all scores, or below them.
     """
-    magnitude = bits_of(tau) & np.int64(0x7FFFFFFFFFFFFFFF)
-    if magnitude == 0 or magnitude >= bits_of(LEAST_PRODUCT):
+    magnitude, positive = bits_of(tau) & np.int64(0x7FFFFFFFFFFFFFFF), bits_of(tau) > 0
+    if metric == L2:  # a negative radius, one that is too short for two vectors that differ, and one that has all
+        if positive:
+            return np.inf
+        if magnitude < bits_of(NEAREST):
+            return 0.0
+        return -np.inf if tau <= -FARTHEST else tau
+    if metric == COSINE and (tau > 1.0 or tau <= -1.0):
+        return np.inf if tau > 0.0 else -np.inf
+    least = LEAST_COSINE if metric == COSINE else LEAST_PRODUCT
+    if magnitude == 0 or magnitude >= bits_of(least):
         return tau
-    return LEAST_PRODUCT if bits_of(tau) > 0 else 0.0
+    return least if positive else 0.0
 
 
 def each_reachable(tau: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Raise every tau (m,) to one that is `reachable`."""
+    """Raise every tau (m,) to one that is `reachable`, with the metric "ip"."""
     raised = tau.copy()
     _raise(raised)
     return raised
@@ -44,7 +72,7 @@ def each_reachable(tau: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 @compiled
 def _raise(tau):
     for k in range(tau.size):
-        tau[k] = reachable(tau[k])
+        tau[k] = reachable(tau[k], IP)
 
 
 @inlined
@@ -113,13 +141,41 @@ def _split32(value):
 
 
 @inlined
-def _round_register(register):
-    """Round the register to the nearest float32, ties to even; destroys it."""
+def cleared_register(address):
+    """Make a register of what lies at an address: 0."""
+    register = array_at(address, np.int64, LIMBS)
+    for k in range(LIMBS):
+        register[k] = 0
+    return register
+
+
+@inlined
+def add_products(register, one, other, times):
+    """Add the products of the components of two stored vectors (d,), `times` each: 1, 2, -1 or -2."""
+    for j in range(one.size):
+        a = widen(one[j])
+        b = widen(other[j])
+        mantissa_a, shift_a = _split32(a)
+        mantissa_b, shift_b = _split32(b)
+        negative = ((bits_of(a) ^ bits_of(b)) < 0) ^ (times < 0)
+        _add(register, negative, mantissa_a * mantissa_b * abs(times), shift_a + shift_b)
+
+
+@inlined
+def magnitude_of(register):
+    """Turn the register into a `halfspace.cpu.naturals.Natural`, which takes its memory; returns it, and the sign."""
     negative = _carry(register)
     if negative:
         for k in range(LIMBS):
             register[k] = -register[k]
         _carry(register)
+    return trimmed(np.int64(register.ctypes.data), LIMBS, -LOWEST), negative
+
+
+@inlined
+def _round_register(register):
+    """Round the register to the nearest float32, ties to even; destroys it."""
+    _, negative = magnitude_of(register)
     top = LIMBS - 1
     while top > 0 and register[top] == 0:
         top -= 1
@@ -152,16 +208,9 @@ def compare_exactly(row, direction, tau, scratch):
 
     direction : float32 (d,); scratch : float64 (2, `LIMBS` or more), the memory of two registers
     """
-    register = array_at(scratch.ctypes.data, np.int64, LIMBS)
+    register = cleared_register(scratch.ctypes.data)
     rounded = array_at(scratch.ctypes.data + 8 * LIMBS, np.int64, LIMBS)
-    for k in range(LIMBS):
-        register[k] = 0
-    for j in range(row.size):
-        a = direction[j]
-        b = widen(row[j])
-        mantissa_a, shift_a = _split32(a)
-        mantissa_b, shift_b = _split32(b)
-        _add(register, (bits_of(a) ^ bits_of(b)) < 0, mantissa_a * mantissa_b, shift_a + shift_b)
+    add_products(register, direction, row, 1)
     for k in range(LIMBS):
         rounded[k] = register[k]
     score = _round_register(rounded)

@@ -40,6 +40,7 @@ __all__ = [
     "round_to_format",
     "round_up16",
     "round_up32",
+    "rounds_once",
     "store",
     "widen",
     "widen16",
@@ -127,6 +128,13 @@ def round_up32(value):
 def round_down32(value):
     """Largest normal float32 (or zero, or minus infinity) that is at most the float64 `value`."""
     return np.float32(0.0) - round_up32(-value)
+
+
+@inlined
+def rounds_once(value, error):
+    """Whether every real number within `error` of `value` has the same nearest float32, and that is not subnormal."""
+    settled = bits_of(np.float32(value - error)) == bits_of(np.float32(value + error))
+    return settled and (abs(value) >= 2.0**-125 or (value == 0.0 and error == 0.0))
 
 
 @inlined

@@ -10,7 +10,7 @@ import numpy as np
 
 from halfspace.cpu.collect import ORDERED, order_by_id
 from halfspace.cpu.directions import blank_directions, fill_directions
-from halfspace.cpu.exact import LIMBS
+from halfspace.cpu.exact import COLUMNS
 from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.filters.scan import CODE as SCAN_CODE
 from halfspace.cpu.job import COUNT, SCORES, bytes_read, clear, complete
@@ -19,11 +19,13 @@ from halfspace.cpu.runtime.jit import array_at, blank, borrowed, compiled, hold,
 from halfspace.cpu.runtime.records import DIRECTION, HEAD, JOB, SEGMENT
 from halfspace.model.counters import State
 from halfspace.model.layout import CHUNK
+from halfspace.model.metrics import Metric
 
 __all__ = ["search_kernel"]
 
 _kernels: dict[str, tuple[Any, Any]] = {}
 NOT_FINITE = int(State.NOT_FINITE)
+COSINE = int(Metric.COSINE)
 HEAD_BYTES = HEAD.itemsize
 scan = SCAN_CODE.search
 prepare: Any = None
@@ -42,7 +44,8 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
 
     Returns the next first chunk, if the search has stopped before the last; how many hits are in the columns, in
     order of ids where there is a single direction and they are `ORDERED` at most; and the state, which is 0, PAUSED,
-    FULL, or NOT_FINITE where a direction is not finite. Counters of verification are completed where it is 0.
+    FULL, or NOT_FINITE where a direction is not finite, or has no cosine. Counters of verification are completed where
+    it is 0.
     """
     head = record_at(job.ctypes.data, HEAD)
     own = record_at((job.ctypes.data + HEAD_BYTES + 63) // 64 * 64, JOB)
@@ -51,7 +54,7 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     table = array_at(head.table, SEGMENT, (spaces, head.segments))
     own.owners, own.ids, own.scores, own.room = owners.ctypes.data, ids.ctypes.data, scores.ctypes.data, ids.size
     own.dim, own.words, own.row_bytes = dim, (dim + 7) // 8, dim * head.itemsize
-    parts = blank((2, max(dim, LIMBS)), np.float64)
+    parts = blank((2, max(dim, COLUMNS)), np.float64)
     own.parts, own.scan, own.verify = parts.ctypes.data, head.scan, head.verify
     own.wanted, own.may_scan, own.scored = min(head.wanted, SCORES), head.may_scan, head.wanted >= SCORES
     if not head.goes_on:
@@ -65,7 +68,8 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     if head.directions != 0:
         directions = array_at(head.directions, DIRECTION, total)
     for k in range(total):
-        if not directions[k].norm < np.inf:
+        norm = directions[k].norm
+        if not norm < np.inf or (norm == 0.0 and head.metric == COSINE):
             return head.first, 0, NOT_FINITE
     before, reached, prepares, batch = 0, last, True, total // spaces
     for which in range(head.segments):

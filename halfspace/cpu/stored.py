@@ -1,7 +1,7 @@
 """What reads stored vectors: the scan of blocks, and verification.
 
-Both are compiled once for each stored format. The search kernels of all filters call them by their addresses, once for
-a direction and a chunk, and so serve every format.
+Both are compiled once for each stored format and metric. The search kernels of all filters call them by their
+addresses, once for a direction and a chunk, and so serve all of them.
 """
 
 from typing import Any, NamedTuple
@@ -10,22 +10,29 @@ import numpy as np
 
 from halfspace.cpu import job as jobs
 from halfspace.cpu.emit import emit
-from halfspace.cpu.exact import LIMBS
-from halfspace.cpu.filters.scan import classify_blocks
-from halfspace.cpu.job import COUNT
+from halfspace.cpu.exact import COLUMNS
+from halfspace.cpu.job import COUNT, DROP, LOOK, SCAN, TAKE, keep
+from halfspace.cpu.metrics import cosine, euclidean, inner_product
 from halfspace.cpu.runtime.jit import array_at, called, pointer, record_at, specialised
 from halfspace.cpu.runtime.records import DIRECTION, JOB, SEGMENT
-from halfspace.cpu.verify import decide, decide_hairline, precision
+from halfspace.model.layout import BLOCK
 from halfspace.model.metrics import Metric
 
 __all__ = ["Readers", "readers_of"]
 
 like: Any = None
 """What `readers_of` puts a stored format in the place of."""
+classify_rows: Any = None
+precision: Any = None
+decide: Any = None
+decide_hairline: Any = None
+"""What it puts the functions of a metric in the place of."""
+
+_CODE = {Metric.IP: inner_product, Metric.COSINE: cosine, Metric.L2: euclidean}
 
 
 class Readers(NamedTuple):
-    """What reads the vectors of a stored format."""
+    """What reads the vectors of a stored format, with a metric."""
 
     scan: int  # address of `_scan`
     verify: int  # address of `_verify`
@@ -37,14 +44,17 @@ _keepalive: list[object] = []
 
 
 def readers_of(dtype: np.dtype[Any], metric: Metric) -> Readers:
-    """Return what reads vectors of a stored format; it is compiled when it is first asked for."""
+    """Return what reads vectors of a stored format for a metric; it is compiled when it is first asked for."""
     known = _readers.get((dtype, metric))
-    return known or _readers.setdefault((dtype, metric), _compile(dtype))
+    return known or _readers.setdefault((dtype, metric), _compile(dtype, metric))
 
 
-def _compile(dtype: np.dtype[Any]) -> Readers:
-    scan, scan_code = called(specialised(_scan, f"scan_{dtype.name}", like=dtype.type), 5)
-    verify, verify_code = called(specialised(_verify, f"verify_{dtype.name}", like=dtype.type), 5)
+def _compile(dtype: np.dtype[Any], metric: Metric) -> Readers:
+    code = _CODE[metric]
+    names = ("classify_rows", "precision", "decide", "decide_hairline")
+    parts = {"like": dtype.type} | {name: getattr(code, name) for name in names}
+    scan, scan_code = called(specialised(_scan, f"scan_{dtype.name}_{metric.label}", **parts), 5)
+    verify, verify_code = called(specialised(_verify, f"verify_{dtype.name}_{metric.label}", **parts), 5)
     _keepalive.extend((scan_code, verify_code))
     return Readers(scan, verify, dtype.itemsize)
 
@@ -54,7 +64,26 @@ def _scan(job, segment, direction, listed, left):
     own, part = record_at(job, JOB), record_at(segment, SEGMENT)
     asked = record_at(direction, DIRECTION)
     vectors = array_at(part.vectors, like, (part.rows, own.dim))
-    return classify_blocks(own, part, vectors, asked, listed, left)
+    tested, taken, looks = 0, 0, 0
+    for b in range(listed):
+        low = BLOCK * own.blocks[b]
+        high = min(low + BLOCK, part.rows)
+        classify_rows(vectors, part.norms, asked, (low, high), own.verdicts)
+        tested += high - low
+        for i in range(high - low):
+            verdict = own.verdicts[i]
+            if verdict != DROP:
+                taken += verdict == TAKE
+                looks += verdict == LOOK
+                left = keep(own, part, low + i, verdict, left)
+    work = own.work
+    work[SCAN, jobs.TESTED] += tested
+    work[SCAN, jobs.DROPPED] += tested - taken - looks
+    work[SCAN, jobs.TAKEN] += taken
+    work[SCAN, jobs.LEFT] += looks
+    work[SCAN, jobs.DOTS] += tested
+    work[SCAN, jobs.BYTES] += tested * (own.row_bytes + 4)
+    return left
 
 
 def _verify(job, segment, direction, wide, left):
@@ -68,7 +97,7 @@ def _verify(job, segment, direction, wide, left):
     vectors, norms = array_at(part.vectors, like, (part.rows, dim)), pointer(part.norms, np.float32)
     row_ids = pointer(part.ids, np.int64)
     narrow, values = array_at(asked.narrow, np.float32, dim), array_at(wide, np.float64, dim)
-    parts = array_at(own.parts, np.float64, (2, max(dim, LIMBS)))
+    parts = array_at(own.parts, np.float64, (2, max(dim, COLUMNS)))
     trust = precision(asked, part.grain)
     hits = 0
     for at in range(left):

@@ -27,11 +27,11 @@ from halfspace.cpu.exact import LIMBS
 from halfspace.cpu.filters.cascade import out_of_reach
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import fetch
+from halfspace.cpu.metrics.inner_product import decide_hairline, dot, precision
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, fetch_add, hold, inlined
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
-from halfspace.cpu.verify import decide_hairline, dot, precision
 from halfspace.model.formats import FORMATS
 from halfspace.model.kv_cache import GRAINS, Cache
 from halfspace.model.layout import CHUNK, TILE

@@ -24,6 +24,7 @@ from halfspace.cpu.codes import dot_centre
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.formats import exact64, widen
 from halfspace.cpu.job import fetch
+from halfspace.cpu.metrics.inner_product import dot
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu.runtime.jit import (
@@ -39,7 +40,6 @@ from halfspace.cpu.runtime.jit import (
     pointer,
 )
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
-from halfspace.cpu.verify import dot
 from halfspace.model.kv_cache import ESTIMATORS, RESERVOIR, Cache
 from halfspace.model.layout import CHUNK, TILE
 

@@ -38,13 +38,19 @@ DIRECTION = np.dtype(
         ("wide", np.int64),  # address of float64 (d,), the same values
         ("digits", np.int64),  # address of int8 (steps, 2, 4): of four dimensions the high digits, then the low ones
         ("steps", np.int64),
-        ("tau", np.float64),  # the threshold, brought to where dot products are
+        ("tau", np.float64),  # the threshold, brought to where scores are
         ("norm", np.float64),  # upper bound of |q|
         ("grain", np.float64),  # a power of two of which every q_j is a multiple
         ("slope", np.float64),  # error of a float64 dot product: slope * |x| + intercept
         ("intercept", np.float64),
         ("slope32", np.float64),  # the same of a float32 dot product
         ("intercept32", np.float64),
+        ("spread", np.float64),  # relative error of a float64 cosine's threshold, or of a distance
+        ("lost", np.float64),  # what a distance may lose where components are subnormal
+        ("square", np.float64),  # of the radius, with the metric "l2", and what it lacks: both together have no error
+        ("square_low", np.float64),
+        ("drop32", np.float64),  # a float32 dot product, per unit of |x|, or sum of squares that is certainly no hit's
+        ("take32", np.float64),  # and one that certainly is
         ("digit_scale", np.float64),  # a, a power of two
         ("reach", np.float64),  # k: what the coding of q costs, per unit of a ball's scale
         ("bias", np.int64),  # 128 sum_j A_j, since codes are stored as c + 128
@@ -102,7 +108,7 @@ JOB = np.dtype(
         ("dim", np.int64),
         ("words", np.int64),  # of 8 codes of 4 bits
         ("row_bytes", np.int64),  # of a vector
-        ("parts", np.int64),  # address of float64 (2, d), at least (2, LIMBS), to decide a hairline in
+        ("parts", np.int64),  # address of float64 (2, d), at least (2, COLUMNS), to decide a hairline in
         ("scan", np.int64),  # as in HEAD
         ("verify", np.int64),
         ("wanted", np.int64),

@@ -1,4 +1,7 @@
-"""Verification: decide single vectors, exactly, and round their scores once.
+"""Inner products: the float32 scan, and verification, which decides single vectors exactly and rounds scores once.
+
+The scan's ball is the rounding error: |computed - <q, x>| <= slope32 |x| + intercept32, see
+`halfspace.model.rounding.dot32_slope`. So its verdicts are those of any ball: drop, take, look.
 
 A float64 dot product with its proven error bound decides nearly every vector; what lies within the bound of tau goes to
 `halfspace.cpu.exact`: first an error-free split, then, if even that leaves a doubt, integers.
@@ -9,11 +12,35 @@ from typing import NamedTuple
 import numpy as np
 
 from halfspace.cpu.exact import compare_exactly, split_dot
-from halfspace.cpu.formats import widen
+from halfspace.cpu.formats import rounds_once, widen
+from halfspace.cpu.job import DROP, LOOK
 from halfspace.cpu.rounding import exact_below
-from halfspace.cpu.runtime.jit import always_inlined, bits_of, inlined, multiply_add
+from halfspace.cpu.runtime.jit import always_inlined, array_at, inlined, multiply_add, pointer
 
-__all__ = ["Precision", "decide", "decide_hairline", "dot", "precision"]
+__all__ = ["Precision", "classify_rows", "decide", "decide_hairline", "dot", "precision"]
+
+
+@inlined
+def classify_rows(vectors, norms, direction, span, verdicts):
+    """Test rows [*span) of vectors (n, d) against a direction.
+
+    norms : their address; verdicts : int32, from that of the first row on
+    """
+    low, high = span
+    dim, sizes = vectors.shape[1], pointer(norms, np.float32)
+    narrow = array_at(direction.narrow, np.float32, dim)
+    tau = direction.tau
+    for i in range(low, high):
+        total = np.float32(0.0)
+        for j in range(dim):
+            total = multiply_add(total, narrow[j], widen(vectors[i, j]))
+        norm = np.float64(sizes[i])
+        value = np.float64(total)
+        width = direction.slope32 * norm + direction.intercept32
+        if not direction.norm * norm < 2.0**126:  # the float32 sum might have overflowed
+            width = np.inf
+            value = 0.0
+        verdicts[i - low] = np.int32(DROP if value + width < tau else LOOK) + np.int32(value - width >= tau)
 
 
 @inlined
@@ -23,13 +50,6 @@ def dot(row, direction):
     for j in range(row.size):
         total = multiply_add(total, direction[j], np.float64(widen(row[j])))
     return total
-
-
-@inlined
-def _rounds_once(value, error):
-    """Whether every real number within `error` of `value` has the same nearest float32, and that is not subnormal."""
-    settled = bits_of(np.float32(value - error)) == bits_of(np.float32(value + error))
-    return settled and (abs(value) >= 2.0**-125 or (value == 0.0 and error == 0.0))
 
 
 @inlined
@@ -68,7 +88,7 @@ def decide(row, norm, wide, trust, tau, scored):
     error = 0.0 if size <= trust.exact or size == 0.0 else trust.slope * np.float64(norm) + trust.intercept
     gap = total - tau
     hit = gap >= error
-    certain = gap < -error or (hit and (not scored or _rounds_once(total, error)))
+    certain = gap < -error or (hit and (not scored or rounds_once(total, error)))
     return hit, np.float32(total + 0.0), certain
 
 
@@ -93,6 +113,6 @@ def decide_hairline(row, norm, row_grain, narrow, direction, tau, scored, parts)
             spread = abs(remainder) + bound
             if spread > 0.0:  # large enough to show in total - spread, which float64 rounds too
                 spread = 2.0 * spread + 2.0**-52 * abs(total)
-            if _rounds_once(total, spread):
+            if rounds_once(total, spread):
                 return True, np.float32(total + 0.0)
     return compare_exactly(row, narrow, tau, parts)
