@@ -9,6 +9,7 @@ from halfspace.cpu.by_chunk import chunkwise, verify
 from halfspace.cpu.filters.cascade import classify_cells
 from halfspace.cpu.filters.matrix import pack_tile, reachable_by
 from halfspace.cpu.filters.records import CELLS
+from halfspace.cpu.filters.views import borrow_seen
 from halfspace.cpu.job import COUNT, LOOK, bits_between, keep, must_stop
 from halfspace.cpu.runtime.jit import blank, cleared, hold, inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import lifted_pairs_reaching, lowest_bit_of, pairs_reaching
@@ -26,9 +27,10 @@ _one_by_one = chunkwise(classify_cells)
 @inlined
 def search_cells(job, segment, seen, directions, counts, span):
     """Search chunks [*span) of a space with cells; returns the chunk at which it stopped."""
-    if seen.matrix.order.shape[0]:
-        return _multiply(job, segment, seen.matrix, directions, counts, span)
-    return _one_by_one(job, segment, seen, directions, counts, span)
+    own = borrow_seen(seen)
+    if own.matrix.order.shape[0]:
+        return _multiply(job, segment, own.matrix, directions, counts, span)
+    return _one_by_one(job, segment, own, directions, counts, span)
 
 
 @inlined

@@ -31,7 +31,7 @@ from halfspace.cpu.job import (
 )
 from halfspace.cpu.job import GROUPS as GROUPS_STAGE
 from halfspace.cpu.rounding import radius_factor, reach
-from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, pointer, record_at
+from halfspace.cpu.runtime.jit import always_inlined, array_at, blank, borrowed, cleared, inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import count_bits, lowest_bit_of
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 
@@ -143,17 +143,26 @@ def _fetch_balls(level, first, count, view):
     fetch(level[2] + 4 * first, 4 * count)
 
 
-@inlined
+@always_inlined
 def _open_chunk(job, segment, chunks, directions, chunk, span):
-    """Test a tile of chunks where a new one begins; returns whether some direction has to look at this chunk."""
-    start, stop = span
-    if chunk == start or chunk % TILE == 0:
-        counts = not (chunk == start and job.resumed)  # else they were tested before the search stopped
-        chunks.dropped[:] = True
-        for k in range(directions.size):
-            view = chunks.views[directions[k].number]
-            _classify_chunks(job, segment, chunks, view, chunk, stop, counts)
+    """Test a tile of chunks where a new one begins; returns whether some direction has to look at this chunk.
+
+    Most chunks are dropped: this much must cost little.
+    """
+    if chunk == span[0] or chunk % TILE == 0:
+        _open_tile(job, segment, chunks, directions, chunk, span)
     return not chunks.dropped[chunk % TILE]
+
+
+@inlined
+def _open_tile(job, segment, chunks, directions, chunk, span):
+    """Test the chunks of a tile from `chunk` on for all directions."""
+    start, stop = span
+    counts = not (chunk == start and job.resumed)  # else they were tested before the search stopped
+    chunks.dropped[:] = True
+    for k in range(directions.size):
+        view = chunks.views[directions[k].number]
+        _classify_chunks(job, segment, chunks, view, chunk, stop, counts)
 
 
 @inlined
@@ -299,4 +308,18 @@ def _classify_rows(job, segment, groups, view, listed, left):
     return left, taken if job.counting else 0
 
 
-search_groups = chunkwise(_classify, _open_chunk)
+_by_chunk = chunkwise(_classify, _open_chunk)
+
+
+@inlined
+def search_groups(job, segment, chunks, directions, counts, span):
+    """Search chunks [*span) of a space with groups; returns the chunk at which it stopped."""
+    own = Chunks(
+        borrowed(chunks.views),
+        borrowed(chunks.digits),
+        borrowed(chunks.verdicts),
+        borrowed(chunks.chunk_below),
+        borrowed(chunks.chunk_above),
+        borrowed(chunks.dropped),
+    )
+    return _by_chunk(job, segment, own, directions, counts, span)

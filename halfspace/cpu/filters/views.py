@@ -10,11 +10,11 @@ from halfspace.cpu.filters.lifts import L2, LIFT_FIELDS, coded_components, cone,
 from halfspace.cpu.filters.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.rounding import norm_bound, radius_factor, reach
-from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, multiply_add, pointer, record_at
+from halfspace.cpu.runtime.jit import array_at, blank, borrowed, cleared, inlined, multiply_add, pointer, record_at
 from halfspace.cpu.runtime.simd import GROUP
 from halfspace.model.layout import LOW_MIDDLE, TILE
 
-__all__ = ["SHARED", "VIEW", "Seen", "blank_seen", "fill_seen", "look", "view_one"]
+__all__ = ["SHARED", "VIEW", "Seen", "blank_seen", "borrow_seen", "fill_seen", "look", "view_one"]
 
 DIGITS = 128
 """Digits are padded with zeros to a multiple of so many dimensions."""
@@ -71,7 +71,7 @@ def look(table, which, directions, dim, shared):
     shared : address of what `halfspace.cpu.filters.prepared` has made of it, or 0
     """
     if shared != 0:
-        return borrow_seen(shared, table.shape[0], directions.size, dim)
+        return _shared_seen(shared, table.shape[0], directions.size, dim)
     spaces, total = table.shape[0], directions.size
     if table[0, which].data == 0:
         return blank_seen(0, 0, dim, 0, 0)
@@ -125,7 +125,27 @@ SHARED = np.dtype(
 
 
 @inlined
-def borrow_seen(address, spaces, count, dim):
+def borrow_seen(seen):
+    """View what is seen, so that handing it on costs no counting of references."""
+    matrix = seen.matrix
+    return Seen(
+        borrowed(seen.views),
+        borrowed(seen.digits),
+        borrowed(seen.axes_digits),
+        Matrix(
+            borrowed(matrix.order),
+            borrowed(matrix.reach),
+            borrowed(matrix.digits),
+            borrowed(matrix.levels),
+            borrowed(matrix.factors),
+            borrowed(matrix.offsets),
+            borrowed(matrix.lifts),
+        ),
+    )
+
+
+@inlined
+def _shared_seen(address, spaces, count, dim):
     """Read the views at the address of a SHARED record; the digits that they refer to are left out."""
     shared = record_at(address, SHARED)
     multiplied = spaces if shared.multiplied else 0
