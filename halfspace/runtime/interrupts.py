@@ -18,12 +18,14 @@ from functools import partial
 from types import CodeType
 from typing import Any, TypeVar
 
-__all__ = ["of_a_handler", "undisturbed"]
+__all__ = ["held_over_forks", "of_a_handler", "undisturbed"]
 
 Result = TypeVar("Result")
 
 _at_work = threading.RLock()
 """Held by the thread that imports or compiles. A fork waits for it: a child would wait for that thread for ever."""
+held_over_forks: list[Any] = [_at_work]
+"""Locks that a fork takes, in this order, and gives back in both processes: other threads are not forked."""
 STEP = 0.05
 """Seconds between two looks at what happens meanwhile."""
 PATIENCE = 2.0
@@ -31,16 +33,22 @@ PATIENCE = 2.0
 
 
 def _before_fork() -> None:
-    while True:
-        try:
-            _at_work.acquire()
-            return
-        except BaseException:  # of a handler: `os.fork` would print it and fork all the same, without the lock
-            traceback.print_exc()
+    for lock in held_over_forks:
+        while True:
+            try:
+                lock.acquire()
+                break
+            except BaseException:  # of a handler: `os.fork` would print it and fork all the same, without the lock
+                traceback.print_exc()
+
+
+def _after_fork() -> None:
+    for lock in reversed(held_over_forks):
+        lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_at_work.release, after_in_child=_at_work.release)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 @atexit.register

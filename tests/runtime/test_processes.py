@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from helpers import reference
 from helpers.checking import FILTERS, build, equal
+from llvmlite.binding import ffi
+from numba.core.compiler_lock import global_compiler_lock
 
 from halfspace import HalfspaceIndex
 from halfspace.attention import KVIndex
@@ -87,6 +89,7 @@ def in_a_child(work):
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(120)  # one that hangs ends, and the test fails by its exit code
     try:
         work()
     except BaseException:
@@ -218,6 +221,32 @@ def fork_while_a_kernel_is_compiled():
     assert set(results) == {3}
 
 
+def fork_while_others_are_in_the_compiler():
+    """Threads may hold the locks of Numba and of LLVM without a call of this library: finalisers take the latter."""
+    vectors, directions, expected = problem()
+    index = build(vectors)
+    for lock in (global_compiler_lock, ffi.lib._lock):
+        inside, leave = threading.Event(), threading.Event()
+
+        def work(lock=lock, inside=inside, leave=leave):
+            with lock:
+                inside.set()
+                leave.wait(0.5)
+
+        def ask_and_compile():
+            ask(index, directions, expected, 2)
+            assert compiled(lambda x: x + 41)(1) == 42
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        assert inside.wait(60)
+        status = in_a_child(ask_and_compile)
+        leave.set()
+        worker.join()
+        assert status == 0
+        assert compiled(lambda x: x + 42)(1) == 43
+
+
 def fork_while_an_attribute_is_derived():
     """Another thread is in the middle of tabulating an index; a child must not wait for it."""
     vectors, directions, expected = problem()
@@ -287,6 +316,7 @@ SCENARIOS = {
     "fork-while-another-inserts": fork_while_another_inserts,
     "fork-while-another-attends": fork_while_another_attends,
     "fork-while-a-kernel-is-compiled": fork_while_a_kernel_is_compiled,
+    "fork-while-others-are-in-the-compiler": fork_while_others_are_in_the_compiler,
     "fork-while-an-attribute-is-derived": fork_while_an_attribute_is_derived,
     "leave-in-the-middle": leave_in_the_middle,
     "outlive-the-main-thread": outlive_the_main_thread,

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import ffi
 from numba import jit, types
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import _empty_nd_impl, make_array, np_cfarray
 
@@ -21,7 +23,7 @@ from halfspace.cpu.runtime.kernel_cache import KernelCache
 from halfspace.cpu.runtime.naming import named
 from halfspace.cpu.runtime.steps import StepCompiler
 from halfspace.cpu.runtime.threads import go_on
-from halfspace.runtime.interrupts import undisturbed
+from halfspace.runtime.interrupts import held_over_forks, undisturbed
 from halfspace.runtime.notices import compiling, watched
 
 __all__ = [
@@ -53,6 +55,11 @@ __all__ = [
 
 _POLICY: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy"}
 _STEP = _POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": StepCompiler}
+
+# Other threads may be inside Numba or LLVM when one forks: a program's own kernels are compiled, or the garbage
+# collector gives up what is not used any more. A child would wait for ever for the locks that they hold.
+held_over_forks.append(global_compiler_lock)
+held_over_forks.append(ffi.lib._lock._lock)  # the innermost of all; it has no public name
 
 inlined = jit(**_STEP)
 """Compile a step of the mathematics, to be called from compiled code alone: wrappers for Python take long."""
