@@ -169,3 +169,12 @@ def test_integers_beyond_64_bits_as_tau():
 def test_a_limit_beyond_64_bits():
     index = build(LINE)
     identical(index.query([1.0], -np.inf, limit=10**30), index.query([1.0], -np.inf))
+
+
+def test_a_ball_around_its_centre_is_not_taken_for_less_than_it_is():
+    """Its length is negative: a share more of it would lower the threshold of a distance."""
+    vectors = np.where(np.arange(1024) % 2, 1.0, -1.0).astype(np.float32)[:, None]
+    index = HalfspaceIndex(1, metric="l2", filter="groups")
+    index.insert(vectors)
+    for k in range(5, 24):
+        assert index.count(np.float32([2.0**-k]), 1.0 + 2.0**-23) == 512 + 512 * (k >= 23)

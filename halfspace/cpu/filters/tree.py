@@ -121,6 +121,7 @@ def _view_distance(groups, direction, dim, digits, out):
     centre = array_at(groups.centre, np.float32, dim)
     point = blank(dim, np.float64)
     norm = sphere(wide, direction, centre, groups.slack, point, out)
+    out.lift_above = min(out.lift_above, 1.0)  # lengths of balls, which may be negative, lack no more than the slack
     radius = -direction.tau
     factor = radius_factor(radius) if radius > 0.0 else 0.0
     out.factor_below, out.factor_above, out.widest = factor, factor, radius
