@@ -121,6 +121,11 @@ def _rows(segment, block):
 
 
 @inlined
+def _length_bytes(cells):
+    return 4 if cells.lengths != 0 else 0
+
+
+@inlined
 def _verdicts(cells, view, row, addresses, numbers):
     """Test the 16 vectors of a block, the first of which is `row`; the rest as for `cell_verdicts`."""
     if cells.lengths == 0:
@@ -164,7 +169,7 @@ def _classify_axes(job, segment, cells, view, low, listed):
         if part == 0:
             work[AXES, TESTED] += rows
         work[AXES, DROPPED] += rows - alive
-        work[AXES, BYTES] += rows * (4 * words + (6 if part == 0 else 4))
+        work[AXES, BYTES] += rows * (4 * words + (6 + _length_bytes(cells) if part == 0 else 4))
         listed = kept
     work[AXES, LEFT] += alive
     return listed
@@ -210,7 +215,7 @@ def _classify_high(job, segment, cells, view, low, listed):
     work[HIGH, DROPPED] += rows - looks - taken
     work[HIGH, TAKEN] += taken
     work[HIGH, LEFT] += looks
-    work[HIGH, BYTES] += rows * (4 * words + 4)
+    work[HIGH, BYTES] += rows * (4 * words + 4 + _length_bytes(cells))
     return found, taken if counting else 0
 
 
