@@ -8,6 +8,7 @@ import numpy as np
 from halfspace.gpu.formats import BLOCK_ROWS
 from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
 from halfspace.model.layout import Codes
+from halfspace.model.metrics import Metric
 
 __all__ = ["CODING", "Bases", "Members", "blank", "mean", "put_balls", "put_rows", "warps", "widen_centre"]
 
@@ -120,9 +121,9 @@ def mean(vectors: Any, threads: int) -> Any:
     return means
 
 
-def blank(spaces: int, balls: int, dim: int) -> Codes:
+def blank(spaces: int, balls: int, dim: int, metric: Metric = Metric.IP) -> Codes:
     """Make room for the codes of some balls: whole tiles, all zero."""
-    return Codes.blank(cp.zeros, Codes.shapes(spaces, balls, dim))
+    return Codes.blank(cp.zeros, Codes.shapes(spaces, balls, dim, metric))
 
 
 def widen_centre(centre: Any) -> Any:

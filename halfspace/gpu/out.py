@@ -12,6 +12,7 @@ from halfspace.gpu.runtime.tables import Uploaded, upload
 from halfspace.gpu.search import room
 from halfspace.hits import Hits
 from halfspace.model.counters import Want
+from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 
 __all__ = ["Preallocated", "fill", "may_fill", "preallocate"]
@@ -68,8 +69,7 @@ class Preallocated(Hits):
         if run is None or self._uploaded is not uploaded:
             wanted = Want.SCORES if self.buffers.scores.size else Want.IDS
             rooms = CANDIDATES * self._capacity + FEW
-            dim = question.directions.shape[1]
-            run = Run(uploaded, question.like, self._count, dim, wanted, rooms, self._status)
+            run = Run(uploaded, question, rooms, wanted, self._status)
             self._run, self._uploaded = run, uploaded
         self._columns = columns
         self._forget()
@@ -77,6 +77,8 @@ class Preallocated(Hits):
         run.answer_into(self.buffers)
         run.launch()
         run.fill()
+        if question.metric == Metric.L2 and self.buffers.scores.size:
+            cp.absolute(self.buffers.scores, out=self.buffers.scores)  # to kernels, distances are negative
         self._keep((question, uploaded, run, list(run.keepalive), self.buffers, self._status))
 
     def _keep(self, read: object) -> None:
@@ -101,7 +103,8 @@ class Preallocated(Hits):
         RuntimeError
             If nothing was asked yet.
         ValueError
-            If a direction was not finite or tau NaN, or the answer did not fit; the error says what it needs.
+            If a direction was not finite (or zero, with the metric ``"cosine"``) or tau NaN, or the answer did not fit;
+            the error says what it needs.
         """
         self._forget()
         release()
@@ -109,7 +112,8 @@ class Preallocated(Hits):
             raise RuntimeError("nothing was asked yet: pass this as out= to query")
         pairs, listed, hits, bad = self._status.get().tolist()
         if bad < self._count:
-            raise ValueError(f"directions[{bad}] is not finite, or its tau is nan")
+            zero = ", or zero, which has no cosine" if self._run.metric == Metric.COSINE else ""
+            raise ValueError(f"directions[{bad}] is not finite{zero}, or its tau is nan")
         candidates, room = max(pairs, listed), CANDIDATES * self._capacity + FEW
         if hits > self._capacity or candidates > room:
             raise ValueError(

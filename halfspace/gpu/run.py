@@ -16,6 +16,7 @@ from halfspace.gpu.runtime.launch import Kernel, format_of
 from halfspace.gpu.runtime.records import CALL, HEADER, PLAN, THREADS, VIEW
 from halfspace.gpu.runtime.tables import Uploaded
 from halfspace.model.counters import WORK_SHAPE, Want
+from halfspace.model.question import Question
 
 __all__ = ["Buffers", "Run", "bytes_for_each_direction"]
 
@@ -57,16 +58,17 @@ class Buffers(NamedTuple):
 
 
 class Run:
-    """The kernels over a question of one shape, and the memory between them: room for so many candidates and hits.
+    """The kernels over questions of one shape, and the memory between them: room for so many candidates and hits.
 
+    question : one of that shape; wanted : a `Want`, which may be another
     status : uint64 (4,) on the device, which gets the header of the search; None: memory of the host does
     """
 
-    def __init__(
-        self, uploaded: Uploaded, like: Any, count: int, dim: int, wanted: int, rooms: int, status: Any = None
-    ) -> None:
+    def __init__(self, uploaded: Uploaded, question: Question, rooms: int, wanted: int, status: Any = None) -> None:
+        like, (count, dim) = question.like, question.directions.shape
         self.count, self.dim = count, dim
-        self.format, self.itemsize = format_of(like.dtype), like.dtype.itemsize
+        self.format, self.metric, self.itemsize = format_of(like.dtype), int(question.metric), like.dtype.itemsize
+        self.variant: dict[str, Any] = {"format": self.format, "metric": self.metric}  # of kernels that know of both
         self.asked, self.wanted, self.batch = wanted, min(int(wanted), int(Want.SCORES)), count // uploaded.spaces
         self.stride = stride = -(-dim // 32) * 32
         self.pair_room, self.listed_room = rooms, rooms if self.wanted == Want.SCORES else 0
@@ -135,14 +137,14 @@ class Run:
             self._fill()
 
     def _bound(self, uploaded: Uploaded) -> Iterator[Callable[[], Any]]:
-        call, format = self.call, self.format
+        call = self.call
         rows = min(self.count, 65535)
         clearing = max(1, min(256, self.count * uploaded.chunks * 8 // THREADS // 4))
-        yield _prepare.bind((uploaded.segments + -(-clearing // rows), rows), THREADS, call, format=format)
+        yield _prepare.bind((uploaded.segments + -(-clearing // rows), rows), THREADS, call, **self.variant)
         for part in uploaded.parts:
             yield from part.code.launches(self, uploaded, part)
         if uploaded.filtered:
-            yield _verify_pairs.bind((8 * uploaded.processors,), THREADS, call, format=format)
+            yield _verify_pairs.bind((8 * uploaded.processors,), THREADS, call, **self.variant)
         if self.count > 1:
             yield _count_hits.bind((self.count,), THREADS, call)
         yield _place_hits.bind((self.count,), THREADS, call)

@@ -129,14 +129,14 @@ def _answer(uploaded: Uploaded, hits: int, buffers: Buffers, work: Any) -> Answe
 
 def _run_for(uploaded: Uploaded, question: Question, rooms: int) -> Run:
     """Take a run of that shape that nobody uses, or make one."""
-    (count, dim), wanted = question.directions.shape, int(question.wanted)
+    count, wanted = len(question.directions), int(question.wanted)
     try:
         run: Run = uploaded.spare[count, wanted].pop()
         if rooms <= run.pair_room <= 8 * rooms:
             return run
     except (KeyError, IndexError):
         pass
-    return Run(uploaded, question.like, count, dim, wanted, rooms)
+    return Run(uploaded, question, rooms, wanted)
 
 
 def _keep(uploaded: Uploaded, run: Run) -> None:

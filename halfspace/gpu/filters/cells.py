@@ -11,6 +11,7 @@ import numpy as np
 
 from halfspace.gpu.codes import COLUMNS, mean, warps
 from halfspace.gpu.filters import FilterCode
+from halfspace.gpu.filters.lengths import row_lengths
 from halfspace.gpu.formats import BLOCK_ROWS
 from halfspace.gpu.run import Run
 from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
@@ -18,6 +19,7 @@ from halfspace.gpu.runtime.records import CALL, THREADS, Kind
 from halfspace.gpu.runtime.tables import Part, Uploaded
 from halfspace.model.filters.cells import Cells
 from halfspace.model.layout import MODERATE, chunks_of
+from halfspace.model.metrics import Metric
 from halfspace.model.segment import Segment, address
 from halfspace.runtime.progress import Advance, ignore
 
@@ -93,7 +95,14 @@ def _choose(vectors: Any, peaks: Any, threads: int) -> tuple[Any, Any]:
     return centre, weights
 
 
-def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None, advance: Advance = ignore) -> Cells:
+def encode(
+    vectors: Any,
+    norms: Any,
+    threads: int,
+    like: Cells | None = None,
+    advance: Advance = ignore,
+    metric: Metric = Metric.IP,
+) -> Cells:
     """Give every stored vector (spaces, n, d) its cell.
 
     norms : (spaces, n), upper bounds of the vectors' norms
@@ -108,7 +117,7 @@ def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None, ad
     centre, weights = _choose(vectors, peaks, threads) if like is None else (like.centre, like.weights)
     made = {"centre": centre, "weights": weights, "spans": cp.empty((spaces, 2), np.float64), "peaks": peaks}
     axes = None if like is None else like.axes
-    cells = Cells.blank(cp.zeros, Cells.shapes(spaces, rows, dim), **made, axes=axes)
+    cells = Cells.blank(cp.zeros, Cells.shapes(spaces, rows, dim, metric), **made, axes=axes)
     longest = cp.zeros((spaces, 2), np.uint32)
     encoded = np.zeros(1, ENCODED)
     for name, array in (*((name, getattr(cells, name)) for name in _PLACES), ("longest", longest)):
@@ -117,6 +126,8 @@ def encode(vectors: Any, norms: Any, threads: int, like: Cells | None = None, ad
     grid = warps(spaces, rows)
     _encode(grid, BLOCK_ROWS, vectors, centre, weights, encoded, format=format_of(vectors.dtype))
     _spans((-(-longest.size // 256),), 256, longest, cells.spans, longest.size, dim)
+    if cells.lengths is not None:
+        row_lengths(vectors, norms, centre, cells.lengths, metric)
     advance(2 * vectors.size)
     return cells
 
@@ -128,7 +139,9 @@ def _tabulate(segment: Segment, space: int, record: Any) -> list[object]:
         record[name] = address(getattr(cells, name)[space])
     record["high_radii"], record["low_radii"] = (address(radii) for radii in cells.radii[space])
     record["high_span"], record["low_span"] = cells.spans[space].get()
-    _is_moderate(segment)  # asked now, since queries may not wait
+    moderate = _is_moderate(segment)  # asked now, since queries may not wait
+    if cells.lengths is not None:
+        record["lengths"], record["slack"] = address(cells.lengths[space]), 0.0 if moderate else np.inf
     return []
 
 
@@ -143,24 +156,25 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     """Yield what launches the test: the cascade for few directions, a matrix product for more."""
     chunks, processors, spaces = part.chunks.size, uploaded.processors, uploaded.spaces
     question = run.call, part.chunks
-    batch, stride, format = run.batch, run.stride, run.format
+    batch, stride, lifted = run.batch, run.stride, run.metric != Metric.IP
     multiplied = batch >= MATRIX and run.work is None and all(_is_moderate(segment) for _, segment, _ in part.segments)
     sets = -(-batch // SET)
     if multiplied and batch <= STRIPS and stride <= 384 and spaces * sets <= 65535:
         kernel, pitch, share = (_multiply_strips, 160, 2) if stride <= 128 else (_multiply_long_strips, 416, 1)
         grid = max(1, min(chunks, share * processors // min(spaces * sets, share))), spaces * sets
-        yield kernel.bind(grid, THREADS, *question, chunks, shared=17408 + 2 * SET * pitch, format=format)
+        shared = (17920 if lifted else 17408) + 2 * SET * pitch
+        yield kernel.bind(grid, THREADS, *question, chunks, shared=shared, **run.variant)
         return
-    shared = 11280 + 256 * (stride + 16)
+    shared = (12816 if lifted else 11280) + 256 * (stride + 16)
     if multiplied and shared <= uploaded.shared and spaces <= 65535:
         parts = max(1, min(sets, 4 * processors // (8 * chunks * spaces)))
-        yield _multiply_cells.bind((8 * chunks, spaces * parts), THREADS, *question, shared=shared, format=format)
+        yield _multiply_cells.bind((8 * chunks, spaces * parts), THREADS, *question, shared=shared, **run.variant)
     elif batch == 1:
         grid = 2 * chunks, min(spaces, 65535)
-        yield _classify_cells.bind(grid, THREADS, *question, shared=5 << 10, format=format)
+        yield _classify_cells.bind(grid, THREADS, *question, shared=5 << 10, **run.variant)
     else:
         grid = 2 * chunks, min(spaces * -(-batch // 4), 65535)
-        yield _classify_cells_of_four.bind(grid, THREADS, *question, shared=20 << 10, format=format)
+        yield _classify_cells_of_four.bind(grid, THREADS, *question, shared=20 << 10, **run.variant)
 
 
 CODE = FilterCode(Kind.CELLS, _launches, _tabulate)

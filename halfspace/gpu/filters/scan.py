@@ -19,7 +19,7 @@ _scan_rows = Kernel("verify.cu", "scan_rows", ("call", CALL), ("listed", np.int3
 def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[], Any]]:
     """Yield what launches the kernel."""
     grid = part.chunks.size, min(run.count, 65535)
-    yield _scan_rows.bind(grid, THREADS, run.call, part.chunks, format=run.format)
+    yield _scan_rows.bind(grid, THREADS, run.call, part.chunks, **run.variant)
 
 
 CODE = FilterCode(Kind.SCAN, _launches, lists=False)

@@ -37,11 +37,19 @@ __device__ inline double digit_unit(double largest) {
 // The high digit of a number of two, rounded so that the low one, which is what is left, has 8 bits with its sign.
 __device__ inline int high_digit(int digits) { return (digits + 128) >> 8; }
 
-// Dot products are multiples of 2^-298: a tau that is closer to 0 than any but 0 is raised to the least that is not
-// below.
+// Bring a threshold to where scores are, which changes no answer: dot products are multiples of 2^-298, cosines that are
+// not 0 are above 2^-600, and distances have a smallest and a largest.
 __device__ inline double reachable(double tau) {
     const long long bits = __double_as_longlong(tau);
     const long long magnitude = bits & 0x7fffffffffffffffll;
-    if (magnitude == 0 || magnitude >= __double_as_longlong(0x1p-298)) return tau;
-    return bits > 0 ? 0x1p-298 : 0.0;
+#if METRIC == L2
+    if (bits > 0) return INFINITY;
+    if (magnitude < __double_as_longlong(0x1p-149)) return 0.0;
+    return tau <= -0x1p200 ? -INFINITY : tau;
+#else
+    if (METRIC == COSINE && (tau > 1.0 || tau <= -1.0)) return tau > 0.0 ? INFINITY : -INFINITY;
+    const double least = METRIC == COSINE ? 0x1p-600 : 0x1p-298;
+    if (magnitude == 0 || magnitude >= __double_as_longlong(least)) return tau;
+    return bits > 0 ? least : 0.0;
+#endif
 }

@@ -1,5 +1,5 @@
 // Dot products without error, by a warp, for the cases that lie within rounding of the threshold. The twin of
-// halfspace/cpu/exact.py and, from `rounds_once` on, of halfspace/cpu/verify.py.
+// halfspace/cpu/exact.py.
 #pragma once
 
 #include "runtime/ptx.cuh"
@@ -9,6 +9,13 @@
 
 #define LOWEST 298  // the register counts in units of 2^-298, the smallest product of two float32
 #define LIMBS 22    // limbs of 32 bits: they hold the sum of any dot product, and any tau below 2^320
+
+__device__ __forceinline__ void split32(float value, unsigned long long& mantissa, int& shift) {
+    const unsigned bits = __float_as_uint(value);
+    const int field = bits >> 23 & 0xff;
+    mantissa = (bits & 0x7fffff) | (field > 0 ? 0x800000 : 0);
+    shift = field > 0 ? field - 1 : 0;
+}
 
 // An integer in signed limbs, each of which takes many additions before it is carried (Kulisch's long accumulator).
 struct Register {
@@ -23,6 +30,20 @@ struct Register {
         limbs[limb] += sign * (long long)(lower & mask);
         limbs[limb + 1] += sign * (long long)((lower >> 32) + (upper & mask));
         limbs[limb + 2] += sign * (long long)(upper >> 32);
+    }
+
+    // Add the product of two float32, times 2^power; or take it away.
+    __device__ __forceinline__ void add_product(float one, float other, int power = 0, bool less = false) {
+        unsigned long long a, b;
+        int shift_a, shift_b;
+        split32(one, a, shift_a);
+        split32(other, b, shift_b);
+        add(((__float_as_int(one) ^ __float_as_int(other)) < 0) != less, a * b, shift_a + shift_b + power);
+    }
+
+    // Sum over a warp, whose lanes all get it.
+    __device__ __forceinline__ void join() {
+        for (int k = 0; k < LIMBS; k++) limbs[k] = warp_sum(limbs[k]);
     }
 
     // Normalise the limbs to [0, 2^32), the sign left to the last one; returns whether the whole is negative.
@@ -61,26 +82,12 @@ struct Register {
     }
 };
 
-__device__ __forceinline__ void split32(float value, unsigned long long& mantissa, int& shift) {
-    const unsigned bits = __float_as_uint(value);
-    const int field = bits >> 23 & 0xff;
-    mantissa = (bits & 0x7fffff) | (field > 0 ? 0x800000 : 0);
-    shift = field > 0 ? field - 1 : 0;
-}
-
 // Whether <q, x> >= tau in real arithmetic, and <q, x> rounded once; by a warp, whose lanes all get both.
 __device__ __noinline__ bool compare_exactly(const stored_t* row, const float* direction, long long dim, double tau,
                                              float& score) {
     Register sum = {};
-    for (long long j = lane_number(); j < dim; j += WARP) {
-        const float other = widen(row[j]);
-        unsigned long long a, b;
-        int shift_a, shift_b;
-        split32(direction[j], a, shift_a);
-        split32(other, b, shift_b);
-        sum.add(((__float_as_int(direction[j]) ^ __float_as_int(other)) < 0), a * b, shift_a + shift_b);
-    }
-    for (int k = 0; k < LIMBS; k++) sum.limbs[k] = warp_sum(sum.limbs[k]);
+    for (long long j = lane_number(); j < dim; j += WARP) sum.add_product(direction[j], widen(row[j]));
+    sum.join();
     Register copy = sum;
     score = copy.rounded();
     if (tau >= 0x1p320 || tau <= -0x1p320) return tau < 0.0;
@@ -145,25 +152,4 @@ __device__ __forceinline__ Parts compare_parts(const stored_t* row, float norm, 
     parts.known = fabs(gap) > doubt || doubt == 0.0;
     parts.hit = gap >= 0.0;
     return parts;
-}
-
-// Decide a vector whose float64 product is too close to tau or to a rounding boundary; by a warp, whose lanes all get
-// whether it is a hit, and the score.
-__device__ __noinline__ bool decide_hairline(const stored_t* row, float norm, double row_grain, const float* direction,
-                                             long long dim, const Plan& plan, bool scored, float& score) {
-    const Parts parts = compare_parts(row, norm, row_grain, direction, dim, plan);
-    if (parts.known) {
-        score = 0.0f;
-        if (!parts.hit || !scored) return parts.hit;
-        double remainder;
-        const double value = two_sum(parts.high, parts.low, remainder);
-        double spread = fabs(remainder) + parts.bound;
-        if (spread > 0.0)  // large enough to show in value - spread, which float64 rounds too
-            spread = 2.0 * spread + 0x1p-52 * fabs(value);
-        if (rounds_once(value, spread)) {
-            score = narrow(value + 0.0);
-            return true;
-        }
-    }
-    return compare_exactly(row, direction, dim, plan.tau, score);
 }

@@ -5,6 +5,7 @@
 #include "rounding.cuh"
 #include "runtime/records.cuh"
 #include "digits.cuh"
+#include "filters/lifts.cuh"
 
 #define MOST 4  // sums, or maxima, that are formed at once
 
@@ -45,38 +46,50 @@ __device__ Plan measure(const Call& call, const float* direction, double tau, do
     plan.slope = dot_slope(call.dim, plan.norm);
     plan.intercept = dot_intercept(call.dim, plan.norm);
     plan.tau = reachable(tau);
-    plan.bad = maxima[1] != 0.0 ? 1.0 : tau != tau ? 2.0 : 0.0;
+    plan.bad = maxima[1] != 0.0 || (METRIC == COSINE && squares[0] == 0.0) ? 1.0 : tau != tau ? 2.0 : 0.0;
     return plan;
 }
 
-// The thresholds of a view in units of an integer product, whose digits are worth `unit` and sum to at most `magnitude`.
-__device__ Level level_of(const View& view, double unit, double slack, double magnitude, long long dim) {
+// Fill in thresholds of a view in units of an integer product, whose digits are worth `unit` and sum to at most
+// `magnitude`.
+__device__ void level_of(View& view, int which, double unit, double slack, double magnitude, long long dim) {
     const double ratio = view.factor / unit;
-    return Level{narrow(view.below / unit), narrow(view.above / unit), narrow(ratio),
-                 narrow(slack / unit + pair_margin(magnitude, ratio, dim))};
+    const float offset = narrow(slack / unit + pair_margin(magnitude, ratio, dim));
+#if METRIC == IP
+    view.levels[which] = Level{narrow(view.below / unit), narrow(view.above / unit), narrow(ratio), offset};
+#else
+    view.levels[which] = Level{less32(view.below / unit), more32(view.above / unit), narrow(ratio), offset};
+    view.lifts[which] = Lift{less32(view.lift_below / unit), more32(view.lift_above / unit)};
+#endif
+}
+
+// What of a direction is coded: q, or q - m where distances are asked.
+__device__ __forceinline__ double component(const Segment& segment, const float* direction, long long j) {
+    const double value = exact64(direction[j]);
+    return METRIC == L2 ? value - exact64(segment.centre[j]) : value;
 }
 
 // Code a direction in a segment's frame; digits : int8 (2, stride). The first thread fills in the view.
 __device__ void look(const Call& call, const Segment& segment, const float* direction, const Plan& plan,
                      signed char* digits, View* view, double (*room)[2 * MOST]) {
     const long long dim = call.dim;
-    double seen[2] = {0.0, 0.0}, largest[1] = {0.0};  // the dot product with the centre, its squares
+    double seen[2] = {0.0, 0.0}, largest[1] = {0.0};  // what a Seen has
     for (long long j = threadIdx.x; j < dim; j += THREADS) {
-        const double value = exact64(direction[j]), centre = exact64(segment.centre[j]);
+        const double value = component(segment, direction, j), centre = exact64(segment.centre[j]);
         const double weight = segment.weights == nullptr ? 1.0 : (double)segment.weights[j];
         largest[0] = fmax(largest[0], fabs(value * weight));
         seen[0] += value * centre;
-        seen[1] += centre * centre;
+        seen[1] += METRIC == L2 ? value * value : centre * centre;
     }
     over_block(seen, largest, room);
-    const double base = seen[0], unit = digit_unit(largest[0]);
+    const double unit = digit_unit(largest[0]);
     const double inverse = 1.0 / unit;  // exact: a power of two
     double coded[4] = {0.0, 0.0, 0.0, 0.0};  // squares of what coding leaves, in two digits and in one; sums of digits
     for (long long j = threadIdx.x; j < call.stride; j += THREADS) {
         int digit = 0, high = 0;
         if (j < dim) {
             const double weight = segment.weights == nullptr ? 1.0 : (double)segment.weights[j];
-            const double value = exact64(direction[j]) * weight;
+            const double value = component(segment, direction, j) * weight;
             digit = (int)rint(value * inverse);
             high = high_digit(digit);
             const double error = value - digit * unit, error_high = value - high * (256.0 * unit);
@@ -93,24 +106,19 @@ __device__ void look(const Call& call, const Segment& segment, const float* dire
     const double rest = norm_bound(coded[0], dim), coarse = norm_bound(coded[1], dim);
     const double high_span = segment.kind == CELLS ? segment.high_span : 128.0 * sqrt((double)dim);
     const double low_span = segment.kind == CELLS ? segment.low_span : high_span;
-    double below = plan.tau, above = plan.tau;
-    if (fabs(plan.tau) < INFINITY) {
-        const double error = plan.slope * norm_bound(seen[1], dim) + plan.intercept;
-        const double margin = threshold_margin(plan.tau, base, error);
-        below = (plan.tau - base) - margin;
-        above = (plan.tau - base) + margin;
-    }
-    view->below = below;
-    view->above = above;
-    view->factor = radius_factor(plan.norm);
-    view->unit = unit;
-    view->digit_sum = coded[2];
-    view->high_slack = reach(unit, rest, plan.norm, high_span, dim);
-    view->low_slack = reach(unit, rest, plan.norm, low_span, dim);
+    const double norm = METRIC == L2 ? norm_bound(seen[1], dim) : plan.norm;
+    View own = {};
+    own.norm = norm;
+    see(segment, plan, Seen{seen[0], seen[1]}, dim, own);
+    own.unit = unit;
+    own.digit_sum = coded[2];
+    own.high_slack = reach(unit, rest, norm, high_span, dim);
+    own.low_slack = reach(unit, rest, norm, low_span, dim);
     // the same, solved for the integer product of whole codes: with both digits, and with the high ones alone
-    const double whole = 256.0 * unit, coarse_slack = reach(whole, coarse, plan.norm, low_span, dim);
-    view->levels[0] = level_of(*view, unit, view->low_slack, 256.0 * coded[3] + 128.0 * dim, dim);
-    view->levels[1] = level_of(*view, whole, coarse_slack, coded[3], dim);
+    const double whole = 256.0 * unit, coarse_slack = reach(whole, coarse, norm, low_span, dim);
+    level_of(own, 0, unit, own.low_slack, 256.0 * coded[3] + 128.0 * dim, dim);
+    level_of(own, 1, whole, coarse_slack, coded[3], dim);
+    *view = own;
 }
 
 // Prepare all directions, and clear what a search counts in.

@@ -26,6 +26,18 @@ __device__ inline double exact_below(double direction_grain, double vector_grain
     return 0x1p52 * (direction_grain * vector_grain);
 }
 
+// Relative error of tau |q| |x| in float64, and of a product that is divided by |q| |x|.
+__device__ inline double cosine_spread(long long dim) { return static_cast<double>(2 * dim + 16) * UNIT; }
+
+// Relative error of a float64 distance; nothing is flushed here.
+__device__ inline double distance_slope(long long dim) { return (0.5 * static_cast<double>(dim) + 8.0) * UNIT; }
+
+// Bound on |q| + |x| below which a float64 sum of squares of x_j - q_j has no error at all.
+__device__ inline double distance_exact_below(double direction_grain, double vector_grain) {
+    if (direction_grain < TINY || vector_grain < TINY) return 0.0;
+    return 0x1p26 * fmin(direction_grain, vector_grain);
+}
+
 // Radius of a cell: upper bound of |x - c - scale * code| from the `norm_bound` of that residual as computed.
 __device__ inline double residual_bound(double norm, double scale, double extent, long long dim) {
     return norm + 0x1p-45 * scale * sqrt(static_cast<double>(dim)) + 2.0 * UNIT * extent;
@@ -57,4 +69,20 @@ __device__ inline double threshold_margin(double tau, double base, double base_e
 // Slack of a threshold for sums of at most `terms` bounds whose magnitudes sum to at most `total`.
 __device__ inline double sum_margin(double tau, double total, long long terms) {
     return static_cast<double>(terms + 8) * UNIT * (fabs(tau) + total);
+}
+
+// Lower bound of |x - m|^2 / 2, from the float64 sum of the squares of its `dim` differences.
+__device__ inline double half_square(double sum_of_squares, long long dim) {
+    return 0.5 * sum_of_squares * (1.0 - static_cast<double>(dim + 32) * UNIT);
+}
+
+// Slack of (square - other) / 2, of a float64 sum of `dim` squares of rounded differences and of a square.
+__device__ inline double square_margin(double square, double other, long long dim) {
+    return static_cast<double>(dim + 64) * UNIT * (square + other);
+}
+
+// Bound on the error of (|C - m|^2 - radius^2) / 2 for the centre C of a ball, as computed in float64.
+__device__ inline double ball_doubt(double length, double radius, double extent, long long dim) {
+    const double off = 2.0 * UNIT * extent;
+    return static_cast<double>(dim + 64) * UNIT * (length * length + radius * radius) + off * (2.0 * length + off);
 }

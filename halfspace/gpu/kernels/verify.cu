@@ -1,18 +1,21 @@
-// Verification: decide single vectors, exactly, and round their scores once. The twin of halfspace/cpu/verify.py and
-// halfspace/cpu/filters/scan.py.
+// Verification: decide single vectors, exactly, and round their scores once. The twin of halfspace/cpu/stored.py and
+// halfspace/cpu/filters/scan.py; what depends on the metric is in metrics/.
 //
-// A float64 dot product with its proven error bound decides nearly every vector; what lies within the bound of tau, or of
-// a boundary between two float32 scores, is decided by a whole warp without error.
+// Sums in float64 with their proven error bounds decide nearly every vector; what lies within the bound of tau, or of a
+// boundary between two float32 scores, is decided by a whole warp without error.
 #include "exact.cuh"
 #include "emit.cuh"
-
-// One vector and one direction.
-struct Item {
-    bool valid;
-    long long direction;
-    const Segment* segment;
-    long long row;
-};
+#include "metrics/item.cuh"
+#if METRIC != IP
+#include "naturals.cuh"
+#endif
+#if METRIC == IP
+#include "metrics/inner_product.cuh"
+#elif METRIC == COSINE
+#include "metrics/cosine.cuh"
+#else
+#include "metrics/euclidean.cuh"
+#endif
 
 // Four stored values that follow one another, from an address that is a multiple of their size.
 __device__ __forceinline__ void load4(const stored_t* address, float (&out)[4]) {
@@ -26,84 +29,65 @@ __device__ __forceinline__ void load4(const stored_t* address, float (&out)[4]) 
 #endif
 }
 
-// Dot product in float64, by LANES lanes that follow one another and all get it.
+// Sum over the dimensions in float64, by LANES lanes that follow one another and all get the sums.
 template <int LANES>
-__device__ __forceinline__ double dot(const stored_t* row, const float* direction, long long dim) {
+__device__ __forceinline__ Sums sum_up(const stored_t* row, const float* direction, long long dim) {
     const int part = lane_number() % LANES;
-    double total = 0.0;
+    Sums total = {};
     if (dim % 4 == 0) {
 #pragma unroll 4
         for (long long j = 4 * part; j < dim; j += 4 * LANES) {
             float values[4];
             load4(row + j, values);
             const float4 own = *reinterpret_cast<const float4*>(direction + j);
-            total = fma(exact64(own.x), exact64(values[0]), total);
-            total = fma(exact64(own.y), exact64(values[1]), total);
-            total = fma(exact64(own.z), exact64(values[2]), total);
-            total = fma(exact64(own.w), exact64(values[3]), total);
+            total.add(exact64(own.x), exact64(values[0]));
+            total.add(exact64(own.y), exact64(values[1]));
+            total.add(exact64(own.z), exact64(values[2]));
+            total.add(exact64(own.w), exact64(values[3]));
         }
     } else {
-        for (long long j = part; j < dim; j += LANES) total = fma(exact64(direction[j]), widen64(row[j]), total);
+        for (long long j = part; j < dim; j += LANES) total.add(exact64(direction[j]), widen64(row[j]));
     }
-    for (int step = LANES / 2; step > 0; step /= 2) total += __shfl_xor_sync(FULL, total, step);
+    for (int step = LANES / 2; step > 0; step /= 2) total.join(step);
     return total;
 }
 
-// Decide the items of a warp, one for each lane; LANES lanes share a dot product.
+// Decide the items of a warp, one for each lane; LANES lanes share the sums of a vector.
 template <int LANES>
-__device__ bool decide(const Call& call, const Item& item, float& score) {
-    const bool scored = call.wanted == SCORES;
+__device__ bool decide_all(const Call& call, const Item& item, float& score) {
     const long long dim = call.dim;
     const int lane = lane_number();
     const int at_once = WARP / LANES;
-    double own = 0.0;
+    Sums own = {};
     const unsigned asked = __ballot_sync(FULL, item.valid);
     for (int first = 0; first < WARP; first += at_once) {
         if ((asked >> first & (at_once == WARP ? FULL : (1u << at_once) - 1)) == 0) continue;
-        const int source = first + lane / LANES;
-        const long long direction = __shfl_sync(FULL, item.direction, source);
-        const long long row = __shfl_sync(FULL, item.row, source);
-        const Segment* segment =
-            reinterpret_cast<const Segment*>(__shfl_sync(FULL, reinterpret_cast<long long>(item.segment), source));
+        const Item other = item.of_lane(first + lane / LANES);
         // the last lanes may have nothing: they repeat what is there, and nobody asks for it
-        const double total = dot<LANES>(static_cast<const stored_t*>(segment->vectors) + row * dim,
-                                        call.directions + direction * dim, dim);
-        const double mine = __shfl_sync(FULL, total, lane % at_once * LANES);
+        const Sums total = sum_up<LANES>(static_cast<const stored_t*>(other.segment->vectors) + other.row * dim,
+                                         call.directions + other.direction * dim, dim);
+        const Sums mine = total.of_lane(lane % at_once * LANES);
         if (lane / at_once == first / at_once) own = mine;
     }
-    bool hit = false, certain = true;
-    score = 0.0f;
-    if (item.valid) {
-        const Plan& plan = call.plans[item.direction];
-        const double norm = exact64(item.segment->norms[item.row]);
-        const double size = plan.norm * norm;
-        const bool exact = size <= exact_below(plan.grain, item.segment->grain) || size == 0.0;
-        const double error = exact ? 0.0 : plan.slope * norm + plan.intercept;
-        const double gap = own - plan.tau;
-        hit = gap >= error;
-        certain = gap < -error || (hit && (!scored || rounds_once(own, error)));
-        score = narrow(own + 0.0);
-    }
-    unsigned doubtful = __ballot_sync(FULL, item.valid && !certain);
+    Decision decision = {false, true, 0.0f};
+    if (item.valid) decision = decide(call, item, own);
+    unsigned doubtful = __ballot_sync(FULL, !decision.certain);
     if (lane == 0) count_work(call, EXACT_STAGE, TESTED, __popc(doubtful));
     while (doubtful != 0) {
         const int source = __ffs(doubtful) - 1;
         doubtful &= doubtful - 1;
-        const long long direction = __shfl_sync(FULL, item.direction, source);
-        const long long row = __shfl_sync(FULL, item.row, source);
-        const Segment* segment =
-            reinterpret_cast<const Segment*>(__shfl_sync(FULL, reinterpret_cast<long long>(item.segment), source));
         float exactly = 0.0f;
-        const bool reaches = decide_hairline(static_cast<const stored_t*>(segment->vectors) + row * dim,
-                                             segment->norms[row], segment->grain, call.directions + direction * dim, dim,
-                                             call.plans[direction], scored, exactly);
+        const Item other = item.of_lane(source);
+        const bool reaches = decide_hairline(*other.segment, other.row, call.directions + other.direction * dim,
+                                             call.plans[other.direction], dim, call.wanted == SCORES, exactly);
         if (lane == source) {
-            hit = reaches;
-            score = exactly;
+            decision.hit = reaches;
+            decision.score = exactly;
             count_work(call, EXACT_STAGE, reaches ? TAKEN : DROPPED, 1);
         }
     }
-    return hit;
+    score = decision.score;
+    return decision.hit;
 }
 
 // Decide the items of a warp, and hold the hits.
@@ -112,21 +96,16 @@ __device__ void settle(const Call& call, Item item, unsigned long long pair) {
     if (asked == 0) return;
     // lanes without an item lend a hand with the first one
     const int first = __ffs(asked) - 1;
-    const long long direction = __shfl_sync(FULL, item.direction, first), row = __shfl_sync(FULL, item.row, first);
-    const long long segment = __shfl_sync(FULL, reinterpret_cast<long long>(item.segment), first);
-    if (!item.valid) {
-        item.direction = direction;
-        item.row = row;
-        item.segment = reinterpret_cast<const Segment*>(segment);
-    }
+    const Item other = item.of_lane(first);
+    if (!item.valid) item = Item{false, other.direction, other.segment, other.row};
     float score;
     bool hit;
     if (call.dim <= 8) {
-        hit = decide<1>(call, item, score);
+        hit = decide_all<1>(call, item, score);
     } else if (call.dim <= 512) {
-        hit = decide<8>(call, item, score);
+        hit = decide_all<8>(call, item, score);
     } else {
-        hit = decide<32>(call, item, score);
+        hit = decide_all<32>(call, item, score);
     }
     hit = hit && item.valid;
     if (hit) mark_hit(call, *item.segment, item.direction, item.row);

@@ -12,6 +12,7 @@ import numpy as np
 from halfspace.gpu.runtime.overlap import can_overlap
 from halfspace.gpu.runtime.overlap import launch as launch_overlapping
 from halfspace.model.formats import FORMATS
+from halfspace.model.metrics import METRICS, Metric
 from halfspace.runtime.notices import compiling, watched
 
 __all__ = ["FORMAT_NUMBERS", "STORED", "Kernel", "format_of"]
@@ -52,9 +53,12 @@ def _source(name: str) -> str:
 
 
 @cache
-def _module(name: str, format: int, head_dim: int | None, device: int) -> cp.RawModule:
-    """Compile a file for a stored format and the current device; CuPy keeps the binary on disk."""
+def _module(name: str, variant: tuple[int, int, int | None], device: int) -> cp.RawModule:
+    """Compile a file for a stored format, a metric and the current device; CuPy keeps the binary on disk."""
+    format, metric, head_dim = variant
     options = ["-std=c++17", "--fmad=false", f"-DFORMAT={format}"]
+    if metric != Metric.IP:
+        options.append(f"-DMETRIC={metric}")
     if head_dim is not None:
         options.append(f"-DHEAD_DIM={head_dim}")
     return cp.RawModule(code=_source(name), options=tuple(options))
@@ -64,17 +68,18 @@ def _nothing() -> None:
     """Launch a grid without blocks, or do nothing while another thread compiles."""
 
 
-def _load(file: str, name: str, format: int, head_dim: int | None, device: int) -> Any:
+def _load(file: str, name: str, variant: tuple[int, int, int | None], device: int) -> Any:
     """Compile a kernel, or load it, in whatever thread."""
     cp.cuda.Device(device).use()
-    with compiling(_named(file, format), " (once; kept on disk)"):
-        return _module(file, format, head_dim, device).get_function(name)
+    with compiling(_named(file, *variant[:2]), " (once; kept on disk)"):
+        return _module(file, variant, device).get_function(name)
 
 
-def _named(file: str, format: int) -> str:
-    """Name a file as one of many; those of no format are compiled as if for float32."""
+def _named(file: str, format: int, metric: int) -> str:
+    """Name a file as one of many; those of no format or metric are compiled as if for the first."""
     family = "GPU attention" if file.startswith("attention/") else "GPU kernels"
-    return f"{family} for {list(FORMATS)[format]}" if format else family
+    purposes = [list(FORMATS)[format]] * (format > 0) + [METRICS[metric]] * (metric > 0)
+    return f"{family} for {' and '.join(purposes)}" if purposes else family
 
 
 class Kernel:
@@ -97,7 +102,7 @@ class Kernel:
             (own, kind if kind in (int, float, STORED) else np.dtype(kind), len(optional) == 1)
             for own, kind, *optional in parameters
         ]
-        self._functions: dict[tuple[int, int | None, int], Any] = {}
+        self._functions: dict[tuple[int, int, int | None, int], Any] = {}
 
     def __call__(
         self,
@@ -106,6 +111,7 @@ class Kernel:
         *arguments: Any,
         shared: int = 0,
         format: int = 0,
+        metric: int = 0,
         head_dim: int | None = None,
         overlap: bool = False,
     ) -> None:
@@ -113,7 +119,8 @@ class Kernel:
 
         With `overlap`, a kernel that takes records alone begins while the one before it ends, where that is possible.
         """
-        self.bind(grid, block, *arguments, shared=shared, format=format, head_dim=head_dim, overlap=overlap)()
+        variant: dict[str, Any] = {"format": format, "metric": metric, "head_dim": head_dim}
+        self.bind(grid, block, *arguments, shared=shared, overlap=overlap, **variant)()
 
     def bind(
         self,
@@ -122,12 +129,14 @@ class Kernel:
         *arguments: Any,
         shared: int = 0,
         format: int = 0,
+        metric: int = 0,
         head_dim: int | None = None,
         overlap: bool = False,
     ) -> Callable[[], None]:
         """Check everything now, and return what launches on the stream that is current then.
 
-        A record that is passed by value is read then as well. Some files are compiled for one `head_dim` each.
+        A record that is passed by value is read then as well. Some files are compiled for one `head_dim` each, and some
+        for one `metric`.
         """
         device = cp.cuda.runtime.getDevice()
         if len(arguments) != len(self._parameters):
@@ -143,16 +152,17 @@ class Kernel:
             self._packed(argument, *parameter, format, device)
             for argument, parameter in zip(arguments, self._parameters, strict=True)
         )
-        function = self._functions.get((format, head_dim, device)) or self._function(format, head_dim, device)
+        variant = format, metric, head_dim
+        function = self._functions.get((*variant, device)) or self._function(variant, device)
         if shared > _DEFAULT_SHARED and function.max_dynamic_shared_size_bytes < shared:
             function.max_dynamic_shared_size_bytes = shared
         if overlap and can_overlap(device):
             return partial(launch_overlapping, function.kernel, grid, block, packed, shared)
         return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
 
-    def _function(self, format: int, head_dim: int | None, device: int) -> Any:
-        function = watched(_load, self._file, self._name, format, head_dim, device, meanwhile=_nothing)
-        self._functions[format, head_dim, device] = function
+    def _function(self, variant: tuple[int, int, int | None], device: int) -> Any:
+        function = watched(_load, self._file, self._name, variant, device, meanwhile=_nothing)
+        self._functions[*variant, device] = function
         return function
 
     def _packed(self, argument: Any, name: str, kind: Any, optional: bool, format: int, device: int) -> Any:

@@ -10,7 +10,20 @@ from halfspace.gpu.filters import code_of
 from halfspace.model.layout import Codes
 from halfspace.model.segment import Segment, address
 
-__all__ = ["CALL", "CODES", "HEADER", "LEVEL", "PLAN", "SEGMENT", "THREADS", "VIEW", "Kind", "codes_at", "tabulate"]
+__all__ = [
+    "CALL",
+    "CODES",
+    "HEADER",
+    "LEVEL",
+    "LIFT",
+    "PLAN",
+    "SEGMENT",
+    "THREADS",
+    "VIEW",
+    "Kind",
+    "codes_at",
+    "tabulate",
+]
 
 THREADS = 256
 """Threads of a block of the kernels that answer questions."""
@@ -30,7 +43,7 @@ def _fields(names: str, kind: Any = np.int64) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
-CODES = np.dtype(_fields("codes scales radii"))
+CODES = np.dtype(_fields("codes scales radii lengths"))
 SEGMENT = np.dtype(
     [
         *_fields("kind rows first ids by_id places excluded vectors norms"),
@@ -38,6 +51,8 @@ SEGMENT = np.dtype(
         *_fields("centre weights high low scales high_radii low_radii peaks"),
         ("high_span", np.float64),
         ("low_span", np.float64),
+        *_fields("lengths"),
+        ("slack", np.float64),
         *_fields("of_rows of_groups of_chunks", CODES),
         *_fields("subspaces groups width columns"),
         ("of_subspaces", CODES),
@@ -46,8 +61,14 @@ SEGMENT = np.dtype(
 )
 PLAN = np.dtype(_fields("norm grain slope intercept tau bad", np.float64))
 LEVEL = np.dtype(_fields("level sure_level ratio offset", np.float32))
+LIFT = np.dtype(_fields("below above", np.float32))
 VIEW = np.dtype(
-    [*_fields("below above factor unit digit_sum high_slack low_slack", np.float64), ("levels", LEVEL, (2,))]
+    [
+        *_fields("below above lift_below lift_above norm factor factor_above widest", np.float64),
+        *_fields("unit digit_sum high_slack low_slack", np.float64),
+        ("levels", LEVEL, (2,)),
+        ("lifts", LIFT, (2,)),
+    ]
 )
 HEADER = np.dtype(_fields("pairs listed hits bad", np.uint64))
 CALL = np.dtype(
@@ -89,4 +110,5 @@ def _tabulate(segment: Segment) -> tuple[np.ndarray, list[object]]:
 
 def codes_at(codes: Codes, space: int) -> tuple[int, ...]:
     """Return the CODES of one space."""
-    return tuple(address(getattr(codes, name)[space]) for name in CODES.names or ())
+    parts = (getattr(codes, name) for name in CODES.names or ())
+    return tuple(0 if part is None else address(part[space]) for part in parts)

@@ -1,6 +1,6 @@
 """Stands in for CuPy where there is no GPU, with the names that the library and its tests use: see README.md."""
 
-# ruff: noqa: F401, SIM905, TID251
+# ruff: noqa: F401, TID251
 import numpy as _np
 
 from . import _functions, _memory, cuda, emulator
@@ -28,9 +28,9 @@ from ._functions import (
 )
 from ._raw import RawModule
 
-for (
-    _name
-) in "arange asfortranarray bincount cumsum flatnonzero maximum minimum nan_to_num nonzero stack tile unique".split():
+_COUNTING = "arange bincount cumsum flatnonzero nonzero unique"
+_ELEMENTS = "absolute asfortranarray maximum minimum nan_to_num stack tile"
+for _name in f"{_COUNTING} {_ELEMENTS}".split():
     globals()[_name] = _functions.adopt(_name, getattr(_np, _name))
 
 

@@ -8,6 +8,7 @@
 #include "formats.cuh"
 #include "rounding.cuh"
 #include "emit.cuh"
+#include "filters/lifts.cuh"
 
 #define ROWS 64          // rows of a warp: a block of threads tests half a chunk
 #define PAIRS 2          // pairs of blocks of codes among them
@@ -90,6 +91,7 @@ __device__ int classify_high(const Call& call, const Segment& segment, long long
         digits = call.digits + (2 * ((first + g / 2) * call.segment_count + which) + g % 2) * call.stride;
     const int each = AT_ONCE == 1 ? 1 : 4;  // rows of a pair that a lane tests
     unsigned short scales[PAIRS][each], radii[PAIRS][each];
+    float lengths[PAIRS][each];
 #pragma unroll
     for (int p = 0; p < PAIRS; p++) {
 #pragma unroll
@@ -97,6 +99,7 @@ __device__ int classify_high(const Call& call, const Segment& segment, long long
             const int own = (2 * p + g / 4) * BLOCK + 4 * (g % 4) + (AT_ONCE == 1 ? t : k);
             scales[p][k] = segment.scales[row + own];
             radii[p][k] = segment.high_radii[row + own];
+            lengths[p][k] = length_of(segment.lengths, row + own);
         }
     }
     int sums[PAIRS][2][4] = {};
@@ -132,8 +135,8 @@ __device__ int classify_high(const Call& call, const Segment& segment, long long
                 const double scale = widen16(scales[p][k]);
                 value = scale * (unit * ((double)high * 256.0 + (double)low - bias));
                 const double width = scale * view.high_slack + view.factor * widen16(radii[p][k]);
-                left = !(value + width < view.below);
-                take = left && value - width >= view.above;
+                left = !(value + width < below_of(view, view.below, lengths[p][k]));
+                take = left && value - width >= above_of(view, view.above, lengths[p][k]);
             }
             const unsigned lanes = __ballot_sync(FULL, left);
             if (left) {
@@ -151,7 +154,7 @@ __device__ int classify_high(const Call& call, const Segment& segment, long long
         count_work(call, HIGH_STAGE, DROPPED, tested - listed);
         count_work(call, HIGH_STAGE, TAKEN, taken);
         count_work(call, HIGH_STAGE, LEFT, listed - taken);
-        count_work(call, HIGH_STAGE, BYTES, rows * (4 * words + 4));
+        count_work(call, HIGH_STAGE, BYTES, rows * (4 * words + (METRIC == IP ? 4 : 8)));
     }
     __syncwarp();
     return listed;
@@ -176,8 +179,9 @@ __device__ int classify_low(const Call& call, const Segment& segment, long long 
             const double scale = widen16(segment.scales[own]);
             const double value = list.values[at] + scale * (view.unit * (product - LOW_MIDDLE * view.digit_sum));
             const double width = scale * view.low_slack + view.factor * widen16(segment.low_radii[own]);
-            left = !(value + width < view.below);
-            take = left && value - width >= view.above;
+            const float length = length_of(segment.lengths, own);
+            left = !(value + width < below_of(view, view.below, length));
+            take = left && value - width >= above_of(view, view.above, length);
         }
         tested += __popc(__ballot_sync(FULL, leads && entry < TAKE));
         dropped += __popc(__ballot_sync(FULL, leads && !left));
@@ -217,7 +221,8 @@ __device__ void classify_half(const Call& call, long long chunk, int half, unsig
         for (int query = 0; query < count; query++) {
             const Plan& plan = call.plans[first + query];
             const double peak = exact64(segment.peaks[chunk - segment.first]);
-            if (plan.bad == 0.0 && !(longest_product(plan.norm, peak) < plan.tau)) alive |= 1u << query;
+            const bool reached = METRIC != IP || !(longest_product(plan.norm, peak) < plan.tau);
+            if (plan.bad == 0.0 && reached) alive |= 1u << query;
         }
         if (lane == 0 && call.work != nullptr) {
             const long long rows = min((long long)ROWS, segment.rows - row);

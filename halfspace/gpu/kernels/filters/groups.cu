@@ -4,6 +4,7 @@
 #include "formats.cuh"
 #include "filters/balls.cuh"
 #include "filters/left.cuh"
+#include "filters/lifts.cuh"
 
 #define ROWS 128  // rows of a warp: a block of threads tests a chunk
 #define LANES 4   // lanes that share the ball of a group
@@ -20,11 +21,15 @@ struct Verdict {
 // Test a ball, against the thresholds seen from the centre of the one around it.
 __device__ __forceinline__ Verdict classify(const Codes& level, long long ball, double product, const View& view,
                                             double below, double above) {
-    const double scale = exact64(level.scales[ball]);
+    const double scale = exact64(level.scales[ball]), radius = exact64(level.radii[ball]);
     const double value = scale * (view.unit * product), slack = scale * view.high_slack;
-    const double width = slack + view.factor * exact64(level.radii[ball]);
-    const bool left = !(value + width < below);
-    return Verdict{left, left && value - width >= above, below - value - slack, above - value + slack};
+    const double width = slack + view.factor * radius;
+    const double width_above = METRIC == COSINE ? slack + view.factor_above * radius : width;
+    const float length = length_of(level.lengths, ball);
+    const bool left = !(value + width < below_of(view, below, length));
+    const bool reached = value - width_above >= above_of(view, above, length);
+    const bool sure = left && reached && (METRIC != L2 || radius <= view.widest);
+    return Verdict{left, sure, below - value - slack, above - value + slack};
 }
 
 // Count what a stage did to some rows.
@@ -35,7 +40,7 @@ __device__ void count_stage(const Call& call, int stage, long long tested, long 
     count_work(call, stage, DROPPED, tested - sure - left);
     count_work(call, stage, TAKEN, sure);
     count_work(call, stage, LEFT, left);
-    count_work(call, stage, BYTES, balls * ((call.dim + 3) / 4 * 4 + 8));
+    count_work(call, stage, BYTES, balls * ((call.dim + 3) / 4 * 4 + (METRIC == IP ? 8 : 12)));
 }
 
 // Test the groups of a warp's rows, and the rows in groups that are left. `list` gets the rows that are, with SURE

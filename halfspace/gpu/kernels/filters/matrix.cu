@@ -5,11 +5,13 @@
 //
 //     A c  >=  level / s - ratio r - offset
 //
-// and a hit for certain if A c >= sure_level / s + ratio r + offset, where r is the radius in units of the scale s: the bounds of the
-// cells, solved for the integer product, in float32, with the slack of halfspace.model.rounding.pair_margin on either side.
+// and a hit for certain if A c >= sure_level / s + ratio r + offset, where r is the radius in units of the scale s: the
+// bounds of the cells, solved for the integer product, in float32, with the slack of halfspace.model.rounding.pair_margin
+// on either side. With other metrics than "ip", lift e / s is added on the right, where e is the length of the vector.
 #include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "emit.cuh"
+#include "filters/lifts.cuh"
 
 #define ROWS 128      // of vectors in a tile: 32 for each of four warps, a block of codes for each of eight
 #define COLUMNS_AT_ONCE 64  // of directions: 32 for each of two
@@ -22,6 +24,10 @@ struct Shared {
     Level levels[2][COLUMNS_AT_ONCE];
     float inverses[ROWS];  // 1 / s
     float ratios[ROWS];    // r / s
+#if METRIC != IP
+    Lift lifts[2][COLUMNS_AT_ONCE];
+    float rises[ROWS];     // e / s
+#endif
     unsigned list[LIST];   // a row, plus ROWS times a direction, plus TAKE
     unsigned listed;
 };
@@ -52,12 +58,16 @@ __device__ void pack_rows(const Segment& segment, long long row, int words, int 
         shared.inverses[i] = scale > 0.0 ? narrow(1.0 / scale) : 0.0f;
         // a vector at the centre is always left; what is no vector never
         shared.ratios[i] = scale > 0.0 ? narrow(radius / scale) : there ? INFINITY : -INFINITY;
+#if METRIC != IP
+        shared.rises[i] = scale > 0.0 ? rise_of(segment.lengths[row + i], scale) : 0.0f;
+#endif
     }
 }
 
-// Begin to bring a tile of directions, from number `first` on, into shared memory.
-__device__ void fetch_columns(const Call& call, long long first, long long last, long long which, int pitch,
-                              unsigned char* columns, Level* levels) {
+// Begin to bring a tile of directions, from number `first` on, into shared memory, where it has its own half.
+__device__ void fetch_columns(const Call& call, long long first, long long last, long long which, int half,
+                              unsigned char* columns, Shared& shared) {
+    const int pitch = (int)call.stride + PADDING;
     const int each = THREADS / COLUMNS_AT_ONCE;  // threads for a direction
     const int own = threadIdx.x / each;
     const signed char* digits =
@@ -66,9 +76,13 @@ __device__ void fetch_columns(const Call& call, long long first, long long last,
         copy_async16(columns + own * pitch + at, digits + at);
     for (int column = threadIdx.x; column < COLUMNS_AT_ONCE; column += THREADS) {
         Level own = {INFINITY, INFINITY, 0.0f, 0.0f};
-        if (first + column < last && call.plans[first + column].bad == 0.0)
-            own = call.views[(first + column) * call.segment_count + which].levels[1];
-        levels[column] = own;
+        const bool asked = first + column < last && call.plans[first + column].bad == 0.0;
+        const View& view = call.views[(asked ? first + column : first) * call.segment_count + which];
+        if (asked) own = view.levels[1];
+        shared.levels[half][column] = own;
+#if METRIC != IP
+        shared.lifts[half][column] = asked ? view.lifts[1] : Lift{0.0f, 0.0f};
+#endif
     }
     copy_async_commit();
 }
@@ -131,10 +145,11 @@ struct Window {
     long long first;  // direction of the tile
     int low_row;      // the first of the warp, in the tile
     int low_column;
+    int half;         // of shared memory, in which the tile's directions are
 };
 
 // Apply the thresholds to the sums of a warp's 32 rows and 32 columns, and hold the pairs that are left.
-__device__ __forceinline__ void apply(const Call& call, const Segment& segment, const Window& window, const Level* levels,
+__device__ __forceinline__ void apply(const Call& call, const Segment& segment, const Window& window,
                                       const int (&sums)[2][4][4], Shared& shared) {
     const long long row = window.row, first = window.first;
     const int low_row = window.low_row, low_column = window.low_column;
@@ -144,7 +159,10 @@ __device__ __forceinline__ void apply(const Call& call, const Segment& segment, 
     for (int n = 0; n < 4; n++)
 #pragma unroll
         for (int side = 0; side < 2; side++) {
-            const Level level = levels[low_column + 8 * n + 2 * t + side];
+            const Level level = shared.levels[window.half][low_column + 8 * n + 2 * t + side];
+#if METRIC != IP
+            const Lift lift = shared.lifts[window.half][low_column + 8 * n + 2 * t + side];
+#endif
 #pragma unroll
             for (int m = 0; m < 2; m++)
 #pragma unroll
@@ -153,8 +171,13 @@ __device__ __forceinline__ void apply(const Call& call, const Segment& segment, 
                     const float inverse = shared.inverses[own], width = level.ratio * shared.ratios[own] + level.offset;
                     const float sum = (float)sums[m][n][2 * half + side];
                     const unsigned bit = 1u << (((m * 2 + half) * 4 + n) * 2 + side);
-                    if (!(sum < level.level * inverse - width)) left |= bit;
-                    if (sum >= level.sure_level * inverse + width) sure |= bit;
+                    float needed = level.level * inverse - width, enough = level.sure_level * inverse + width;
+#if METRIC != IP
+                    needed += lift.below * shared.rises[own];
+                    enough += lift.above * shared.rises[own];
+#endif
+                    if (!(sum < needed)) left |= bit;
+                    if (sum >= enough) sure |= bit;
                 }
         }
     if (call.wanted == SCORES) sure = 0;
@@ -204,11 +227,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) multiply_cells(Call cal
     if (threadIdx.x == 0) shared.listed = 0;
     long long tile = part;
     if (tile < tiles)
-        fetch_columns(call, space * call.batch + tile * COLUMNS_AT_ONCE, last, which, pitch, columns[0], shared.levels[0]);
+        fetch_columns(call, space * call.batch + tile * COLUMNS_AT_ONCE, last, which, 0, columns[0], shared);
     for (int turn = 0; tile < tiles; tile += parts, turn ^= 1) {
         const long long first = space * call.batch + tile * COLUMNS_AT_ONCE, next = first + parts * COLUMNS_AT_ONCE;
         if (tile + parts < tiles) {
-            fetch_columns(call, next, last, which, pitch, columns[turn ^ 1], shared.levels[turn ^ 1]);
+            fetch_columns(call, next, last, which, turn ^ 1, columns[turn ^ 1], shared);
             copy_async_wait<1>();
         } else {
             copy_async_wait<0>();
@@ -216,7 +239,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) multiply_cells(Call cal
         __syncthreads();
         int sums[2][4][4] = {};
         multiply(rows + low_row * pitch, columns[turn] + low_column * pitch, pitch, sums);
-        apply(call, segment, Window{space, chunk, row, first, low_row, low_column}, shared.levels[turn], sums, shared);
+        apply(call, segment, Window{space, chunk, row, first, low_row, low_column, turn}, sums, shared);
         __syncthreads();
         if (shared.listed > LIST / 2) flush(call, segment, chunk, row, space, shared);
     }

@@ -5,6 +5,7 @@
 #include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "emit.cuh"
+#include "filters/lifts.cuh"
 
 #define ROWS 32     // vectors in a strip: two blocks of codes
 #define MOST 64     // directions at once
@@ -13,10 +14,13 @@
 // What the warps of a block share, and the candidates of each.
 struct Shared {
     Level levels[MOST];
+#if METRIC != IP
+    Lift lifts[MOST];
+#endif
     unsigned long long held[THREADS / WARP][HELD];
 };
 
-// The codes of a strip as operands of products, and 1 / s and r / s of the four rows that a lane has sums of.
+// The codes of a strip as operands of products, and 1 / s, r / s and e / s of the four rows that a lane has sums of.
 //
 // With g = lane / 4, these rows are those from 4 (g % 4) on of block g / 4; codes[i] holds their words 4 i + lane % 4, each
 // joined from both halves, four dimensions in [0] to [3] and the next four in [4] to [7].
@@ -25,6 +29,9 @@ struct Strip {
     unsigned codes[STEPS][8];
     float inverses[4];
     float ratios[4];
+#if METRIC != IP
+    float rises[4];
+#endif
 
     __device__ __forceinline__ void load(const Segment& segment, long long row, int words) {
         const int g = lane_number() / 4, t = lane_number() % 4;
@@ -49,6 +56,9 @@ struct Strip {
             const double scale = widen16(segment.scales[own + k]), radius = widen16(segment.low_radii[own + k]);
             inverses[k] = scale > 0.0 ? narrow(1.0 / scale) : 0.0f;
             ratios[k] = scale > 0.0 ? narrow(radius / scale) : INFINITY;  // a vector at the centre: always left
+#if METRIC != IP
+            rises[k] = scale > 0.0 ? rise_of(segment.lengths[own + k], scale) : 0.0f;
+#endif
         }
     }
 
@@ -108,9 +118,13 @@ __device__ void classify_strips(const Call& call, const int* listed, long long c
                         byte);
                 *reinterpret_cast<uint4*>(digits + column * pitch + byte) = sixteen;
             }
-            for (int i = threadIdx.x; i < MOST; i += THREADS)
-                shared.levels[i] = i < count ? call.views[(first + i) * call.segment_count + which].levels[0]
-                                             : Level{INFINITY, INFINITY, 0.0f, 0.0f};
+            for (int i = threadIdx.x; i < MOST; i += THREADS) {
+                const View& view = call.views[(first + min(i, count - 1)) * call.segment_count + which];
+                shared.levels[i] = i < count ? view.levels[0] : Level{INFINITY, INFINITY, 0.0f, 0.0f};
+#if METRIC != IP
+                shared.lifts[i] = view.lifts[0];
+#endif
+            }
             __syncthreads();
             shown = which;
         }
@@ -124,19 +138,31 @@ __device__ void classify_strips(const Call& call, const int* listed, long long c
                 int sums[2][4] = {};
                 own.multiply(digits + 8 * n * pitch, pitch, sums);
                 const Level level = shared.levels[4 * n + t];
+#if METRIC != IP
+                const Lift lift = shared.lifts[4 * n + t];
+#endif
                 unsigned fresh = 0;
                 float products[4], widths[4];
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
                     products[k] = (float)(256 * sums[k / 2][k % 2 * 2] + sums[k / 2][k % 2 * 2 + 1]);  // d <= 384: below 2^31
                     widths[k] = fmaf(level.ratio, own.ratios[k], level.offset);
-                    fresh |= !(products[k] < fmaf(level.level, own.inverses[k], -widths[k])) ? 1u << k : 0;
+                    float needed = fmaf(level.level, own.inverses[k], -widths[k]);
+#if METRIC != IP
+                    needed = fmaf(lift.below, own.rises[k], needed);
+#endif
+                    fresh |= !(products[k] < needed) ? 1u << k : 0;
                 }
                 if (__any_sync(FULL, fresh != 0)) {
                     unsigned certain = 0;
 #pragma unroll
-                    for (int k = 0; k < 4; k++)
-                        certain |= products[k] >= fmaf(level.sure_level, own.inverses[k], widths[k]) ? 1u << k : 0;
+                    for (int k = 0; k < 4; k++) {
+                        float enough = fmaf(level.sure_level, own.inverses[k], widths[k]);
+#if METRIC != IP
+                        enough = fmaf(lift.above, own.rises[k], enough);
+#endif
+                        certain |= products[k] >= enough ? 1u << k : 0;
+                    }
                     left |= (unsigned long long)fresh << 4 * n;
                     sure |= (unsigned long long)certain << 4 * n;
                 }

@@ -1,6 +1,6 @@
 // Segments, questions and answers as the kernels see them: the twins of the records in halfspace/gpu/runtime/records.py,
 // of the constants in halfspace/model/layout.py, and of the numbers in halfspace/model/counters.py. All fields have 8
-// bytes, but for those of a Level.
+// bytes, but for those of a Level and a Lift.
 #pragma once
 
 #define WARP 32
@@ -13,6 +13,14 @@
 #define LOW_MIDDLE 7.5
 #define MODERATE 0x1p60     // the largest norm for which float32 will do in products of codes, and in frames
 #define NIBBLES 0x0f0f0f0fu  // of a word of codes, those of its first four dimensions
+
+// Metrics, and the one that a file is compiled for: see halfspace/model/metrics.py.
+#define IP 0
+#define COSINE 1
+#define L2 2
+#ifndef METRIC
+#define METRIC IP
+#endif
 
 enum Kind : long long { SCAN, CELLS, GROUPS, BALLS };
 enum Want : long long { COUNT, IDS, SCORES };
@@ -38,6 +46,7 @@ struct Codes {
     const unsigned char* codes;
     const float* scales;
     const float* radii;
+    const float* lengths;  // or null with the metric "ip"
 };
 
 // One space of one segment.
@@ -63,6 +72,8 @@ struct Segment {
     const float* peaks;           // (chunks,)
     double high_span;
     double low_span;
+    const float* lengths;         // (16 blocks,), or null with the metric "ip"
+    double slack;                 // how much lengths may lack, those of balls, too
     // groups
     Codes of_rows;
     Codes of_groups;
@@ -86,6 +97,12 @@ struct Plan {
     double bad;        // 0, or 1 where a component is not finite, or 2 where tau is NaN
 };
 
+// What thresholds are raised by for each unit of a length.
+struct Lift {
+    float below;
+    float above;
+};
+
 // Thresholds of a direction in units of an integer product of whole codes, in float32: see halfspace.cpu.filters.matrix.
 struct Level {
     float level;
@@ -98,12 +115,18 @@ struct Level {
 struct View {
     double below;
     double above;
-    double factor;
+    double lift_below;    // what they are raised by for each unit of a length
+    double lift_above;
+    double norm;          // of what is coded: q, or q - m where distances are asked
+    double factor;        // of a radius, in upper bounds
+    double factor_above;  // and in lower ones
+    double widest;        // the largest radius of a ball that may be taken
     double unit;
     double digit_sum;
     double high_slack;  // of groups: the slack of every level
     double low_slack;
     Level levels[2];    // of products with both digits, and with the high ones alone
+    Lift lifts[2];
 };
 
 // What a search found, in numbers.
