@@ -11,6 +11,7 @@ from helpers.families import FAMILIES, MORE_FAMILIES
 from halfspace import cpu
 from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import FORMATS, as_bits
+from halfspace.model.metrics import Metric
 
 pytestmark = pytest.mark.gpu
 
@@ -63,8 +64,24 @@ def test_stages_agree_with_the_cpu(family, dtype, rng, gpu):
         theirs = replace(cpu.encode(bits, their_norms, 1), axes=None)
         on_device = Cells(*(None if part is None else gpu.xp.asarray(part) for part in vars(theirs).values()))
         same(on_host(gpu.encode(vectors, norms, 1, like=on_device), gpu.xp), theirs)
-        groups = on_host(gpu.enclose_groups(vectors, 1), gpu.xp)
-        same(groups, cpu.enclose_groups(bits, 1, groups.centre))
+        groups = on_host(gpu.enclose_groups(vectors, norms, 1), gpu.xp)
+        same(groups, cpu.enclose_groups(bits, their_norms, 1, groups.centre))
+
+
+@families
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2], ids=lambda metric: metric.label)
+def test_lengths_agree_with_the_cpu(family, metric, rng, gpu):
+    """Those of cells, and of all balls of groups, with what they lack."""
+    dtype = DTYPES[rng.integers(3)]
+    for shape in rng.permutation(len(SHAPES))[:3]:
+        n, d = SHAPES[shape]
+        bits = make(family, rng, n, d, dtype)
+        vectors = gpu.xp.asarray(bits)
+        norms, their_norms = gpu.measure(vectors, 1)[0], cpu.measure(bits, 1)[0]
+        cells = on_host(gpu.encode(vectors, norms, 1, metric=metric), gpu.xp)
+        same(cells, cpu.encode(bits, their_norms, 1, like=cells, metric=metric))
+        groups = on_host(gpu.enclose_groups(vectors, norms, 1, metric=metric), gpu.xp)
+        same(groups, cpu.enclose_groups(bits, their_norms, 1, groups.centre, metric=metric))
 
 
 @families

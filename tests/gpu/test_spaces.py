@@ -20,7 +20,7 @@ COLUMNS = np.array([0, 8, 13, DIM])
 SEALED = {
     "scan": lambda gpu, x, norms: {},
     "cells": lambda gpu, x, norms: {"data": gpu.encode(x, norms, 1)},
-    "groups": lambda gpu, x, norms: {"data": gpu.enclose_groups(x, 1)},
+    "groups": lambda gpu, x, norms: {"data": gpu.enclose_groups(x, norms, 1)},
     "balls": lambda gpu, x, norms: {"data": gpu.enclose(x, COLUMNS, 4, 1)},
     "sweep": lambda gpu, x, norms: {"data": gpu.enclose(x, COLUMNS, 4, 1)},
 }
