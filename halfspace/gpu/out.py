@@ -12,7 +12,7 @@ from halfspace.gpu.runtime.tables import Uploaded, upload
 from halfspace.gpu.search import room
 from halfspace.hits import Hits
 from halfspace.model.counters import Want
-from halfspace.model.metrics import Metric
+from halfspace.model.metrics import Metric, as_scores
 from halfspace.model.question import Question
 
 __all__ = ["Preallocated", "fill", "may_fill", "preallocate"]
@@ -77,8 +77,7 @@ class Preallocated(Hits):
         run.answer_into(self.buffers)
         run.launch()
         run.fill()
-        if question.metric == Metric.L2 and self.buffers.scores.size:
-            cp.absolute(self.buffers.scores, out=self.buffers.scores)  # to kernels, distances are negative
+        as_scores(self.buffers.scores, question.metric)
         self._keep((question, uploaded, run, list(run.keepalive), self.buffers, self._status))
 
     def _keep(self, read: object) -> None:

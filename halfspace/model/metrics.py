@@ -16,6 +16,8 @@ threshold is raised by a multiple of e(x).
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+
 __all__ = ["FARTHEST", "METRICS", "NEAREST", "Metric", "as_scores", "as_threshold"]
 
 
@@ -52,5 +54,11 @@ def as_threshold(tau: Any, metric: Metric) -> Any:
 
 
 def as_scores(scores: Any, metric: Metric) -> Any:
-    """Turn an array of scores of kernels, or None, into those of users."""
-    return abs(scores) if metric == Metric.L2 and scores is not None else scores
+    """Turn an array of scores of kernels, or None, into those of users, in place.
+
+    Distances lose their sign by their bits: CuPy's functions of float32 flush subnormals.
+    """
+    if metric == Metric.L2 and scores is not None:
+        bits = scores.view(np.int32)
+        bits &= 0x7FFFFFFF
+    return scores
