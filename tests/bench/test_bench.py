@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import metrics
 
 from halfspace.bench import (
     ENGINES,
@@ -22,10 +23,19 @@ from halfspace.bench import (
     recall_and_false,
     wrong_answers,
 )
-from halfspace.bench.engines.faiss import strictly_above
+from halfspace.bench.engines.faiss import radius_of, strictly_above
+from halfspace.bench.engines.spec import How
 from halfspace.bench.plot import draw
 
-HERE = [name for name, spec in ENGINES.items() if spec.device == "cpu" and spec.available() is None]
+
+def here(metric):
+    """Engines that can run here."""
+    specs = [spec for spec in ENGINES.values() if spec.device == "cpu" and metric in spec.metrics]
+    return [spec.name for spec in specs if spec.available() is None]
+
+
+HERE = here("ip")
+METRICS = [(name, metric) for metric in ("cosine", "l2") for name in here(metric)]
 EXACT = [name for name in HERE if ENGINES[name].exact]
 TO_THE_BOUNDARY = [name for name in EXACT if name != "faiss-panorama"]  # whose bounds and rotations round
 
@@ -85,6 +95,39 @@ def test_truth_is_that_of_fractions(kind, integers):
     assert rows(exact_hits(vectors, directions, taus)) == by_fractions(vectors, directions, taus)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("kind", ["cancelling", "ties", "gaussian", "float16", "tiny", "huge"])
+def test_truth_of_metrics_is_that_of_integers(kind, metric, integers):
+    """Thresholds are cosines and distances of stored vectors, and their neighbours."""
+    rng = np.random.default_rng(3)
+    vectors, directions = (rng.standard_normal((n, 9)).astype(np.float32) for n in (60, 3))
+    if kind == "cancelling":
+        vectors, directions = cancelling(rng)
+    if kind == "ties":
+        vectors, directions = integers[0][:80], integers[1][:3]
+    if kind in ("tiny", "huge"):
+        vectors, directions = (
+            part * np.float32(2.0 ** (-140 if kind == "tiny" else 120)) for part in (vectors, directions)
+        )
+    vectors, directions = metrics.nonzero(vectors, directions)
+    if kind == "float16":
+        vectors, directions = vectors.astype(np.float16), directions.astype(np.float16)
+    directions[0] = vectors[7]
+    for q in directions:
+        for tau in [
+            *metrics.boundary_taus(metric, rng, vectors, q, 2),
+            0.0,
+            -1.0,
+            1.0,
+            np.inf,
+            -np.inf,
+            1e-200,
+            -1e-200,
+        ]:
+            found = exact_hits(vectors, q[None], tau, metric)
+            assert rows(found) == [metrics.hits(metric, vectors, q.astype(np.float32), tau).tolist()]
+
+
 def test_truth_at_the_ends():
     x = gaussian(50, 4, 0)
     assert rows(exact_hits(x, x[:3], [-np.inf, np.inf, 1e300])) == [list(range(50)), [], []]
@@ -109,6 +152,13 @@ def test_midpoints_give_the_share():
     for share in (0.0, -1.0, 1.1, np.nan):
         with pytest.raises(ValueError, match="share must be"):
             midpoints(x, q, share)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_midpoints_of_metrics_give_the_share(metric):
+    x, q = gaussian(1000, 8, 1), gaussian(7, 8, 2)
+    for share, k in ((0.01, 10), (0.5, 500), (1.0, 1000)):
+        np.testing.assert_array_equal(np.diff(exact_hits(x, q, midpoints(x, q, share, metric), metric)[0]), k)
 
 
 def test_answers_are_judged():
@@ -147,6 +197,49 @@ def test_engine_answers(name, integers):
             assert alone == rows(found) or engine.setting.get("axes") == "principal"  # a batch is rotated otherwise
     if name not in TO_THE_BOUNDARY:  # the last is the most thorough
         assert recall_and_false(found, truth)[0] > 0.5
+
+
+@pytest.mark.parametrize(("name", "metric"), METRICS)
+def test_engine_answers_of_metrics(name, metric, integers):
+    """Those exact to the boundary return the exact set at thresholds between scores."""
+    vectors, directions = metrics.nonzero(*integers)
+    each = (
+        midpoints(vectors, directions, 0.05, metric) if metric == "cosine" else np.sqrt([70.5, 80.5, 90.5, 70.5, 60.5])
+    )
+    for engine in build_curve(name, vectors, threads=2, metric=metric):
+        assert engine.metric == metric
+        assert engine.nbytes > 0
+        for taus in (float(each[0]), each):
+            truth = exact_hits(vectors, directions, taus, metric)
+            engine.expected_hits = int(np.diff(truth[0]).max())
+            found = engine.query(directions, taus)
+            assert all(len(own) == len(set(own)) and set(own) <= set(range(600)) for own in rows(found))
+            if ENGINES[name].exact and name != "faiss-panorama":
+                assert rows(found) == rows(truth)
+                own = np.broadcast_to(taus, 5)
+                assert [rows(engine.query(directions[j : j + 1], own[j]))[0] for j in range(5)] == rows(found)
+    assert recall_and_false(found, truth)[0] > 0.5  # the last is the most thorough
+
+
+@pytest.mark.parametrize(("name", "metric"), METRICS)
+def test_engine_takes_the_ends_of_metrics(name, metric):
+    if not ENGINES[name].exact:
+        return
+    vectors = gaussian(40, 16, 0)
+    engine = build(name, vectors, threads=1, metric=metric)
+    ends = (np.inf, 1e-3) if metric == "l2" else (-1.5, 1.5)
+    directions = gaussian(2, 16, 1)
+    assert [[len(own) for own in rows(engine.query(directions, tau))] for tau in ends] == [[40, 40], [0, 0]]
+
+
+def test_distances_that_are_integers(integers):
+    """Radii that are distances: products of small integers are exact in float32, and so are their squares."""
+    vectors, directions = integers
+    truth = rows(exact_hits(vectors, directions, 9.0, "l2"))
+    assert rows(exact_hits(vectors, directions, np.nextafter(9.0, 0), "l2")) != truth
+    for name in ("halfspace", "faiss-flat", "numpy", "numpy-direct", "sklearn-kdtree", "scipy-ckdtree"):
+        if name in here("l2"):
+            assert rows(build(name, vectors, threads=1, metric="l2").query(directions, 9.0)) == truth, name
 
 
 @pytest.mark.parametrize("name", TO_THE_BOUNDARY)
@@ -195,11 +288,12 @@ def test_numpy_in_blocks(monkeypatch, integers):
 def test_engines_on_a_gpu(name, gpu, integers, monkeypatch):
     vectors, directions = integers
     monkeypatch.setattr("halfspace.bench.engines.gpu._SCORES", 5000)  # two directions at once
-    engine = ENGINES[name].make(vectors, 1, "float32", {})
-    for taus in (10.0, np.array([10.0, -4.0, 10.5, 30.0, 0.0])):
-        truth = rows(exact_hits(vectors, directions, taus))
-        assert rows(engine.query(directions, taus)) == truth
-        assert rows(engine.query(directions[:1], 10.0)) == truth[:1]
+    for metric in ("ip", "l2") if name == "cupy" else ("ip",):
+        engine = ENGINES[name].make(vectors, How(1, metric=metric))
+        for taus in (10.0, np.array([10.0, -4.0, 10.5, 30.0, 0.0])):
+            truth = rows(exact_hits(vectors, directions, taus, metric))
+            assert rows(engine.query(directions, taus)) == truth
+            assert rows(engine.query(directions[:1], 10.0)) == truth[:1]
 
 
 def test_strictly_above():
@@ -214,6 +308,18 @@ def test_strictly_above():
                     assert (float(own) > above) == (float(own) >= tau)
 
 
+def test_radii_of_faiss():
+    assert radius_of(0.5, "cosine") == strictly_above(0.5)
+    assert radius_of(-1.0, "l2") == 0.0
+    for radius in (0.0, 1e-30, 0.1, 1.0, 3.0, 1e30, np.inf):
+        beyond = radius_of(radius, "l2")
+        with np.errstate(over="ignore"):
+            near = np.float32(radius * radius)
+        for own in (np.float32(0), near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(0))):
+            if np.isfinite(own):
+                assert (float(own) < beyond) == (float(own) <= radius * radius)
+
+
 def test_what_an_engine_refuses():
     vectors = gaussian(20, 17, 0)
     with pytest.raises(ValueError, match="no engine 'annoy'; there are halfspace, "):
@@ -222,6 +328,10 @@ def test_what_an_engine_refuses():
         build("sklearn-balltree", vectors, threads=1)
     with pytest.raises(TypeError, match="numpy has no setting 'levels'; it has none"):
         build("numpy", vectors, threads=1, levels=3)
+    with pytest.raises(ValueError, match="numpy-direct: has no metric 'ip'"):
+        build("numpy-direct", vectors, threads=1)
+    with pytest.raises(ValueError, match="faiss-lsh: has no metric 'l2'"):
+        build("faiss-lsh", vectors, threads=1, metric="l2")
     assert ENGINES["faiss-ivfpq"].why_not(20, 17) == "needs at least 256 vectors"
 
 
