@@ -20,6 +20,8 @@ __all__ = ["SPECS"]
 class Halfspace(Engine):
     """`HalfspaceIndex`, asked for ids and scores in order of ids."""
 
+    scores = True
+
     def __init__(self, vectors: NDArray[np.float32], how: How, filter: str = "auto") -> None:
         super().__init__(vectors, how)
         self.index = HalfspaceIndex(
@@ -35,7 +37,7 @@ class Halfspace(Engine):
 
     def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
         tau = float(taus[0]) if (taus == taus[0]).all() else taus
-        return lambda: self.index.query(directions, tau)
+        return lambda: self.index.query(directions, tau, scores=self.scores)
 
     def found(self, answer: Any) -> Rows:
         return answer.offsets, answer.ids

@@ -78,7 +78,7 @@ class CKDTree(_Tree):
         return cKDTree(points)
 
     def near(self, centres: NDArray[np.float64], radii: NDArray[np.float64]) -> Callable[[], Any]:
-        return lambda: self.tree.query_ball_point(centres, radii, workers=self.threads)
+        return lambda: self.tree.query_ball_point(centres, radii, workers=self.threads, return_sorted=False)
 
     @property
     def nbytes(self) -> int:
