@@ -28,7 +28,6 @@ DEFINITIONS = {
     *(
         "DIGIT_LIMIT",
         "LOWEST",
-        "LEAST_PRODUCT",
         "LIMBS",
         "LARGEST_CODE",
         "BELOW",
