@@ -128,8 +128,8 @@ class Questions(Contents):
                 return filled
             offsets, ids, values, totals = asking.rows(self._backend, question, sort, best)
             snapshot.builder.remember(question.directions, question.tau)
-            values = as_scores(values, self._metric) if scores else None
-            return Hits(ids, values, offsets, totals, single=single, columns=snapshot.next_id)
+            own = as_scores(values, self._metric) if scores else None
+            return Hits(ids, own, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
         self,
