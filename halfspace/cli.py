@@ -35,7 +35,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="halfspace",
-    help="Exact halfspace range search: every stored vector x with <q, x> >= tau, and no other.",
+    help="Exact halfspace range search: every stored vector that reaches a threshold, and no other.",
     epilog="Exit codes: 0 success; 1 a check failed or a file is damaged; 2 bad usage or input.",
     no_args_is_help=True,
     add_completion=False,
@@ -53,6 +53,11 @@ _OF_BALLS = " and ".join(spec.name for spec in FILTERS.values() if spec.options)
 FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
 _HITS = ".npz (arrays), .csv, .jsonl or .parquet (columns query, id, score)"
 _OUTPUT = "It is replaced as a whole. It may be no input, pipe or device."
+
+METRIC_HELP = (
+    "What is compared with thresholds: ip (inner products), cosine, or l2 (Euclidean distances, to be at most that)."
+)
+_TAU = "Threshold, of the index's metric: a number, or a .npy file of one per direction."
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to use.  [default: all cores]", show_default=False)]
@@ -77,7 +82,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Exact halfspace range search: every stored vector x with <q, x> >= tau, and no other."""
+    """Exact halfspace range search: every stored vector that reaches a threshold, and no other."""
 
 
 @app.command()
@@ -108,6 +113,7 @@ def demo(
 def build(
     vectors: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help=f"Index file to write. {_OUTPUT}", show_default=False)],
+    metric: Annotated[str, typer.Option(help=METRIC_HELP)] = "ip",
     dtype: Annotated[str, typer.Option(help="Type to store: float32, float16 or bfloat16.")] = "float32",
     filter: Annotated[str, typer.Option(help=FILTER_HELP)] = "auto",
     ids: Annotated[
@@ -140,9 +146,8 @@ def build(
             data, own = read_identified(vectors, report) if ids is None else (read_vectors(vectors, report), None)
         n, dim = data.shape
         own = own if ids is None else read_ids(ids, n)
-        index = HalfspaceIndex(
-            dim, filter=filter, dtype=dtype, threads=threads, subspaces=subspaces, group_size=group_size
-        )
+        how: dict[str, Any] = {"threads": threads, "subspaces": subspaces, "group_size": group_size}
+        index = HalfspaceIndex(dim, metric=metric, filter=filter, dtype=dtype, **how)
         with progress("inserting") as report, located(vectors, data, 0, dtype):
             index.insert(data, own, progress=report)
         with progress("compacting") as report:
@@ -153,6 +158,7 @@ def build(
             "index": str(output),
             "vectors": n,
             "dim": dim,
+            "metric": metric,
             "dtype": dtype,
             "filter": filter,
             "bytes": output.stat().st_size,
@@ -165,9 +171,7 @@ def build(
 def query(
     index: Annotated[Path, typer.Argument(help="Index file.", show_default=False)],
     directions: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
-    tau: Annotated[
-        str, typer.Option(help="Threshold: a number, or a .npy file of one per direction.", show_default=False)
-    ],
+    tau: Annotated[str, typer.Option("--tau", "--radius", help=_TAU, show_default=False)],
     unless: Annotated[
         str | None,
         typer.Option(help="A second threshold, of a band: leave out what reaches it.", show_default=False),
@@ -177,7 +181,7 @@ def query(
         typer.Option("--output", "-o", help=f"Write the hits here: {_HITS}. {_OUTPUT}", show_default=False),
     ] = None,
     count: Annotated[bool, typer.Option("--count", help="Count the hits only.")] = False,
-    sort: Annotated[bool, typer.Option("--sort", help="Order hits by descending score, not by id.")] = False,
+    sort: Annotated[bool, typer.Option("--sort", help="Order hits by score, the best first, not by id.")] = False,
     limit: Annotated[
         int | None, typer.Option(min=0, help="Keep this many best hits of each direction.", show_default=False)
     ] = None,
@@ -188,7 +192,11 @@ def query(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Find every vector of an index whose dot product with a direction is at least tau, and below --unless."""
+    """Find every vector of an index that reaches tau, and not --unless.
+
+    It reaches tau by an inner product with the direction, or a cosine, of at least tau, or by a distance of at most
+    that, as the index was built.
+    """
     with errors():
         import numpy as np
 
@@ -264,9 +272,8 @@ def info(
 def bench(
     vectors: Annotated[str | None, typer.Argument(help=_FILES, show_default=False)] = None,
     directions: Annotated[str | None, typer.Argument(help=_FILES, show_default=False)] = None,
-    tau: Annotated[
-        str | None, typer.Option(help="Threshold: a number, or a .npy file of one per direction.", show_default=False)
-    ] = None,
+    metric: Annotated[str, typer.Option(help=METRIC_HELP)] = "ip",
+    tau: Annotated[str | None, typer.Option("--tau", "--radius", help=_TAU, show_default=False)] = None,
     share: Annotated[
         float | None,
         typer.Option(
@@ -300,9 +307,10 @@ def bench(
             if file is not None:
                 check_output(file, [*inputs, *other], suffixes)
         with spinner("reading"):
-            tasks = command.tasks(vectors, directions, tau if tau is None else lambda m: read_tau(tau, m), share)
+            limits = None if tau is None else lambda m: read_tau(tau, m)
+            tasks = command.tasks(vectors, directions, limits, share, metric)
         names = None if engines is None else engines.split(",")
-        command.run(tasks, command.Plan(names, queries, batch, rounds, threads), plot, output, as_json)
+        command.run(tasks, command.Plan(names, queries, batch, rounds, threads, metric), plot, output, as_json)
 
 
 @app.command()

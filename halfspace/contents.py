@@ -129,12 +129,13 @@ class Contents:
         -------
         dict
             ``vectors`` and ``deleted`` (rows whose space is not reclaimed yet); ``segments`` (sealed) and ``tail``
-            (rows not sealed yet); ``filters`` (rows by the filter that they have); ``dim``, ``dtype``, ``filter``,
-            ``device``, ``threads``; ``bytes_vectors``, ``bytes_codes`` (what filters derived) and, under
+            (rows not sealed yet); ``filters`` (rows by the filter that they have); ``dim``, ``metric``, ``dtype``,
+            ``filter``, ``device``, ``threads``; ``bytes_vectors``, ``bytes_codes`` (what filters derived) and, under
             its name of before, ``bytes_cells``, ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
         """
         snapshot = self._snapshot
-        given = {"dim": self._dim, "dtype": self._format, "filter": self._filter, "device": self._device}
+        given = {"dim": self._dim, "metric": self.metric, "dtype": self._format}
+        given |= {"filter": self._filter, "device": self._device}
         sizes = snapshot.sizes()
         counted = {**snapshot.counted(), **given, "threads": self._threads, **sizes}
         return counted | {"bytes_cells": sizes["bytes_codes"]}

@@ -23,9 +23,9 @@ class Stage:
     tested : int
         Vectors that reached the stage.
     dropped : int
-        Vectors proved to lie outside the halfspace.
+        Vectors proved not to reach the threshold.
     taken : int
-        Vectors proved to lie inside.
+        Vectors proved to reach it.
     left : int
         Vectors handed on to the next stage.
     dot_products : int

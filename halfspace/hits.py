@@ -37,7 +37,7 @@ def columns(ids: Any, scores: Any | None, offsets: Any) -> dict[str, Any]:
 
 
 class Hits:
-    """All vectors in the halfspace of one direction, or of each direction of a batch.
+    """All vectors that reach the threshold of one direction, or of each direction of a batch.
 
     For one direction, the length is the number of hits; items and iteration are `Hit` pairs ``(id, score)``. For a
     batch of m directions, the length is m; items and iteration are the `Hits` of each direction. Slices are `Hits`
@@ -47,13 +47,14 @@ class Hits:
     ----------
     ids : ndarray of int64, shape (hits,)
         Ids of the hits, direction by direction; within a direction in ascending order, or, with ``sort=True``, by
-        descending score and then by id.
+        score, the best first, and then by id. The best score is the largest; of distances it is the smallest.
     scores : ndarray of float32, shape (hits,), or None
-        The real dot product of each hit, rounded once to the nearest float32; None with ``scores=False``.
+        The real dot product, cosine or distance of each hit, by the index's metric, rounded once to the nearest
+        float32; None with ``scores=False``. Distances are not squared.
     offsets : ndarray of int64, shape (m + 1,)
         Hits ``offsets[i]:offsets[i + 1]`` belong to direction i; (2,) for one direction.
     totals : ndarray of int64, shape (m,)
-        How many vectors each halfspace holds, also where ``limit`` kept fewer; (1,) for one direction.
+        How many vectors reach each threshold, also where ``limit`` kept fewer; (1,) for one direction.
     """
 
     __slots__ = ("_columns", "_single", "ids", "offsets", "scores", "totals")

@@ -31,11 +31,11 @@ _SEALING = 30.0
 
 
 class HalfspaceIndex(Questions):
-    """Vectors that can be asked for *all* of their number in a halfspace, exactly.
+    """Vectors that can be asked for *all* of their number in a halfspace, a cone or a ball, exactly.
 
     `query` returns the set {i : sum_j q_j x_ij >= tau}, evaluated in real arithmetic on the stored floats: no false
     negative and no false positive, the same set for one direction or a batch, for every filter and any number of
-    threads.
+    threads. With ``metric="cosine"`` it is {i : cos(q, x_i) >= tau}, with ``metric="l2"`` {i : |x_i - q| <= radius}.
 
     Any number of threads may query at once, also while one of them inserts, deletes or saves: a query answers for the
     state of the index at one moment between its start and its end.
@@ -44,6 +44,10 @@ class HalfspaceIndex(Questions):
     ----------
     dim : int
         Number of dimensions d, at least 1.
+    metric : {"ip", "cosine", "l2"}
+        What is compared with thresholds: inner products and cosines, which are to be at least tau, or Euclidean
+        distances, which are to be at most tau, then a radius. A distance is no square, and the boundary belongs to the
+        answer. Nothing is normalised: vectors stay as they were given. With ``"cosine"`` none may be zero.
     device : {"cpu", "gpu", "gpu:0", "gpu:1", ...}
         Where vectors are kept and searched. On a GPU, arrays are CuPy's, both those that are given (or what shares its
         memory with CuPy without a copy, such as PyTorch's; numbers, lists, columns and tables are copied) and those
@@ -53,9 +57,9 @@ class HalfspaceIndex(Questions):
         How vectors are ruled out before they are verified; the answer does not depend on it. ``"cells"`` tests norms,
         principal axes where they pay, and codes of each vector, in 4 and then in 8 bits; ``"groups"`` tests balls
         around 1,024, around 16 vectors that lie close together, and around each; ``"balls"`` sums the bounds of small
-        balls in each subspace, and ``"sweep"`` collects vectors from their sorted lists before; ``"scan"`` reads every
-        vector. ``"auto"`` builds the one that reads the fewest bytes on a sample, in batches of at least 32,768
-        vectors, and leaves codes where they do not pay.
+        balls in each subspace, and ``"sweep"`` collects vectors from their sorted lists before, both with ``"ip"``
+        alone; ``"scan"`` reads every vector. ``"auto"`` builds the one that reads the fewest bytes on a sample, in
+        batches of at least 32,768 vectors, and leaves codes where they do not pay.
     dtype : {"float32", "float16", "bfloat16"}
         What is stored. Inserted numbers are rounded to it (to nearest, ties to even), and the promise is about the
         rounded ones.
@@ -78,6 +82,14 @@ class HalfspaceIndex(Questions):
     Segments of like size merge, so that n inserts cost O(n log n).
     With cells, it takes about 1.3 times the bytes of its float32 vectors at d >= 128.
     The first query compiles kernels; `halfspace.warmup` does it ahead. ``docs/exactness.md`` has the proofs.
+
+    Examples
+    --------
+    >>> from halfspace import HalfspaceIndex
+    >>> index = HalfspaceIndex(2, metric="l2")
+    >>> _ = index.insert([[0, 0], [3, 4], [6, 8]])
+    >>> [(hit.id, hit.score) for hit in index.query([0, 0], 5, sort=True)]
+    [(0, 0.0), (1, 5.0)]
     """
 
     def __init__(
@@ -155,7 +167,8 @@ class HalfspaceIndex(Questions):
         ValueError
             If shapes do not fit, a number is NaN or infinite in the index's dtype (the error names the row), or an id
             is given twice or, without `replace`, taken; if `replace` comes without ids; if rows differ in length, or a
-            value is null. Nothing has changed then.
+            value is null; with ``metric="cosine"``, if a vector is zero in the index's dtype (the error names the
+            row). Nothing has changed then.
         TypeError
             If vectors are not real numbers or ids not integers; if an array is masked or sparse, or on another device.
             The error says what to pass instead.

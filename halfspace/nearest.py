@@ -5,6 +5,8 @@ contains the k best, since range queries miss nothing. Vectors whose scores roun
 their real scores, in integers, and then by id.
 """
 
+from collections.abc import Callable
+from fractions import Fraction
 from math import ceil, sqrt
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from halfspace.backend import Backend
 from halfspace.model.arrays import host
 from halfspace.model.counters import Want
 from halfspace.model.formats import as_float32, widen32
+from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.scores import threshold_of
 from halfspace.state.snapshot import Snapshot
@@ -27,9 +30,12 @@ LOWERED = 4
 AT_ONCE = 1 << 12
 """Vectors with one score that are compared in integers at once."""
 
+_Integers = tuple[list[int], list[int]]
+"""Mantissas and exponents of float32 (d,): value = mantissa * 2^(exponent - 200)."""
+
 
 class Answer(NamedTuple):
-    """Rows of the k best, on the host: best first."""
+    """Rows of the k best, on the host, with scores as kernels have them: best first."""
 
     offsets: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int64]
@@ -93,7 +99,7 @@ class _Guess(NamedTuple):
         rank = ceil(self.depth * (expected + 3.0 * sqrt(expected) + 2.0))
         if rank > size:
             return xp.zeros(left.size, np.float64) + floor, np.ones(left.size, np.bool_)
-        rough = self.backend.rough_scores(sample, asked, question.threads)
+        rough = self.backend.rough_scores(sample, asked, question.threads, question.metric)
         guessed = xp.partition(rough, size - rank, axis=1)[:, size - rank].astype(np.float64)
         guessed = xp.where(guessed == guessed, guessed, -np.inf)
         tau = xp.maximum(guessed, floor)
@@ -141,26 +147,44 @@ def _by_real_score(
     backend: Backend, snapshot: Snapshot, question: Question, ids: npt.NDArray[np.int64], most: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Return so many of the ids with the largest real scores, best first, ties by id; and which are negative."""
-    direction = _integers(host(question.directions))
-    best: list[tuple[int, int]] = []
+    direction, score = _integers(host(question.directions)), _REAL_SCORES[question.metric]
+    best: list[tuple[int | Fraction, int]] = []
     for first in range(0, ids.size, AT_ONCE):
         own = ids[first : first + AT_ONCE]
         bits = np.ascontiguousarray(host(snapshot.vectors(backend.xp.asarray(own))))
         distinct, owners = np.unique(bits.view(f"V{bits.itemsize * bits.shape[1]}"), return_inverse=True)
         rows = as_float32(distinct.view(bits.dtype).reshape(len(distinct), bits.shape[1]))
-        products = [_dot(*_integers(row[None]), *direction) for row in rows]
-        best += [(-products[owner], id) for owner, id in zip(owners.ravel().tolist(), own.tolist(), strict=True)]
+        scores = [score(_integers(row[None]), direction) for row in rows]
+        best += [(-scores[owner], id) for owner, id in zip(owners.ravel().tolist(), own.tolist(), strict=True)]
         best = sorted(best)[:most]
-    return np.array([id for _, id in best], np.int64), np.array([product > 0 for product, _ in best], np.bool_)
+    return np.array([id for _, id in best], np.int64), np.array([score > 0 for score, _ in best], np.bool_)
 
 
-def _integers(row: npt.NDArray[np.float32]) -> tuple[list[int], list[int]]:
-    """Return mantissas and exponents of float32 (1, d): value = mantissa * 2^(exponent - 200)."""
+def _integers(row: npt.NDArray[np.float32]) -> _Integers:
+    """Take float32 (1, d) apart."""
     fractions, exponents = np.frexp(widen32(row[0]))
     return (fractions * 2.0**24).astype(np.int64).tolist(), (exponents.astype(np.int64) - 24 + 200).tolist()
 
 
-def _dot(mantissas: list[int], exponents: list[int], others: list[int], their_exponents: list[int]) -> int:
+def _product(x: _Integers, q: _Integers) -> int:
     """Sum the products without error, in units of 2^-400."""
-    terms = zip(mantissas, exponents, others, their_exponents, strict=True)
-    return sum(a * b << e + f for a, e, b, f in terms if a and b)
+    return sum(a * b << e + f for a, e, b, f in zip(*x, *q, strict=True) if a and b)
+
+
+def _cosine(x: _Integers, q: _Integers) -> Fraction:
+    """Return the square of the cosine with its sign, times |q|^2 in units of 2^-400: what does not need a root."""
+    product = _product(x, q)
+    return Fraction(product * abs(product), _product(x, x))
+
+
+def _negative_distance(x: _Integers, q: _Integers) -> int:
+    """Return minus the square of the distance, in units of 2^-400."""
+    return -sum(((a << e) - (b << f)) ** 2 for a, e, b, f in zip(*x, *q, strict=True))
+
+
+_REAL_SCORES: dict[Metric, Callable[[_Integers, _Integers], int | Fraction]] = {
+    Metric.IP: _product,
+    Metric.COSINE: _cosine,
+    Metric.L2: _negative_distance,
+}
+"""Numbers in the order of real scores, without error."""

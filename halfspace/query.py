@@ -27,15 +27,14 @@ def rows(backend: Backend, question: Question, sort: bool, limit: int | None) ->
     except MemoryError as error:
         if of_a_handler(error):
             raise
+        fewer = "lower the radius" if question.metric == Metric.L2 else "raise tau"
         remedy = "" if limit is not None else ", or keep the best of each direction by limit="
         why = f" ({error})" if str(error) else ""
         try:
             hits = f"the {total(backend, question._replace(wanted=Want.COUNT)):,} hits"
         except MemoryError:
             hits = "all hits"
-        raise MemoryError(
-            f"no memory for {hits}: raise tau, ask count() for their number alone{remedy}{why}"
-        ) from error
+        raise MemoryError(f"no memory for {hits}: {fewer}, ask count() for their number alone{remedy}{why}") from error
 
 
 def _rows(backend: Backend, question: Question, sort: bool, limit: int | None) -> Rows:

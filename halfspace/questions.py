@@ -41,22 +41,25 @@ class Questions(Contents):
         threads: int | None = None,
         out: Hits | None = None,
     ) -> Hits:
-        """Find every vector x with <q, x> >= tau.
+        """Find every vector that reaches tau: <q, x> >= tau, cos(q, x) >= tau, or |x - q| <= tau, by the metric.
 
         Parameters
         ----------
         directions : array_like of real numbers, shape (d,) or (m, d)
-            One direction q or a batch, rounded to float32; whatever `insert` takes.
+            One direction q or a batch, rounded to float32; whatever `insert` takes. With ``"cosine"`` none may be zero;
+            with ``"l2"`` they are points.
         tau : array_like of float, scalar or shape (m,)
             The threshold, or one for each direction; the boundary belongs to the answer. ``-inf`` returns all, ``inf``
-            none.
+            none. With ``"l2"`` it is a radius, a distance and not its square: ``inf`` returns all, a negative one none.
         unless : array_like of float, scalar or shape (m,), optional
-            A second threshold, of a band: leave out what reaches it, so that tau <= <q, x> < unless. Bands that share
-            an edge have no vector in common and miss none.
+            A second threshold, of a band: leave out what reaches it, so that tau <= <q, x> < unless, and with ``"l2"``
+            unless < |x - q| <= tau. Bands that share an edge have no vector in common and miss none.
         scores : bool
-            Whether to return dot products; without them, balls that lie wholly inside are taken unread.
+            Whether to return dot products, cosines or distances; without them, balls that lie wholly inside are taken
+            unread.
         sort : bool
-            Order hits by descending score, then by id, instead of by id.
+            Order hits by score, the best first, then by id, instead of by id. The best score is the largest; of
+            distances it is the smallest.
         within : array_like of int or bool, optional
             Consider only these ids, or the ids at which a mask is true; a mask covers ids 0 to the largest in the
             index.
@@ -76,7 +79,8 @@ class Questions(Contents):
         Raises
         ------
         ValueError
-            If shapes do not fit, a direction is not finite in float32, or tau is NaN (the error names the row).
+            If shapes do not fit, a direction is not finite in float32, or with ``"cosine"`` zero, or tau is NaN (the
+            error names the row).
         TypeError
             If directions or tau are not real numbers, or ids not integers; and as for `insert`.
         KeyError
@@ -85,9 +89,10 @@ class Questions(Contents):
         Notes
         -----
         Exact in real arithmetic on the stored numbers, the float32 direction and the float64 tau; a score is the real
-        dot product rounded once to the nearest float32. So it may round below tau, and as a threshold of its own it
-        may exclude its vector: `halfspace.threshold_of` gives the threshold that does not. A float32 unit vector's
-        product with itself may be 0.99999997. See ``docs/exactness.md``.
+        dot product, cosine or distance, rounded once to the nearest float32. So it may round below tau, or beyond a
+        radius, and as a threshold of its own it may exclude its vector: `halfspace.threshold_of` gives the threshold
+        that does not. A float32 unit vector's product with itself may be 0.99999997; its cosine is 1. See
+        ``docs/exactness.md``.
 
         Examples
         --------
@@ -98,6 +103,15 @@ class Questions(Contents):
         [(0, 1.0), (1, 0.5)]
         >>> [hit.id for hit in index.query([1, 0], 0.5, unless=1.0)]
         [1]
+
+        The vectors within 45 degrees of (1, 1), whatever their lengths, and what lies within 0.75 of (1, 0):
+
+        >>> cone, ball = HalfspaceIndex(2, metric="cosine"), HalfspaceIndex(2, metric="l2")
+        >>> _ = cone.insert([[9, 0], [0.5, 0.5], [-1, 1]]), ball.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> [hit.id for hit in cone.query([1, 1], 0.7)]
+        [0, 1]
+        >>> [(hit.id, round(hit.score, 4)) for hit in ball.query([1, 0], 0.75, sort=True)]
+        [(0, 0.0), (1, 0.7071)]
         """
         best = None if limit is None else min(checks.as_count(limit, "limit", 0), MAX_ID)
         snapshot = self._snapshot
@@ -114,8 +128,8 @@ class Questions(Contents):
                 return filled
             offsets, ids, values, totals = asking.rows(self._backend, question, sort, best)
             snapshot.builder.remember(question.directions, question.tau)
-            values = as_scores(values, self._metric) if scores else None
-            return Hits(ids, values, offsets, totals, single=single, columns=snapshot.next_id)
+            own = as_scores(values, self._metric) if scores else None
+            return Hits(ids, own, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
         self,
@@ -126,7 +140,7 @@ class Questions(Contents):
         within: npt.ArrayLike | None = None,
         threads: int | None = None,
     ) -> int | npt.NDArray[np.int64]:
-        """Count the vectors with <q, x> >= tau; arguments, errors and guarantee are those of `query`.
+        """Count the vectors that reach tau; arguments, errors and guarantee are those of `query`, for every metric.
 
         Returns
         -------
@@ -148,7 +162,7 @@ class Questions(Contents):
         within: npt.ArrayLike | None = None,
         threads: int | None = None,
     ) -> Hits:
-        """Find of each direction the k vectors with the largest dot products.
+        """Find of each direction the k best vectors: the largest dot products or cosines, the smallest distances.
 
         Parameters
         ----------
@@ -157,15 +171,15 @@ class Questions(Contents):
         k : int
             How many; there are fewer where there are fewer vectors, or fewer that reach tau.
         tau : array_like of float, scalar or shape (m,), optional
-            A threshold that they must reach, too.
+            A threshold that they must reach, too; with ``"l2"``, a radius.
         within, threads : optional
             As for `query`.
 
         Returns
         -------
         Hits
-            On the index's device, in order of descending real dot product, and then of ids. `Hits.totals` are their
-            numbers.
+            On the index's device, the best first, in the order of real scores, and then of ids. `Hits.totals` are
+            their numbers.
 
         Raises
         ------
@@ -175,7 +189,7 @@ class Questions(Contents):
         Notes
         -----
         Exact in real arithmetic, like `query`: vectors whose scores round to the same float32 are told apart by their
-        real products. It is a range query: a sample suggests a threshold, and where fewer than k vectors reach it, it
+        real scores. It is a range query: a sample suggests a threshold, and where fewer than k vectors reach it, it
         is lowered.
 
         Examples
@@ -205,11 +219,13 @@ class Questions(Contents):
         ----------
         direction : array_like of real numbers, shape (d,)
         tau : float
+            As for `query`: with ``"l2"``, a radius.
 
         Returns
         -------
         Explanation
-            The counts; they depend on the index, the direction and tau alone, so they repeat.
+            The counts; they depend on the index, the direction and tau alone, so they repeat. Stages are the same for
+            every metric, but ``"norms"`` tests inner products alone.
         """
         snapshot = self._snapshot
         with self._on:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from halfspace.arguments import checks
 from halfspace.model.arrays import host, is_array, namespace
 from halfspace.model.formats import widen32
+from halfspace.model.metrics import METRICS, Metric, as_scores, as_threshold
 
 __all__ = ["threshold_of"]
 
@@ -15,17 +16,19 @@ _BEYOND = 2.0**128 - 2.0**103
 """The least real number that rounds to an infinite float32."""
 
 
-def threshold_of(score: Any) -> Any:
+def threshold_of(score: Any, metric: str = "ip") -> Any:
     """Return the largest threshold that no vector with this score fails.
 
     A score is a real number, rounded to the nearest float32: half of those that round to it lie below. So a score that
     is used as tau loses about half of the vectors that have it, its own among them. This threshold loses none, and no
-    larger one does so.
+    larger one does so. Of a distance it is the smallest radius that none exceeds.
 
     Parameters
     ----------
     score : float or array_like of float, any shape
         Numbers of float32, as `halfspace.Hits` has them.
+    metric : {"ip", "cosine", "l2"}
+        That of the index: with ``"l2"``, scores are distances.
 
     Returns
     -------
@@ -37,7 +40,7 @@ def threshold_of(score: Any) -> Any:
     TypeError
         If they are not floating-point numbers.
     ValueError
-        If a score is NaN, or no float32 number.
+        If a score is NaN, or no float32 number, or negative and said to be a distance.
 
     Examples
     --------
@@ -49,7 +52,10 @@ def threshold_of(score: Any) -> Any:
     >>> hits = index.query(x, -np.inf)
     >>> index.count(x, threshold_of(hits.scores[0]))
     1
+    >>> threshold_of(1.0), threshold_of(1.0, "l2")
+    (0.9999999701976776, 1.0000000596046448)
     """
+    own = Metric.named(checks.one_of(metric, "metric", METRICS))
     on_device = is_array(score) and not isinstance(score, np.ndarray)
     array = host(score) if on_device else checks.asarray(score, "score")
     checks.real(array, "score")
@@ -61,7 +67,9 @@ def threshold_of(score: Any) -> Any:
     other = np.flatnonzero(~((widen32(narrow) == wide) | np.isnan(wide)))
     if other.size:
         raise ValueError(f"score must be a float32 number, as hits have them, got {float(wide.reshape(-1)[other[0]])}")
-    middles = _below(narrow)
+    if own == Metric.L2 and (narrow < 0).any():
+        raise ValueError(f"score must be a distance, got {float(narrow.min())}")
+    middles = as_scores(_below(as_threshold(narrow, own)), own)
     if not middles.ndim:
         return float(middles)
     return namespace(score).asarray(middles) if on_device else middles

@@ -28,7 +28,6 @@ DEFINITIONS = {
     *(
         "DIGIT_LIMIT",
         "LOWEST",
-        "LEAST_PRODUCT",
         "LIMBS",
         "LARGEST_CODE",
         "BELOW",
@@ -39,6 +38,7 @@ DEFINITIONS = {
     ),
     *("DROP, LOOK, TAKE", "PAUSED, FULL", "OVERFULL, NOT_FINITE"),
     *("GROUP", "PACK", "CAPABILITY", "ALIGNMENT", "CUDA"),
+    *("FARTHEST", "NEAREST", "LEAST_COSINE", "LEAST_NORM", "COLUMNS"),
 }
 """Constants that could not have another value alone: layouts, limits of formats and kernels, codes of states."""
 NUMBERS = (ast.BinOp, ast.UnaryOp, ast.Tuple, ast.Name, ast.IfExp, ast.Compare, ast.operator, ast.unaryop, ast.cmpop)

@@ -1,12 +1,15 @@
-"""The k best, by the oracle: real scores, ties by id, for every filter and format."""
+"""The k best, by the oracle: real scores, ties by id, for every metric, filter and format."""
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from helpers import reference
+from helpers import metrics, reference
 from helpers.checking import DTYPES, EXTENDED, build, build_each
 from helpers.families import FAMILIES
 
 from halfspace import HalfspaceIndex
+from halfspace.model.filters import FILTERS
 from halfspace.state import snapshot
 
 
@@ -18,6 +21,29 @@ def expected(vectors, q, k, ids=None, tau=-np.inf):
     best = sorted(reached.tolist(), key=lambda row: (-products[row], ids[row]))[:k]
     scores = [reference.encode(products[row], exponent, "float32") for row in best]
     return ids[best].tolist(), reference.from_bits(scores, "float32") if scores else np.empty(0, np.float32)
+
+
+def nearest(metric, vectors, q, k, ids=None, tau=None):
+    """Ids of the k nearest by cosine or distance, and their rounded scores."""
+    ids = np.arange(len(vectors)) if ids is None else np.asarray(ids)
+    squares = numerators, denominators, exponent = metrics.measures(metric, vectors, q)
+    reached = range(len(vectors)) if tau is None else np.flatnonzero(metrics.reaches(metric, squares, tau)).tolist()
+    keys = [Fraction(n, d) for n, d in zip(numerators, denominators, strict=True)]
+    sign = 1 if metric == "l2" else -1
+    best = sorted(reached, key=lambda row: (sign * keys[row], ids[row]))[:k]
+    return ids[best].tolist(), metrics.roots((numerators[best], denominators[best], exponent))
+
+
+def build_metric(metric, vectors, *, filter="auto", dtype="float32", ids=None):
+    index = HalfspaceIndex(vectors.shape[1], metric=metric, filter=filter, dtype=dtype)
+    index.insert(vectors, ids=ids)
+    index.compact()
+    return index
+
+
+def suited(metric, dim):
+    """Filters that know a metric."""
+    return [name for name in EXTENDED if name == "auto" or FILTERS[name].why_not(dim, metric) is None]
 
 
 def same(hits, answer):
@@ -37,6 +63,25 @@ def test_the_k_best_are_found_in_order(family, dtype, rng):
             for own, answer in zip(index.search(directions, k), answers, strict=True):
                 same(own, answer)
             same(index.search(directions[0], k), answers[0])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_k_nearest_are_found_in_order(family, dtype, metric, rng):
+    vectors, directions = metrics.nonzero(*family(rng, 50, 7, 2, dtype))
+    directions[0] = vectors[3].astype(np.float32)
+    ids = rng.permutation(500)[:50] - 40
+    indexes = [build_metric(metric, vectors, filter=name, dtype=dtype, ids=ids) for name in suited(metric, 7)]
+    taus = [metrics.boundary_taus(metric, rng, vectors, q, 1)[0] for q in directions]
+    for k in (1, 5, 100):
+        answers = [nearest(metric, vectors, q, k, ids) for q in directions]
+        limited = [nearest(metric, vectors, q, k, ids, tau) for q, tau in zip(directions, taus, strict=True)]
+        for index in indexes:
+            for own, answer in zip(index.search(directions, k), answers, strict=True):
+                same(own, answer)
+            for own, answer in zip(index.search(directions, k, tau=taus), limited, strict=True):
+                same(own, answer)
 
 
 @pytest.mark.parametrize("filter", EXTENDED)
@@ -83,6 +128,42 @@ def test_ties_in_float32_are_told_apart(rng, monkeypatch):
     for k in (1, 2, 30, 199, 200):
         same(index.search(q, k), expected(vectors, q, k, ids))
         same(index.search(q, k, tau=1.0), expected(vectors, q, k, ids, tau=1.0))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_ties_of_metrics_are_told_apart(metric, rng, monkeypatch):
+    """Cosines and distances that round to one float32: those that differ, those that are equal, and zeros."""
+    monkeypatch.setattr("halfspace.nearest.AT_ONCE", 16)
+    rest = rng.integers(-3, 4, (200, 3)).astype(np.float32) * np.float32(2.0**-30)
+    vectors = np.concatenate([np.ones((200, 1), np.float32), rest], axis=1)
+    vectors[::9] = vectors[0]
+    vectors[5::9] *= np.float32(2) if metric == "cosine" else np.float32(1)  # multiples have the same cosine
+    ids = rng.permutation(200)
+    index = build_metric(metric, vectors, ids=ids)
+    for q in (
+        np.array([1, 1, 2, -1], np.float32),
+        np.array([1, 0, 0, 0], np.float32),
+        np.array([0, 1, 1, 0], np.float32),
+        np.array([0, 2.0**-149, 0, 0], np.float32),
+        vectors[3],
+    ):
+        for k in (1, 2, 30, 199, 200):
+            same(index.search(q, k), nearest(metric, vectors, q, k, ids))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_the_nearest_of_more_vectors_than_the_sample(metric, rng, monkeypatch):
+    monkeypatch.setattr(snapshot, "SAMPLED", 200)
+    vectors = (rng.standard_normal((3000, 6)) * rng.pareto(1.5, (3000, 1)) + 1).astype(np.float32)
+    directions = rng.standard_normal((8, 6)).astype(np.float32)
+    index = build_metric(metric, vectors)
+    inside = np.arange(0, 3000, 5)
+    for k in (1, 10, 300):
+        hits = index.search(directions, k, threads=2)
+        part = index.search(directions, k, within=inside)
+        for q, own, kept in zip(directions, hits, part, strict=True):
+            same(own, nearest(metric, vectors, q, k))
+            same(kept, nearest(metric, vectors[inside], q, k, inside))
 
 
 def test_thresholds_count_too(rng):

@@ -5,12 +5,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers import reference
+from helpers import metrics, reference
 from helpers.checking import build
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfspace import threshold_of
+from halfspace import HalfspaceIndex, threshold_of
 
 MOST = np.finfo(np.float32).max
 LEAST = np.float32(1e-45)
@@ -44,6 +44,43 @@ def test_the_threshold_of_a_score_is_the_end_of_what_rounds_to_it(score):
 @given(st.floats(width=32, allow_nan=False))
 def test_any_score(score):
     check(score)
+
+
+@given(st.floats(width=32, allow_nan=False, min_value=0.0))
+def test_the_radius_of_a_distance_is_the_end_of_what_rounds_to_it(score):
+    radius = threshold_of(score, "l2")
+    if radius == np.inf:
+        assert score == np.inf
+        return
+    assert rounded(Fraction(radius) - STEP) == score
+    assert rounded(Fraction(radius) + STEP) > score
+
+
+def test_metrics_of_scores():
+    assert threshold_of(0.5, "cosine") == threshold_of(0.5, metric="ip") == threshold_of(0.5)
+    assert threshold_of(np.array([2.0, 3.0], np.float32), "l2").tolist() == [
+        threshold_of(2.0, "l2"),
+        threshold_of(3.0, "l2"),
+    ]
+    with pytest.raises(ValueError, match=r"must be a distance, got -1\.0"):
+        threshold_of([0.5, -1.0], "l2")
+    with pytest.raises(ValueError, match="metric must be one of"):
+        threshold_of(0.5, "euclidean")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_no_vector_with_that_cosine_or_distance_is_lost(metric, rng):
+    vectors = rng.standard_normal((500, 3)).astype(np.float32)
+    index = HalfspaceIndex(3, metric=metric)
+    index.insert(vectors)
+    lost = 0
+    for q in vectors[:30]:
+        _, scores = metrics.one(metric, vectors, q, np.inf if metric == "l2" else -np.inf)
+        for score in np.sort(scores)[[1, 250, 498]]:
+            same = (scores <= score if metric == "l2" else scores >= score).sum()
+            lost += index.count(q, score) < same
+            assert index.count(q, threshold_of(score, metric)) == same
+    assert lost > 5
 
 
 def test_arrays_and_what_is_refused():

@@ -23,6 +23,7 @@ from halfspace.cpu.runtime.threads import available
 from halfspace.datasets import load_keys, load_pydocs
 from halfspace.files.outputs import write_text
 from halfspace.files.vectors import STANDARD_INPUT, called, read_vectors
+from halfspace.model.metrics import METRICS
 from halfspace.terminal import console, print_json, progress, spinner
 
 __all__ = ["OUTPUTS", "PICTURES", "Plan", "Task", "run", "tasks"]
@@ -64,6 +65,7 @@ class Plan:
         Directions asked, directions in a call, turns.
     threads : int, optional
         Of everyone; all CPUs by default.
+    metric : {"ip", "cosine", "l2"}
     """
 
     names: Sequence[str] | None
@@ -71,12 +73,17 @@ class Plan:
     batch: int
     rounds: int
     threads: int | None
+    metric: str = "ip"
 
     def engines(self) -> list[str]:
         """Return the engines to compare, each once."""
         if self.names is not None:
             return list(dict.fromkeys(checks.one_of(name, "engine", tuple(ENGINES)) for name in self.names))
-        return [name for name in ENGINES if not name.startswith("halfspace-") or name == "halfspace-gpu"]
+        return [
+            name
+            for name, spec in ENGINES.items()
+            if self.metric in spec.metrics and (not name.startswith("halfspace-") or name == "halfspace-gpu")
+        ]
 
 
 def tasks(
@@ -84,6 +91,7 @@ def tasks(
     directions: str | None,
     taus: Callable[[int], NDArray[np.float64]] | None,
     share: float | None,
+    metric: str = "ip",
 ) -> list[Task]:
     """Read the files, or take the data in the package where none are given.
 
@@ -95,20 +103,23 @@ def tasks(
         Gives the thresholds of m directions.
     share : float, optional
         In place of them.
+    metric : {"ip", "cosine", "l2"}
 
     Raises
     ------
     ValueError
         If arguments do not go together, or the numbers are none that can be compared.
     """
+    checks.one_of(metric, "metric", METRICS)
     if vectors is None:
         if taus is not None or share is not None:
             raise ValueError("--tau and --share go with files of vectors and directions")
         docs, keys = load_pydocs(), load_keys()
         asked = docs.query_vectors.astype(np.float32)
         steps = keys.queries.reshape(-1, keys.keys.shape[1])[::8].astype(np.float32)
+        name, limit = ("radius", 1.0) if metric == "l2" else ("tau", 0.5)  # the same halfspace of unit vectors
         return [
-            Task("docstrings, tau = 0.5", docs.vectors.astype(np.float32), asked, np.full(len(asked), 0.5)),
+            Task(f"docstrings, {name} = {limit:g}", docs.vectors.astype(np.float32), asked, np.full(len(asked), limit)),
             Task("attention keys, 1 %", keys.keys.astype(np.float32), steps, share=0.01),
         ]
     if directions is None:
@@ -118,7 +129,7 @@ def tasks(
     if vectors == directions == STANDARD_INPUT:
         raise ValueError("only one of the two can come from standard input")
     with progress("reading") as report:
-        x, q = (_floats(read_vectors(path, report), called(path)) for path in (vectors, directions))
+        x, q = (_floats(read_vectors(path, report), called(path), metric) for path in (vectors, directions))
     if x.shape[1] != q.shape[1]:
         raise ValueError(f"{called(directions)}: directions have {q.shape[1]} dimensions, the vectors {x.shape[1]}")
     data = Path(called(vectors)).name
@@ -144,7 +155,7 @@ def run(tasks: Sequence[Task], plan: Plan, plot: Path | None, output: Path | Non
     workers = available() if plan.threads is None else plan.threads
     reports = []
     for task in tasks:
-        reports.append(_report(task.spread(plan.queries), names, plan.batch, plan.rounds, workers))
+        reports.append(_report(task.spread(plan.queries), plan, names, workers))
         if not as_json:
             show(reports[-1], console())
     document = {"comparisons": [report.document() for report in reports]}
@@ -157,33 +168,35 @@ def run(tasks: Sequence[Task], plan: Plan, plot: Path | None, output: Path | Non
         print_json(document)
 
 
-def _report(task: Task, names: Sequence[str], batch: int, rounds: int, threads: int) -> Report:
+def _report(task: Task, plan: Plan, names: Sequence[str], threads: int) -> Report:
     """Build all engines, find the exact answers, and compare."""
     left_out: dict[str, str] = {}
     with pinned(threads), spinner(f"{task.data}: exact answers"):
-        tau = midpoints(task.vectors, task.directions, task.share) if task.tau is None else task.tau
-        truth = exact_hits(task.vectors, task.directions, tau)
-    engines = list(_built(task, names, threads, left_out))
+        tau = midpoints(task.vectors, task.directions, task.share, plan.metric) if task.tau is None else task.tau
+        truth = exact_hits(task.vectors, task.directions, tau, plan.metric)
+    engines = list(_built(task, names, threads, plan.metric, left_out))
     if not engines:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
     with progress(task.data) as report:
-        rows = compare(
-            engines, task.directions, tau, truth, threads=threads, rounds=rounds, batch=batch, progress=report
-        )
+        how = {"threads": threads, "rounds": plan.rounds, "batch": plan.batch}
+        rows = compare(engines, task.directions, tau, truth, **how, progress=report)
     n, d = task.vectors.shape
-    return Report(task.data, n, d, len(task.directions), batch, threads, rounds, len(truth[1]), rows, left_out)
+    return Report(
+        task.data, plan.metric, n, d, len(task.directions), **how, hits=len(truth[1]), rows=rows, left_out=left_out
+    )
 
 
-def _built(task: Task, names: Sequence[str], threads: int, left_out: dict[str, str]) -> Iterator[Engine]:
+def _built(task: Task, names: Sequence[str], threads: int, metric: str, left_out: dict[str, str]) -> Iterator[Engine]:
     """Build what can run at each of its settings; note why the others are left out."""
     for name in names:
-        reason = ENGINES[name].available() or ENGINES[name].why_not(*task.vectors.shape)
+        reason = ENGINES[name].available() or ENGINES[name].why_not(*task.vectors.shape, metric=metric)
         if reason is None:
             try:
                 with spinner(f"{task.data}: building {name}"):
                     if name.startswith(REFERENCE):  # compiles, which is no part of the time of a build
-                        build(name, task.vectors[:_COMPILED], threads=threads).query(task.directions[:1], 0.0)
-                    engines = list(build_curve(name, task.vectors, threads=threads))
+                        few = build(name, task.vectors[:_COMPILED], threads=threads, metric=metric)
+                        few.query(task.directions[:1], 0.0)
+                    engines = list(build_curve(name, task.vectors, threads=threads, metric=metric))
                 yield from engines
             except (RuntimeError, MemoryError) as error:  # what libraries raise of data that they cannot take
                 reason = reason_of(error)
@@ -191,8 +204,8 @@ def _built(task: Task, names: Sequence[str], threads: int, left_out: dict[str, s
             left_out[name] = reason
 
 
-def _floats(array: NDArray[Any], path: str) -> NDArray[np.float32]:
-    """Round to float32; refuse what is empty or not finite."""
+def _floats(array: NDArray[Any], path: str, metric: str) -> NDArray[np.float32]:
+    """Round to float32; refuse what is empty or not finite, and zero vectors, which have no cosine."""
     if 0 in array.shape:
         raise ValueError(f"{path}: holds no vectors, shape {array.shape}")
     with np.errstate(over="ignore"):
@@ -200,4 +213,7 @@ def _floats(array: NDArray[Any], path: str) -> NDArray[np.float32]:
     bad = np.flatnonzero(~np.isfinite(rounded).all(axis=1))
     if bad.size:
         raise ValueError(f"{path}: row {bad[0]} is not finite in float32")
+    zero = np.flatnonzero(~rounded.any(axis=1))
+    if metric == "cosine" and zero.size:
+        raise ValueError(f"{path}: row {zero[0]} is zero, which has no cosine")
     return rounded

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "duration", "markdown", "show", "size", "verdict"]
 
-_BRUTE_FORCE = {"numpy": "NumPy", "faiss-flat": "FAISS Flat", "cupy": "CuPy", "torch": "PyTorch"}
+_BRUTE_FORCE = {
+    "numpy": "NumPy",
+    "numpy-direct": "NumPy without a product",
+    "faiss-flat": "FAISS Flat",
+    "cupy": "CuPy",
+    "torch": "PyTorch",
+}
 _COLUMNS = ("engine", "per query", "quartiles", "/ ours", "recall", "false", "wrong sets", "build", "memory")
 _FEW = 10_000
 
@@ -27,6 +33,7 @@ class Report:
     ----------
     data : str
         What the vectors are.
+    metric : str
     vectors, dim, directions, batch, threads, rounds : int
     hits : int
         Of all directions, in real arithmetic.
@@ -36,6 +43,7 @@ class Report:
     """
 
     data: str
+    metric: str
     vectors: int
     dim: int
     directions: int
@@ -53,7 +61,7 @@ class Report:
         share = self.hits / (self.vectors * self.directions)
         return (
             f"{self.data}: {self.vectors:,} vectors of {self.dim} dimensions, {self.directions:,} directions {each}, "
-            f"{self.hits:,} hits ({share:.2%}), {self.threads} threads, {self.rounds} rounds"
+            f"{self.hits:,} hits ({share:.2%}), metric {self.metric}, {self.threads} threads, {self.rounds} rounds"
         )
 
     def document(self) -> dict[str, Any]:

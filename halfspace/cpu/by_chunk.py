@@ -19,8 +19,15 @@ def every_chunk(job, segment, state, directions, chunk, span):
     return True
 
 
+@inlined
+def every_direction(state, chunk, at):
+    """Say that no direction drops a chunk as a whole."""
+    return True
+
+
 classify: Any = None
 open_chunk: Any = None
+looks: Any = None
 """What `chunkwise` puts other functions in the place of."""
 
 
@@ -41,6 +48,8 @@ def _search(job, segment, state, directions, counts, span):
         low = chunk * CHUNK
         high = min(low + CHUNK, segment.rows)
         for at in range(begin, directions.size):
+            if not looks(state, chunk, at):
+                continue
             if must_stop(job, 1 + left, most, at, 0):
                 return chunk
             direction = directions[at]
@@ -52,15 +61,16 @@ def _search(job, segment, state, directions, counts, span):
     return stop
 
 
-def chunkwise(classify: Any, open_chunk: Any = every_chunk) -> Any:
+def chunkwise(classify: Any, open_chunk: Any = every_chunk, looks: Any = every_direction) -> Any:
     """Make the search of a filter.
 
     classify : ``(job, segment, state, direction, low, high)`` lists which rows [low, high) of a chunk are left;
         returns how many, and how many hits it counted instead, which it may where ``job.counting``
     open_chunk : ``(job, segment, state, directions, chunk, span)`` comes first in a chunk, and says whether any
         direction needs to look at it
+    looks : ``(state, chunk, at)`` says then whether the direction at a place of its space does
     """
-    return inlined(specialised(_search, classify=classify, open_chunk=open_chunk))
+    return inlined(specialised(_search, classify=classify, open_chunk=open_chunk, looks=looks))
 
 
 @inlined

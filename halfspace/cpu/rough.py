@@ -1,4 +1,4 @@
-"""Rough scores: float32 products, for guesses alone."""
+"""Rough scores: in float32, for guesses alone."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,6 +6,7 @@ import numpy.typing as npt
 from halfspace.cpu.formats import widen
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, multiply_add
+from halfspace.model.formats import as_float32
 from halfspace.model.metrics import Metric
 
 __all__ = ["rough_scores"]
@@ -17,10 +18,15 @@ PRODUCTS = 1 << 26
 def rough_scores(
     vectors: np.ndarray, directions: npt.NDArray[np.float32], threads: int, metric: Metric = Metric.IP
 ) -> npt.NDArray[np.float32]:
-    """Multiply stored bits (s, d) with directions (m, d) in float32, in any order of summation: (m, s)."""
+    """Score stored bits (s, d) for directions (m, d) in float32, about, as kernels do: (m, s)."""
     scores = np.empty((len(directions), len(vectors)), np.float32)
     spans = _threads.spans(len(directions), -(-len(directions) * vectors.size // PRODUCTS))
-    _threads.run(lambda span: _multiply(vectors, directions, scores, span), spans, threads)
+    fill = _measure if metric == Metric.L2 else _multiply
+    _threads.run(lambda span: fill(vectors, directions, scores, span), spans, threads)
+    if metric == Metric.COSINE:
+        with np.errstate(all="ignore"):
+            scores /= np.linalg.norm(as_float32(vectors), axis=1)
+            scores /= np.linalg.norm(directions, axis=1)[:, None]
     return scores
 
 
@@ -33,3 +39,15 @@ def _multiply(vectors, directions, scores, span):
             for j in range(direction.size):
                 total = multiply_add(total, direction[j], widen(vectors[i, j]))
             scores[k, i] = total
+
+
+@compiled
+def _measure(vectors, directions, scores, span):
+    for k in range(span[0], span[1]):
+        direction = directions[k]
+        for i in range(vectors.shape[0]):
+            total = np.float32(0.0)
+            for j in range(direction.size):
+                rest = widen(vectors[i, j]) - direction[j]
+                total = multiply_add(total, rest, rest)
+            scores[k, i] = -np.sqrt(total)

@@ -1,11 +1,12 @@
-"""The comparison: exact truth, engines that answer what they are asked, judged and timed by turns."""
+"""The comparison: engines that answer what they are asked, judged and timed by turns."""
 
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import metrics
+from helpers.answers import rows
 
 from halfspace.bench import (
     ENGINES,
@@ -20,107 +21,22 @@ from halfspace.bench import (
     median_ratio,
     midpoints,
     recall_and_false,
-    wrong_answers,
 )
-from halfspace.bench.engines.faiss import strictly_above
+from halfspace.bench.engines.faiss import radius_of, strictly_above
+from halfspace.bench.engines.spec import How
 from halfspace.bench.plot import draw
 
-HERE = [name for name, spec in ENGINES.items() if spec.device == "cpu" and spec.available() is None]
+
+def here(metric):
+    """Engines that can run here."""
+    specs = [spec for spec in ENGINES.values() if spec.device == "cpu" and metric in spec.metrics]
+    return [spec.name for spec in specs if spec.available() is None]
+
+
+HERE = here("ip")
+METRICS = [(name, metric) for metric in ("cosine", "l2") for name in here(metric)]
 EXACT = [name for name in HERE if ENGINES[name].exact]
 TO_THE_BOUNDARY = [name for name in EXACT if name != "faiss-panorama"]  # whose bounds and rotations round
-
-
-def by_fractions(vectors, directions, taus):
-    """Ids of each direction, in rational arithmetic."""
-
-    def dot(q, x):
-        return sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(q, x, strict=True))
-
-    taus = np.broadcast_to(np.asarray(taus, np.float64), len(directions))
-    return [
-        [i for i, x in enumerate(vectors) if dot(q, x) >= t] for q, t in zip(directions, taus.tolist(), strict=True)
-    ]
-
-
-def rows(found):
-    offsets, ids = found
-    assert offsets.dtype == ids.dtype == np.int64
-    assert offsets[0] == 0
-    assert offsets[-1] == len(ids)
-    return [sorted(part.tolist()) for part in np.split(ids, offsets[1:-1])]
-
-
-@pytest.fixture(scope="module")
-def integers():
-    """Small integers, whose scores are exact in float32, with many ties."""
-    rng = np.random.default_rng(7)
-    return rng.integers(-3, 4, (600, 16)).astype(np.float32), rng.integers(-3, 4, (5, 16)).astype(np.float32)
-
-
-# truth
-
-
-def cancelling(rng):
-    """Large numbers that cancel, so that float64 sums are wrong; small ones decide."""
-    half = rng.standard_normal((60, 4)).astype(np.float32) * np.float32(2.0**40)
-    small = (rng.standard_normal((60, 1)) * 2.0**-30).astype(np.float32)
-    return np.hstack([half, -half, small]), np.hstack([np.ones((3, 8)), 2.0 ** -np.arange(3)[:, None]]).astype(
-        np.float32
-    )
-
-
-@pytest.mark.parametrize("kind", ["cancelling", "ties", "gaussian", "float16", "tiny"])
-def test_truth_is_that_of_fractions(kind, integers):
-    rng = np.random.default_rng(3)
-    vectors, directions, taus = *cancelling(rng), [0.0, 0.0, 1e-12]
-    if kind == "ties":
-        vectors, directions, taus = integers[0][:80], integers[1][:3], [0.0, 3.0, np.nextafter(3.0, 4)]
-    if kind in ("gaussian", "float16"):
-        vectors, directions = (rng.standard_normal((n, 9)).astype(np.float32) for n in (60, 3))
-        taus = [float(np.dot(directions[j].astype(float), vectors[j].astype(float))) for j in range(3)]
-    if kind == "float16":
-        vectors, directions = vectors.astype(np.float16), directions.astype(np.float16)
-    if kind == "tiny":
-        vectors, directions, taus = vectors * np.float32(2.0**-149), directions, [5e-324, 0.0, -5e-324]
-    assert rows(exact_hits(vectors, directions, taus)) == by_fractions(vectors, directions, taus)
-
-
-def test_truth_at_the_ends():
-    x = gaussian(50, 4, 0)
-    assert rows(exact_hits(x, x[:3], [-np.inf, np.inf, 1e300])) == [list(range(50)), [], []]
-    assert rows(exact_hits(x[:0], x[:2], 0.0)) == [[], []]
-    for wrong in ((x.astype(np.float64), x), (x, x.astype(np.int64))):
-        with pytest.raises(TypeError, match="must be float32 or float16"):
-            exact_hits(*wrong, 0.0)
-
-
-def test_truth_in_parts(monkeypatch, integers):
-    whole = exact_hits(*integers, 2.0)
-    taus = midpoints(*integers, 0.1)
-    monkeypatch.setattr("halfspace.bench.truth._PAIRS", 100)
-    assert rows(exact_hits(*integers, 2.0)) == rows(whole)
-    np.testing.assert_array_equal(midpoints(*integers, 0.1), taus)
-
-
-def test_midpoints_give_the_share():
-    x, q = gaussian(1000, 8, 1), gaussian(7, 8, 2)
-    for share, k in ((0.01, 10), (1e-9, 1), (0.5, 500), (1.0, 1000)):
-        np.testing.assert_array_equal(np.diff(exact_hits(x, q, midpoints(x, q, share))[0]), k)
-    for share in (0.0, -1.0, 1.1, np.nan):
-        with pytest.raises(ValueError, match="share must be"):
-            midpoints(x, q, share)
-
-
-def test_answers_are_judged():
-    truth = np.array([0, 2, 2, 3]), np.array([4, 7, 1])
-    assert recall_and_false(truth, truth) == (1.0, 0)
-    found = np.array([0, 3, 4, 4]), np.array([7, 4, 4, 9])  # one twice, one too many, one missing
-    assert recall_and_false(found, truth) == (2 / 3, 2)
-    assert wrong_answers(found, truth) == 3
-    shuffled = np.array([0, 2, 2, 3]), np.array([7, 4, 1])
-    assert wrong_answers(shuffled, truth) == 0
-    none = np.array([0, 0]), np.array([], np.int64)
-    assert recall_and_false(none, none) == (1.0, 0)
 
 
 # engines
@@ -147,6 +63,49 @@ def test_engine_answers(name, integers):
             assert alone == rows(found) or engine.setting.get("axes") == "principal"  # a batch is rotated otherwise
     if name not in TO_THE_BOUNDARY:  # the last is the most thorough
         assert recall_and_false(found, truth)[0] > 0.5
+
+
+@pytest.mark.parametrize(("name", "metric"), METRICS)
+def test_engine_answers_of_metrics(name, metric, integers):
+    """Those exact to the boundary return the exact set at thresholds between scores."""
+    vectors, directions = metrics.nonzero(*integers)
+    each = (
+        midpoints(vectors, directions, 0.05, metric) if metric == "cosine" else np.sqrt([70.5, 80.5, 90.5, 70.5, 60.5])
+    )
+    for engine in build_curve(name, vectors, threads=2, metric=metric):
+        assert engine.metric == metric
+        assert engine.nbytes > 0
+        for taus in (float(each[0]), each):
+            truth = exact_hits(vectors, directions, taus, metric)
+            engine.expected_hits = int(np.diff(truth[0]).max())
+            found = engine.query(directions, taus)
+            assert all(len(own) == len(set(own)) and set(own) <= set(range(600)) for own in rows(found))
+            if ENGINES[name].exact and name != "faiss-panorama":
+                assert rows(found) == rows(truth)
+                own = np.broadcast_to(taus, 5)
+                assert [rows(engine.query(directions[j : j + 1], own[j]))[0] for j in range(5)] == rows(found)
+    assert recall_and_false(found, truth)[0] > 0.5  # the last is the most thorough
+
+
+@pytest.mark.parametrize(("name", "metric"), METRICS)
+def test_engine_takes_the_ends_of_metrics(name, metric):
+    if not ENGINES[name].exact:
+        return
+    vectors = gaussian(40, 16, 0)
+    engine = build(name, vectors, threads=1, metric=metric)
+    ends = (np.inf, 1e-3) if metric == "l2" else (-1.5, 1.5)
+    directions = gaussian(2, 16, 1)
+    assert [[len(own) for own in rows(engine.query(directions, tau))] for tau in ends] == [[40, 40], [0, 0]]
+
+
+def test_distances_that_are_integers(integers):
+    """Radii that are distances: products of small integers are exact in float32, and so are their squares."""
+    vectors, directions = integers
+    truth = rows(exact_hits(vectors, directions, 9.0, "l2"))
+    assert rows(exact_hits(vectors, directions, np.nextafter(9.0, 0), "l2")) != truth
+    for name in ("halfspace", "faiss-flat", "numpy", "numpy-direct", "sklearn-kdtree", "scipy-ckdtree"):
+        if name in here("l2"):
+            assert rows(build(name, vectors, threads=1, metric="l2").query(directions, 9.0)) == truth, name
 
 
 @pytest.mark.parametrize("name", TO_THE_BOUNDARY)
@@ -195,11 +154,12 @@ def test_numpy_in_blocks(monkeypatch, integers):
 def test_engines_on_a_gpu(name, gpu, integers, monkeypatch):
     vectors, directions = integers
     monkeypatch.setattr("halfspace.bench.engines.gpu._SCORES", 5000)  # two directions at once
-    engine = ENGINES[name].make(vectors, 1, "float32", {})
-    for taus in (10.0, np.array([10.0, -4.0, 10.5, 30.0, 0.0])):
-        truth = rows(exact_hits(vectors, directions, taus))
-        assert rows(engine.query(directions, taus)) == truth
-        assert rows(engine.query(directions[:1], 10.0)) == truth[:1]
+    for metric in ("ip", "l2") if name == "cupy" else ("ip",):
+        engine = ENGINES[name].make(vectors, How(1, metric=metric))
+        for taus in (10.0, np.array([10.0, -4.0, 10.5, 30.0, 0.0])):
+            truth = rows(exact_hits(vectors, directions, taus, metric))
+            assert rows(engine.query(directions, taus)) == truth
+            assert rows(engine.query(directions[:1], 10.0)) == truth[:1]
 
 
 def test_strictly_above():
@@ -214,6 +174,18 @@ def test_strictly_above():
                     assert (float(own) > above) == (float(own) >= tau)
 
 
+def test_radii_of_faiss():
+    assert radius_of(0.5, "cosine") == strictly_above(0.5)
+    assert radius_of(-1.0, "l2") == 0.0
+    for radius in (0.0, 1e-30, 0.1, 1.0, 3.0, 1e30, np.inf):
+        beyond = radius_of(radius, "l2")
+        with np.errstate(over="ignore"):
+            near = np.float32(radius * radius)
+        for own in (np.float32(0), near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(0))):
+            if np.isfinite(own):
+                assert (float(own) < beyond) == (float(own) <= radius * radius)
+
+
 def test_what_an_engine_refuses():
     vectors = gaussian(20, 17, 0)
     with pytest.raises(ValueError, match="no engine 'annoy'; there are halfspace, "):
@@ -222,6 +194,10 @@ def test_what_an_engine_refuses():
         build("sklearn-balltree", vectors, threads=1)
     with pytest.raises(TypeError, match="numpy has no setting 'levels'; it has none"):
         build("numpy", vectors, threads=1, levels=3)
+    with pytest.raises(ValueError, match="numpy-direct: has no metric 'ip'"):
+        build("numpy-direct", vectors, threads=1)
+    with pytest.raises(ValueError, match="faiss-lsh: has no metric 'l2'"):
+        build("faiss-lsh", vectors, threads=1, metric="l2")
     assert ENGINES["faiss-ivfpq"].why_not(20, 17) == "needs at least 256 vectors"
 
 

@@ -39,6 +39,19 @@ def test_json(folder):
     assert "500 vectors are few" in comparison["verdict"]
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_metrics(folder, metric):
+    names = "halfspace,numpy,numpy-direct,faiss-flat,faiss-lsh,sklearn-brute,usearch-exact"
+    own = ("--metric", metric, "--engines", names, "--rounds", 1, "--threads", 1)
+    question = ("bench", folder / "x.npy", folder / "q.npy", "--share", 0.02, "--json")
+    (comparison,) = json.loads(succeed(*question, *own))["comparisons"]
+    assert (comparison["metric"], comparison["hits"]) == (metric, 60)
+    assert all(row["wrong"] == 0 for row in comparison["rows"] if row["exact"])
+    assert comparison["left_out"] == ({"faiss-lsh": "has no metric 'l2'"} if metric == "l2" else {})
+    shown = succeed("bench", folder / "x.npy", folder / "q.npy", "--radius", 0.25, *own)
+    assert f"metric {metric}" in shown
+
+
 def test_table_picture_and_files(folder):
     files = [folder / name for name in ("p.svg", "p.png", "o.md", "o.json")]
     for plot, output in zip(files[:2], files[2:], strict=True):
@@ -68,6 +81,9 @@ def test_bad_input(folder):
     assert "none.npy" in fail(2, "bench", folder / "none.npy", q, "--tau", 1)
     np.save(folder / "bad.npy", np.array([[1.0, np.nan]]))
     np.save(folder / "two.npy", np.ones((3, 2)))
+    np.save(folder / "zero.npy", np.zeros((3, 24)))
+    assert "row 0 is zero" in fail(2, "bench", x, folder / "zero.npy", "--tau", 1, "--metric", "cosine")
+    assert "metric must be one of" in fail(2, "bench", x, q, "--tau", 1, "--metric", "l1")
     np.save(folder / "no.npy", np.ones((0, 2)))
     assert "row 0 is not finite" in fail(2, "bench", folder / "bad.npy", folder / "two.npy", "--tau", 1)
     assert "holds no vectors" in fail(2, "bench", folder / "two.npy", folder / "no.npy", "--tau", 1)

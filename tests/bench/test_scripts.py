@@ -69,6 +69,6 @@ def test_counted_work_is_of_the_filters_and_stages_that_there_are():
         for node in tree.body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("FILTERS", "BOUNDS")
     }
-    assert set(named["FILTERS"]) == set(filters.tried(8, "cpu"))
+    assert set(named["FILTERS"]) == set(filters.tried(8, "cpu", "ip"))
     looking = {Stage.SCAN, Stage.VERIFY, Stage.EXACT}
     assert set(named["BOUNDS"]) == {stage.name.lower() for stage in set(Stage) - looking}

@@ -1,22 +1,24 @@
 """FAISS: brute force, early exit, and its approximate indexes, each through its range search where it has one.
 
 FAISS compares strictly, in float32: `strictly_above` gives it the number just below the smallest float32 that is at
-least tau. A range search takes one radius. Of a single direction, the inverted files share their lists among threads.
+least tau. A range search takes one radius, of squared distances. For cosines, vectors are brought to length 1. Of a
+single direction, the inverted files share their lists among threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import isqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halfspace.bench.engines.spec import Engine, EngineSpec, Rows, rows_of
+from halfspace.bench.engines.forms import normalised
+from halfspace.bench.engines.spec import Engine, EngineSpec, How, Rows, rows_of_each
 from halfspace.bench.threads import load_faiss
 
-__all__ = ["SPECS", "strictly_above"]
+__all__ = ["SPECS", "radius_of", "strictly_above"]
 
 _LINKS, _EF_CONSTRUCTION = 32, 128
 _POINTS_PER_CENTROID = 39
@@ -32,19 +34,35 @@ def strictly_above(tau: float) -> float:
         return float(np.nextafter(least, np.float32(-np.inf)))
 
 
+def radius_of(tau: float, metric: str) -> float:
+    """Return what a range search takes: a float32 score or squared distance is beyond it exactly if it reaches tau."""
+    if metric != "l2":
+        return strictly_above(tau)
+    return -strictly_above(-tau * tau) if tau >= 0 else 0.0
+
+
 class _Faiss(Engine):
     """An index of FAISS."""
 
     many_taus = False
 
-    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
-        super().__init__(vectors, threads, dtype, setting)
-        self.index = self.made(load_faiss(), vectors)
-        self.index.add(vectors)
+    def __init__(self, vectors: NDArray[np.float32], how: How) -> None:
+        super().__init__(vectors, how)
+        own = normalised(vectors, how.metric)
+        self.index = self.made(load_faiss(), own)
+        self.index.add(own)
 
     def made(self, faiss: Any, vectors: NDArray[np.float32]) -> Any:
         """Return the index, trained and empty."""
         raise NotImplementedError
+
+    def flat(self, faiss: Any, d: int) -> Any:
+        """Return an empty index of brute force."""
+        return faiss.IndexFlatL2(d) if self.metric == "l2" else faiss.IndexFlatIP(d)
+
+    def kind(self, faiss: Any) -> Any:
+        """Return the metric as FAISS numbers it."""
+        return faiss.METRIC_L2 if self.metric == "l2" else faiss.METRIC_INNER_PRODUCT
 
     def parameters(self, faiss: Any) -> Any:
         """Return the setting as FAISS takes it with a query."""
@@ -66,8 +84,9 @@ class _Faiss(Engine):
         return size
 
     def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
-        radius, parameters = strictly_above(float(taus[0])), self.parameters(load_faiss())
-        return lambda: self.index.range_search(directions, radius, params=parameters)
+        asked, radius = normalised(directions, self.metric), radius_of(float(taus[0]), self.metric)
+        parameters = self.parameters(load_faiss())
+        return lambda: self.index.range_search(asked, radius, params=parameters)
 
     def found(self, answer: Any) -> Rows:
         offsets, _, ids = answer
@@ -75,21 +94,22 @@ class _Faiss(Engine):
 
 
 class Flat(_Faiss):
-    """``IndexFlatIP``: brute force."""
+    """``IndexFlatIP``, or ``IndexFlatL2``: brute force."""
 
     def made(self, faiss: Any, vectors: NDArray[np.float32]) -> Any:
-        return faiss.IndexFlatIP(vectors.shape[1])
+        return self.flat(faiss, vectors.shape[1])
 
 
 class Panorama(_Faiss):
-    """``IndexFlatIPPanorama``: brute force that stops early, on the given axes or rotated to the principal ones.
+    """``IndexFlatIPPanorama``, or the same of L2: brute force that stops early, on the given or the principal axes.
 
     Its bounds, and the rotation, round in float32 without slack: it can miss what is on the boundary and `Flat` finds.
     """
 
     def made(self, faiss: Any, vectors: NDArray[np.float32]) -> Any:
         d = vectors.shape[1]
-        flat = faiss.IndexFlatIPPanorama(d, self.setting["levels"])
+        make = faiss.IndexFlatL2Panorama if self.metric == "l2" else faiss.IndexFlatIPPanorama
+        flat = make(d, self.setting["levels"])
         if self.setting["axes"] == "given":
             return flat
         principal = faiss.PCAMatrix(d, d)
@@ -103,12 +123,12 @@ class Panorama(_Faiss):
 
 
 class InvertedFile(_Faiss):
-    """``IndexIVFFlat``: the vectors of the `nprobe` cells whose centres score best."""
+    """``IndexIVFFlat``: the vectors of the `nprobe` cells whose centres are nearest."""
 
     def made(self, faiss: Any, vectors: NDArray[np.float32]) -> Any:
         n, d = vectors.shape
         lists = max(1, min(4 * isqrt(n), n // _POINTS_PER_CENTROID))
-        self.centres = faiss.IndexFlatIP(d)  # the index does not own it
+        self.centres = self.flat(faiss, d)  # the index does not own it
         index = self.of(faiss, d, lists)
         index.cp.min_points_per_centroid = 1  # so that few vectors bring no warning
         index.train(vectors)
@@ -116,7 +136,7 @@ class InvertedFile(_Faiss):
 
     def of(self, faiss: Any, d: int, lists: int) -> Any:
         """Return the index, untrained."""
-        return faiss.IndexIVFFlat(self.centres, d, lists, faiss.METRIC_INNER_PRODUCT)
+        return faiss.IndexIVFFlat(self.centres, d, lists, self.kind(faiss))
 
     def parameters(self, faiss: Any) -> Any:
         return faiss.SearchParametersIVF(nprobe=self.setting["nprobe"])
@@ -136,7 +156,7 @@ class ProductQuantizer(InvertedFile):
 
     def of(self, faiss: Any, d: int, lists: int) -> Any:
         run = next(run for run in range(8, 0, -1) if d % run == 0)
-        index = faiss.IndexIVFPQ(self.centres, d, lists, d // run, 8, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexIVFPQ(self.centres, d, lists, d // run, 8, self.kind(faiss))
         index.pq.cp.min_points_per_centroid = 1
         index.pq.cp.max_points_per_centroid = _POINTS_PER_CODE  # training would else take minutes
         index.pq.cp.niter = _ITERATIONS
@@ -147,7 +167,7 @@ class Graph(_Faiss):
     """``IndexHNSWFlat``: a graph of neighbours, searched with a list of `efSearch` candidates."""
 
     def made(self, faiss: Any, vectors: NDArray[np.float32]) -> Any:
-        index = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, self.kind(faiss))
         index.hnsw.efConstruction = _EF_CONSTRUCTION
         return index
 
@@ -163,9 +183,9 @@ class Hashes(_Faiss):
 
     many_taus = True
 
-    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
-        super().__init__(vectors, threads, dtype, setting)
-        self.vectors = vectors
+    def __init__(self, vectors: NDArray[np.float32], how: How) -> None:
+        super().__init__(vectors, how)
+        self.vectors = normalised(vectors, how.metric)
 
     def made(self, faiss: Any, vectors: NDArray[np.float32]) -> Any:
         d = vectors.shape[1]
@@ -179,20 +199,19 @@ class Hashes(_Faiss):
 
     def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
         k = max(1, min(len(self.vectors), self.setting["factor"] * self.expected_hits))
-        limits = taus.tolist()
+        asked, limits = normalised(directions, self.metric), taus.tolist()
 
         def ranked() -> list[NDArray[np.int64]]:
-            _, candidates = self.index.search(directions, k)
+            _, candidates = self.index.search(asked, k)
             return [
                 ids[self.vectors[ids] @ direction >= tau]
-                for ids, direction, tau in zip(candidates, directions, limits, strict=True)
+                for ids, direction, tau in zip(candidates, asked, limits, strict=True)
             ]
 
         return ranked
 
     def found(self, answer: Any) -> Rows:
-        places = np.repeat(np.arange(len(answer)), [len(ids) for ids in answer])
-        return rows_of(places, np.concatenate(answer), len(answer))
+        return rows_of_each(answer)
 
 
 def _spec(name: str, make: type[_Faiss], about: str, **more: Any) -> EngineSpec:
@@ -200,14 +219,14 @@ def _spec(name: str, make: type[_Faiss], about: str, **more: Any) -> EngineSpec:
 
 
 _NPROBE = tuple({"nprobe": nprobe} for nprobe in (1, 4, 16, 64, 256))
-_STRICT = "range_search above the float32 just below tau"
+_STRICT = "range_search beyond the float32 next to tau, or to the square of the radius"
 
 SPECS = [
-    _spec("faiss-flat", Flat, f"IndexFlatIP, {_STRICT}"),
+    _spec("faiss-flat", Flat, f"IndexFlatIP or IndexFlatL2, {_STRICT}"),
     _spec(
         "faiss-panorama",
         Panorama,
-        f"IndexFlatIPPanorama, given or principal axes, 8 or 16 levels, bounds without slack, {_STRICT}",
+        f"IndexFlatIPPanorama or of L2, given or principal axes, 8 or 16 levels, bounds without slack, {_STRICT}",
         curve=tuple({"axes": axes, "levels": levels} for axes in ("given", "principal") for levels in (8, 16)),
         at_build=frozenset({"axes", "levels"}),
         least_dim=16,
@@ -239,6 +258,7 @@ SPECS = [
         Hashes,
         "IndexLSH, 2 d bits, no range search: ranks factor times the true greatest number of hits, then float32 scores",
         exact=False,
+        metrics=("ip", "cosine"),
         curve=tuple({"factor": factor} for factor in (2, 8, 32)),
     ),
 ]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfspace import HalfspaceIndex
-from halfspace.bench.engines.spec import Engine, EngineSpec, Rows, reason_of, rows_of
+from halfspace.bench.engines.forms import halves, least_products, normalised
+from halfspace.bench.engines.spec import Engine, EngineSpec, How, Rows, reason_of, rows_of
 
 __all__ = ["SPECS", "no_gpu"]
 
@@ -40,11 +41,11 @@ def no_gpu(modules: Mapping[str, str]) -> str | None:
 class HalfspaceGpu(Engine):
     """`HalfspaceIndex` with ``device="gpu"``."""
 
-    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
+    def __init__(self, vectors: NDArray[np.float32], how: How) -> None:
         import cupy as cp
 
-        super().__init__(vectors, threads, dtype, setting)
-        self.index = HalfspaceIndex(vectors.shape[1], device="gpu", dtype=dtype)
+        super().__init__(vectors, how)
+        self.index = HalfspaceIndex(vectors.shape[1], metric=how.metric, device="gpu", dtype=how.dtype)
         self.index.insert(cp.asarray(vectors))
         self.index.compact()
         cp.cuda.Device().synchronize()
@@ -73,34 +74,43 @@ class HalfspaceGpu(Engine):
 
 
 class Cupy(Engine):
-    """``cupy.nonzero(q @ X.T >= tau)``, some directions at a time; of one direction, ``cupy.flatnonzero``."""
+    """``cupy.nonzero(q @ X.T >= tau)``, some directions at a time; of one direction, ``cupy.flatnonzero``.
 
-    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
+    For cosines all are of length 1; for distances, |x|^2 / 2 is subtracted from products.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], how: How) -> None:
         import cupy as cp
 
-        super().__init__(vectors, threads, dtype, setting)
-        self.vectors = cp.asarray(vectors).astype(dtype)
+        super().__init__(vectors, how)
+        self.vectors = cp.asarray(normalised(vectors, how.metric)).astype(how.dtype)
+        own = halves(vectors, how.metric)
+        self.halves = None if own is None else cp.asarray(own).astype(how.dtype)
         cp.cuda.Device().synchronize()
 
     @property
     def nbytes(self) -> int:
-        return int(self.vectors.nbytes)
+        return int(self.vectors.nbytes) + (0 if self.halves is None else int(self.halves.nbytes))
 
     def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
         import cupy as cp
 
         device, x, m = cp.cuda.Device(), self.vectors, len(directions)
-        asked, limits = cp.asarray(directions).astype(x.dtype), cp.asarray(taus.astype(x.dtype))[:, None]
+        asked = cp.asarray(normalised(directions, self.metric)).astype(x.dtype)
+        limits = cp.asarray(least_products(directions, taus, self.metric)).astype(x.dtype)[:, None]
         step = max(1, _SCORES // (x.itemsize * len(x)))
 
+        def scores(products: Any) -> Any:
+            return products if self.halves is None else products - self.halves
+
         def single() -> Any:
-            ids = cp.flatnonzero(x @ asked[0] >= limits[0])
+            ids = cp.flatnonzero(scores(x @ asked[0]) >= limits[0])
             device.synchronize()
             return [(None, ids)], m
 
         def blocks() -> Any:
             parts = [slice(first, first + step) for first in range(0, m, step)]
-            found = [cp.nonzero(asked[part] @ x.T >= limits[part]) for part in parts]
+            found = [cp.nonzero(scores(asked[part] @ x.T) >= limits[part]) for part in parts]
             device.synchronize()
             return found, m
 
@@ -119,30 +129,39 @@ class Cupy(Engine):
 
 
 class Torch(Engine):
-    """``torch.nonzero(q @ X.T >= tau)`` in full float32 (no TF32), some directions at a time."""
+    """``torch.nonzero(q @ X.T >= tau)`` in full float32 (no TF32), some directions at a time.
 
-    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
+    For cosines all are of length 1; for distances, |x|^2 / 2 is subtracted from products.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], how: How) -> None:
         import torch
 
-        super().__init__(vectors, threads, dtype, setting)
-        self.vectors = torch.tensor(vectors).to("cuda", getattr(torch, dtype))
+        super().__init__(vectors, how)
+        kind, own = getattr(torch, how.dtype), halves(vectors, how.metric)
+        self.vectors = torch.tensor(normalised(vectors, how.metric)).to("cuda", kind)
+        self.halves = None if own is None else torch.tensor(own).to("cuda", kind)
         torch.cuda.synchronize()
 
     @property
     def nbytes(self) -> int:
-        return int(self.vectors.element_size() * self.vectors.nelement())
+        held = [self.vectors] if self.halves is None else [self.vectors, self.halves]
+        return sum(int(part.element_size() * part.nelement()) for part in held)
 
     def ask(self, directions: NDArray[np.float32], taus: NDArray[np.float64]) -> Callable[[], Any]:
         import torch
 
         x, m = self.vectors, len(directions)
-        asked = torch.tensor(directions).to(x.device, x.dtype)
-        limits = torch.tensor(taus).to(x.device, x.dtype)[:, None]
+        asked = torch.tensor(normalised(directions, self.metric)).to(x.device, x.dtype)
+        limits = torch.tensor(least_products(directions, taus, self.metric)).to(x.device, x.dtype)[:, None]
         step = max(1, _SCORES // (x.element_size() * len(x)))
+
+        def scores(products: Any) -> Any:
+            return products if self.halves is None else products - self.halves
 
         def blocks() -> Any:
             parts = [slice(first, first + step) for first in range(0, m, step)]
-            found = [torch.nonzero(asked[part] @ x.T >= limits[part]) for part in parts]
+            found = [torch.nonzero(scores(asked[part] @ x.T) >= limits[part]) for part in parts]
             torch.cuda.synchronize()
             return found, m, step
 

@@ -7,17 +7,28 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Engine", "EngineSpec", "Rows", "join", "nothing_lacking", "reason_of", "rows_of"]
+from halfspace.model.metrics import METRICS
+
+__all__ = ["Engine", "EngineSpec", "How", "Rows", "join", "nothing_lacking", "reason_of", "rows_of", "rows_of_each"]
 
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Answers in compressed rows: offsets (m + 1,) and ids; those of direction j are ``ids[offsets[j]:offsets[j + 1]]``."""
 
 Call = Callable[[], list[Any]]
+
+
+class How(NamedTuple):
+    """How an engine is built: what `halfspace.bench.build` takes."""
+
+    threads: int
+    dtype: str = "float32"
+    metric: str = "ip"
+    setting: Mapping[str, Any] = {}
 
 
 class Engine(ABC):
@@ -27,6 +38,8 @@ class Engine(ABC):
     ----------
     name : str
         As in ``ENGINES``.
+    metric : str
+        Thresholds are of its scores: with ``"l2"``, radii.
     setting : dict
         What it is set to, by the library's own names where it has them.
     build_seconds : float
@@ -39,9 +52,10 @@ class Engine(ABC):
     many_taus = True
     """Whether one call takes a threshold for each direction."""
 
-    def __init__(self, vectors: NDArray[np.float32], threads: int, dtype: str, setting: Mapping[str, Any]) -> None:
+    def __init__(self, vectors: NDArray[np.float32], how: How) -> None:
         self.name = ""
-        self.setting = dict(setting)
+        self.metric = how.metric
+        self.setting = dict(how.setting)
         self.build_seconds = float("nan")
         self.expected_hits = len(vectors)
 
@@ -95,7 +109,7 @@ class Engine(ABC):
         return join([self.found(answer) for answer in answers])
 
     def query(self, directions: ArrayLike, tau: ArrayLike) -> Rows:
-        """Find what the engine holds to be the vectors with <q, x> >= tau; arguments as for `prepare`."""
+        """Find what the engine holds to be the vectors that reach tau; arguments as for `prepare`."""
         return self.rows(self.prepare(directions, tau)())
 
     def tuned(self, **setting: Any) -> Self:
@@ -120,10 +134,12 @@ class EngineSpec:
     about : str
         One line: how it is asked.
     make : callable
-        Makes an `Engine` of vectors, number of threads, dtype and setting.
+        Makes an `Engine` of vectors, and of `How`.
     exact : bool
         Whether it promises all vectors that reach the threshold, in its own float arithmetic or in real arithmetic.
     device : {"cpu", "gpu"}
+    metrics : tuple of str
+        Those that it has.
     needs : dict
         Modules that must be there, and what to give pip to have them.
     lacking : callable
@@ -141,6 +157,7 @@ class EngineSpec:
     make: Callable[..., Engine]
     exact: bool = True
     device: str = "cpu"
+    metrics: tuple[str, ...] = METRICS
     needs: Mapping[str, str] = field(default_factory=dict)
     lacking: Callable[[Mapping[str, str]], str | None] = nothing_lacking
     curve: Sequence[dict[str, Any]] = ({},)
@@ -156,8 +173,10 @@ class EngineSpec:
                 return f"{module} is not installed: pip install {install}"
         return self.lacking(self.needs)
 
-    def why_not(self, n: int, d: int) -> str | None:
-        """Return None if it suits n vectors of d dimensions, else the reason why not."""
+    def why_not(self, n: int, d: int, *, metric: str = "ip") -> str | None:
+        """Return None if it suits n vectors of d dimensions and a metric, else the reason why not."""
+        if metric not in self.metrics:
+            return f"has no metric {metric!r}"
         if d < self.least_dim:
             return f"needs at least {self.least_dim} dimensions"
         if d > self.most_dim:
@@ -185,6 +204,12 @@ def rows_of(places: NDArray[Any], ids: NDArray[Any], m: int) -> Rows:
     """Bring hits, given by ascending direction and id, into rows."""
     offsets = np.searchsorted(places, np.arange(m + 1)).astype(np.int64)
     return offsets, np.asarray(ids, np.int64)
+
+
+def rows_of_each(answers: Sequence[Any]) -> Rows:
+    """Bring the ids of each direction, arrays or lists, into rows."""
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in answers])]).astype(np.int64)
+    return offsets, np.concatenate([np.asarray(ids, np.int64) for ids in answers])
 
 
 def join(parts: Sequence[Rows]) -> Rows:

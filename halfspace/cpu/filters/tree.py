@@ -68,6 +68,7 @@ class Chunks(NamedTuple):
     chunk_below: np.ndarray  # float64 (m, 64), thresholds seen from the centre of each chunk
     chunk_above: np.ndarray
     dropped: np.ndarray  # bool (64,), by every direction of the space
+    looks: np.ndarray  # int64 (m,), from the first direction of the space on: a bit for each chunk it has not dropped
 
 
 @inlined
@@ -83,6 +84,7 @@ def prepare_groups(table, which, directions, dim, shared):
         blank((count, TILE), np.float64),
         blank((count, TILE), np.float64),
         cleared(TILE, np.bool_),
+        cleared(count, np.int64),
     )
     for k in range(count):
         groups = record_at(table[k // (count // spaces), which].data, GROUPS)
@@ -163,7 +165,13 @@ def _open_tile(job, segment, chunks, directions, chunk, span):
     chunks.dropped[:] = True
     for k in range(directions.size):
         view = chunks.views[directions[k].number]
-        _classify_chunks(job, segment, chunks, view, chunk, stop, counts)
+        chunks.looks[k] = _classify_chunks(job, segment, chunks, view, chunk, stop, counts)
+
+
+@inlined
+def _looks(chunks, chunk, at):
+    """Whether a direction looks at a chunk of the tile that is open."""
+    return (chunks.looks[at] >> (chunk % TILE)) & 1 != 0
 
 
 @inlined
@@ -171,6 +179,8 @@ def _classify_chunks(job, segment, chunks, view, chunk, stop, counts):
     """Test the chunks of a segment from `chunk` on, but not `stop`, to the end of a tile of 64.
 
     counts : whether they are to be counted
+
+    Returns a bit for each that is not dropped.
     """
     groups = record_at(segment.data, GROUPS)
     k = view.number
@@ -188,6 +198,7 @@ def _classify_chunks(job, segment, chunks, view, chunk, stop, counts):
     tested, taken, looks = min((tile + last) * CHUNK, segment.rows) - chunk * CHUNK, 0, 0
     chunks.verdicts[k] = DROP
     left &= bits_between(first, last)
+    looking = left
     while left:
         i = lowest_bit_of(left)
         left &= left - 1
@@ -203,24 +214,21 @@ def _classify_chunks(job, segment, chunks, view, chunk, stop, counts):
             value, slack = value_in_tile(job, scales, i, view)
             chunks.chunk_below[k, i] = below - value - slack
             chunks.chunk_above[k, i] = above - value + slack
-    if not counts:
-        return
-    work = job.work
-    work[CHUNKS, TESTED] += tested
-    work[CHUNKS, DROPPED] += tested - taken - looks
-    work[CHUNKS, TAKEN] += taken
-    work[CHUNKS, LEFT] += looks
-    work[CHUNKS, BYTES] += (last - first) * _ball_bytes(view)
+    if counts:
+        work = job.work
+        work[CHUNKS, TESTED] += tested
+        work[CHUNKS, DROPPED] += tested - taken - looks
+        work[CHUNKS, TAKEN] += taken
+        work[CHUNKS, LEFT] += looks
+        work[CHUNKS, BYTES] += (last - first) * _ball_bytes(view)
+    return looking
 
 
 @inlined
 def _classify(job, segment, chunks, direction, low, high):
     """List which rows of a chunk that is a ball are left; returns how many, and how many hits were counted instead."""
     k, at = direction.number, low // CHUNK % TILE
-    verdict = chunks.verdicts[k, at]
-    if verdict == DROP:
-        return 0, 0
-    if verdict == TAKE:
+    if chunks.verdicts[k, at] == TAKE:
         if job.counting:
             return 0, high - low
         return take(job, segment, low, high, 0), 0
@@ -309,7 +317,7 @@ def _classify_rows(job, segment, groups, view, listed, left):
     return left, taken if job.counting else 0
 
 
-_by_chunk = chunkwise(_classify, _open_chunk)
+_by_chunk = chunkwise(_classify, _open_chunk, _looks)
 
 
 @inlined
@@ -322,5 +330,6 @@ def search_groups(job, segment, chunks, directions, counts, span):
         borrowed(chunks.chunk_below),
         borrowed(chunks.chunk_above),
         borrowed(chunks.dropped),
+        borrowed(chunks.looks),
     )
     return _by_chunk(job, segment, own, directions, counts, span)
