@@ -28,6 +28,8 @@ __all__ = ["LEAST", "Matrix", "blank_matrix", "can_multiply", "fill_matrix", "pa
 
 PAIR_SHARE = 2.0**-20
 """What is taken from levels and lifts, which may cancel: it pays for rounding them, and their products, to float32."""
+MOST_LIFT = 2.0**126
+"""Lifts beyond float32 are given up: everything is left."""
 LEAST = 24
 """Directions from which on a matrix product is faster than one after another."""
 
@@ -101,8 +103,10 @@ def fill_matrix(cells, directions, views, dim, space, out):
         margin = pair_margin(np.float64(magnitude), factor, dim)
         out.order[space, place], out.reach[space, place] = k, least[k]
         level, lift = view.below / unit, view.lift_below / unit
-        if cells.lengths != 0:
+        if cells.lengths != 0 and not np.isinf(level):
             level, lift = level - abs(level) * PAIR_SHARE, lift - abs(lift) * PAIR_SHARE
+            if abs(lift) > MOST_LIFT:  # a point that is next to the centre
+                level = -np.inf
         out.levels[space, place], out.lifts[space, place] = np.float32(level), np.float32(lift)
         out.factors[space, place] = np.float32(factor)
         out.offsets[space, place] = np.float32(128.0 * np.float64(total) - slack - margin)

@@ -247,7 +247,7 @@ def _view_axes(cells, direction, along, digits, out):
         along[k] *= np.float64(weights[k])
     unit, rest, _ = code_in_digits(along, count, digits)
     out.axes_unit = unit
-    out.axes_slack = reach(unit, rest, direction.norm, LOW_MIDDLE * np.sqrt(count), count)
+    out.axes_slack = reach(unit, rest, out.norm, LOW_MIDDLE * np.sqrt(count), count)
     half = count // 2
     for part in range(2):
         own = np.int64(0)
