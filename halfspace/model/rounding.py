@@ -157,8 +157,8 @@ def distance_slope(dim: int) -> float:
 
 
 def distance_intercept(dim: int) -> float:
-    """Second half of the bound of `distance_slope`: by (c), x moves by t sqrt(d), or not if its grain is >= t."""
-    return 1.0001 * TINY * sqrt(dim)
+    """Second half of the bound of `distance_slope`: by (c), x and q move by t sqrt(d) each, unless grains are >= t."""
+    return 2.0002 * TINY * sqrt(dim)
 
 
 def distance_exact_below(direction_grain: float, vector_grain: float) -> float:
