@@ -21,6 +21,7 @@ __all__ = [
     "clear",
     "complete",
     "fetch",
+    "fetch_ahead",
     "keep",
     "list_blocks",
     "must_stop",
@@ -39,6 +40,9 @@ PAUSED, FULL = 1, 2
 
 WEIGHT = 64
 """Chunks, or rows to be verified, after which the clock is read."""
+
+AHEAD = 1 << 13
+"""Bytes ahead that a scan has fetched: with many sums in flight, a processor does not get there by itself."""
 
 
 @inlined
@@ -73,6 +77,13 @@ def fetch(address, size):
     """Have memory fetched that will be read soon."""
     for line in range(address, address + size, 64):
         prefetch(line)
+
+
+@inlined
+def fetch_ahead(vectors, row):
+    """Have the vector fetched that a scan of (n, d) will read `AHEAD` bytes after this row."""
+    size = vectors.shape[1] * vectors.itemsize
+    fetch(np.int64(vectors.ctypes.data) + row * size + AHEAD, size)
 
 
 @inlined

@@ -19,8 +19,8 @@ SHIFT = np.uint64(32)
 class Natural(NamedTuple):
     """A number: limbs * 2^exponent."""
 
-    address: int  # of uint64 (count,), the lowest first
-    count: int  # 0 for zero
+    address: int  # of uint64 (size,), the lowest first
+    size: int  # 0 for zero
     exponent: int
 
 
@@ -62,29 +62,29 @@ def of_float(value, address):
 def product(one, other, address):
     """Multiply; takes as many limbs of memory as both have together."""
     a, b, out = pointer(one.address, np.uint64), pointer(other.address, np.uint64), pointer(address, np.uint64)
-    count = one.count + other.count
+    count = one.size + other.size
     for k in range(count):
         out[k] = np.uint64(0)
-    for i in range(one.count):
+    for i in range(one.size):
         carry = np.uint64(0)
-        for j in range(other.count):
+        for j in range(other.size):
             value = out[i + j] + a[i] * b[j] + carry
             out[i + j] = value & MASK
             carry = value >> SHIFT
-        out[i + other.count] = carry
+        out[i + other.size] = carry
     return trimmed(address, count, one.exponent + other.exponent)
 
 
 @inlined
 def _length(number):
     """Exponent of the power of two just above a number that is not zero."""
-    top = np.int64(pointer(number.address, np.uint64)[number.count - 1])
-    return number.exponent + 32 * (number.count - 1) + bit_length(top)
+    top = np.int64(pointer(number.address, np.uint64)[number.size - 1])
+    return number.exponent + 32 * (number.size - 1) + bit_length(top)
 
 
 @inlined
 def _limb(number, k):
-    return pointer(number.address, np.uint64)[k] if 0 <= k < number.count else np.uint64(0)
+    return pointer(number.address, np.uint64)[k] if 0 <= k < number.size else np.uint64(0)
 
 
 @inlined
@@ -98,8 +98,8 @@ def _word(number, place):
 @inlined
 def compare(one, other):
     """Tell the sign of one - other: -1, 0 or 1."""
-    if one.count == 0 or other.count == 0:
-        return min(one.count, 1) - min(other.count, 1)
+    if one.size == 0 or other.size == 0:
+        return min(one.size, 1) - min(other.size, 1)
     length = _length(one)
     if length != _length(other):
         return 1 if length > _length(other) else -1
@@ -115,11 +115,11 @@ def compare(one, other):
 @inlined
 def value_of(number):
     """Round to float64, to within a few units in its last place; the number lies where those are normal."""
-    limbs, high = pointer(number.address, np.uint64), min(number.count, 3)
+    limbs, high = pointer(number.address, np.uint64), min(number.size, 3)
     value = 0.0
     for k in range(high):
-        value = value * 2.0**32 + np.float64(limbs[number.count - 1 - k])
-    exponent = number.exponent + 32 * (number.count - high)
+        value = value * 2.0**32 + np.float64(limbs[number.size - 1 - k])
+    exponent = number.exponent + 32 * (number.size - high)
     return value * float64_of(np.int64(exponent + 1023) << np.int64(52))
 
 

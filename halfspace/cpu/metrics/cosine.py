@@ -11,15 +11,13 @@ import numpy as np
 
 from halfspace.cpu.exact import LIMBS, add_products, cleared_register, magnitude_of
 from halfspace.cpu.formats import rounds_once, widen
-from halfspace.cpu.job import DROP, LOOK
+from halfspace.cpu.job import DROP, LOOK, fetch_ahead
 from halfspace.cpu.naturals import compare, nearest_root, of_float, product, value_of
 from halfspace.cpu.rounding import exact_below
 from halfspace.cpu.runtime.jit import always_inlined, array_at, float32_of, inlined, multiply_add, pointer
+from halfspace.model.rounding import TINY
 
 __all__ = ["Precision", "classify_rows", "decide", "decide_hairline", "precision"]
-
-LEAST_NORM = 2.0**-126
-"""Stored norms are at least this, however short a vector is; and long ones may be infinite."""
 
 
 @inlined
@@ -33,12 +31,13 @@ def classify_rows(vectors, norms, direction, span, verdicts):
     narrow = array_at(direction.narrow, np.float32, dim)
     below, above, width = direction.drop32, direction.take32, direction.intercept32
     for i in range(low, high):
+        fetch_ahead(vectors, i)
         total = np.float32(0.0)
         for j in range(dim):
             total = multiply_add(total, narrow[j], widen(vectors[i, j]))
         norm = np.float64(sizes[i])
         value = np.float64(total)
-        if not (direction.norm * norm < 2.0**126 and norm > LEAST_NORM):  # the sum may have overflowed, or be none
+        if not (direction.norm * norm < 2.0**126 and norm > TINY):  # the sum may have overflowed, or x be shorter
             value = np.nan
         verdicts[i - low] = np.int32(DROP if value + width < below * norm else LOOK) + np.int32(
             value - width >= above * norm

@@ -12,7 +12,7 @@ import numpy as np
 
 from halfspace.cpu.exact import LIMBS, add_products, cleared_register, magnitude_of
 from halfspace.cpu.formats import rounds_once, widen
-from halfspace.cpu.job import DROP, LOOK
+from halfspace.cpu.job import DROP, LOOK, fetch_ahead
 from halfspace.cpu.naturals import compare, nearest_root, of_float, product, value_of
 from halfspace.cpu.rounding import distance_exact_below
 from halfspace.cpu.runtime.jit import always_inlined, array_at, float32_of, inlined, multiply_add
@@ -28,6 +28,7 @@ def classify_rows(vectors, norms, direction, span, verdicts):
     narrow = array_at(direction.narrow, np.float32, dim)
     beyond, within = direction.drop32, direction.take32
     for i in range(low, high):
+        fetch_ahead(vectors, i)
         total = np.float32(0.0)
         for j in range(dim):
             apart = widen(vectors[i, j]) - narrow[j]
