@@ -1,13 +1,14 @@
-"""Files that the release before named sections wrote: read, verified, asked, and written again byte for byte.
+"""Files that earlier releases wrote: read, verified, asked, and written again byte for byte.
 
-Every filter and format, tails, dead rows, ids of the user's, rows in order of norms, principal axes and a trial.
+Every filter and format, tails, dead rows, ids of the user's, rows in order of norms, principal axes and a trial: from
+before sections had names. Cosines and distances: the first that there were.
 """
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import reference
+from helpers import metrics
 from helpers.checking import equal
 
 from halfspace import HalfspaceIndex
@@ -26,8 +27,9 @@ def test_a_golden_file_is_read_and_written_again(path, mmap, rng, tmp_path):
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
     directions = rng.standard_normal((3, index.dim)).astype(np.float32)
     stored = index.vectors(index.ids)
-    expected = reference.query(stored, directions, 1.0, ids=index.ids) if len(index) else []
-    for ours, theirs in zip(index.query(directions, 1.0), expected, strict=False):
+    tau = {"ip": 1.0, "cosine": 0.2, "l2": 12.0}[index.metric]
+    expected = metrics.query(index.metric, stored, directions, tau, ids=index.ids) if len(index) else []
+    for ours, theirs in zip(index.query(directions, tau), expected, strict=False):
         equal(ours, theirs)
 
 
@@ -37,13 +39,21 @@ def test_every_filter_and_format_has_one():
     assert {path.stem for path in FILES} >= {
         f"{name}-{dtype}" for name in kept for dtype in ("float32", "float16", "bfloat16")
     } | {"auto-trial", "cells-axes", "cells-by-norm", "empty"}
+    assert {path.stem for path in FILES} >= {
+        f"{metric}-{name}" for metric in ("cosine", "l2") for name in ("scan", "cells", "axes", "groups")
+    }
 
 
 def test_they_hold_what_they_are_named_for():
     def sealed(name):
         return HalfspaceIndex.load(FOLDER / f"{name}.index")._snapshot.sealed[0]
 
-    assert sealed("cells-axes").data.axes is not None
+    for name in ("cells", "cosine", "l2"):
+        assert sealed(f"{name}-axes").data.axes is not None
+    for metric in ("cosine", "l2"):
+        assert sealed(f"{metric}-cells").data.lengths is not None
+        assert sealed(f"{metric}-groups").data.groups.lengths is not None
+        assert sealed(f"{metric}-groups").dead is not None
     assert sealed("cells-by-norm").by_id is not None
     assert set(sealed("auto-trial").trial) == {"scan", "cells", "groups", "balls", "sweep"}
     assert sealed("groups-float16").dead is not None
