@@ -38,7 +38,7 @@ DEFINITIONS = {
     ),
     *("DROP, LOOK, TAKE", "PAUSED, FULL", "OVERFULL, NOT_FINITE"),
     *("GROUP", "PACK", "CAPABILITY", "ALIGNMENT", "CUDA"),
-    *("FARTHEST", "NEAREST", "LEAST_COSINE", "LEAST_NORM", "COLUMNS"),
+    *("FARTHEST", "NEAREST", "LEAST_COSINE", "COLUMNS"),
 }
 """Constants that could not have another value alone: layouts, limits of formats and kernels, codes of states."""
 NUMBERS = (ast.BinOp, ast.UnaryOp, ast.Tuple, ast.Name, ast.IfExp, ast.Compare, ast.operator, ast.unaryop, ast.cmpop)

@@ -12,15 +12,16 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import reference
+from helpers import metrics, reference
 from helpers.checking import DTYPES, FILTERS, build, check, equal
 from helpers.families import EXTREME_TAUS, _pattern, subnormal, tiny
 
+SERVED = ["scan", "cells", "groups"]  # with every metric
 LEAST = 24  # directions from which on cells are multiplied with them as matrices
 FLUSH = 1 << 15 | 1 << 6  # flush to zero, denormals are zero
 
@@ -73,30 +74,39 @@ def compiled_code_flushes():
     assert not reference.bits(doubled).any()
 
 
-def taus(vectors, direction):
+def taus(vectors, direction, metric="ip"):
     """Boundary and extreme thresholds, by their bits."""
-    products, exponent = reference.dots(vectors[:4], direction)
-    near = np.array([reference.encode(p, exponent, "float64") for p in products], np.uint64)
+    if metric == "ip":
+        products, exponent = reference.dots(vectors[:4], direction)
+        near = np.array([reference.encode(p, exponent, "float64") for p in products], np.uint64)
+    else:
+        near = reference.bits(metrics.roots(metrics.measures(metric, vectors[:4], direction), "float64"))
     return reference.from_bits(np.concatenate([near, near + 1, np.maximum(near, 1) - 1, EXTREME]), "float64")
 
 
 EXTREME = np.array(EXTREME_TAUS).view(np.uint64)  # taken while the mode is still the usual one
 
 
-def answers(filter):
+def answer(metric, vectors, direction, tau):
+    """The answer of one direction, by integers alone."""
+    return (reference.one if metric == "ip" else partial(metrics.one, metric))(vectors, direction, tau)
+
+
+def answers(filter, metric="ip"):
     """Queries and counts on subnormal and tiny data, in all dtypes."""
     rng = np.random.default_rng(1)
     compared = 0
     for dtype in DTYPES:
         for family in (subnormal, tiny):
             for d in (1, 3, 17, 130):
-                vectors, directions = family(rng, 40, d, 3, dtype)
-                index = build(vectors, filter=filter, dtype=dtype)
+                vectors, directions = metrics.made(metric, family, rng, 40, d, 3, dtype)
+                index = build(vectors, filter=filter, dtype=dtype, metric=metric)
                 for q in directions:
-                    thresholds = taus(vectors, q)
-                    compared += check([index], vectors, np.repeat(q[None], len(thresholds), axis=0), thresholds)
+                    thresholds = taus(vectors, q, metric)
+                    batch = np.repeat(q[None], len(thresholds), axis=0)
+                    compared += check([index], vectors, batch, thresholds, metric=metric)
                     for tau in thresholds[::4]:
-                        equal(index.query(q, tau), reference.query(vectors, q, tau)[0])
+                        equal(index.query(q, tau), answer(metric, vectors, q, tau))
     assert compared > 10_000
 
 
@@ -113,37 +123,38 @@ def mixed(rng, n, d, m, dtype):
     return reference.from_bits(vectors, dtype), reference.from_bits(patterns, "float32")
 
 
-def batches():
+def batches(metric="ip"):
     """So many directions that cells are multiplied with them as matrices: the low digits of norms and radii matter."""
     rng = np.random.default_rng(3)
     for dtype in DTYPES:
         for family in (subnormal, tiny, mixed):
             for d in (1, 7, 64, 130):
-                vectors, directions = family(rng, 40, d, 3, dtype)
-                index = build(vectors, filter="cells", dtype=dtype)
-                thresholds = [taus(vectors, q) for q in directions]
+                vectors, directions = metrics.made(metric, family, rng, 40, d, 3, dtype)
+                index = build(vectors, filter="cells", dtype=dtype, metric=metric)
+                thresholds = [taus(vectors, q, metric) for q in directions]
                 batch = np.repeat(directions, [part.size for part in thresholds], axis=0)
                 assert len(batch) > 2 * LEAST
-                assert check([index], vectors, batch, np.concatenate(thresholds)) > 0
+                assert check([index], vectors, batch, np.concatenate(thresholds), metric=metric) > 0
                 index.verify()
 
 
-def along_axes():
+def along_axes(metric="ip"):
     """Principal axes of vectors that have subnormal components."""
     from halfspace.cpu.filters import axes
 
     axes.DIMS, axes.ROWS, axes.MOST_LEFT = (64, 64), 0, 2.0
     rng = np.random.default_rng(4)
     for dtype in DTYPES:
-        vectors, directions = mixed(rng, 70, 64, 6, dtype)
-        index = build(vectors, filter="cells", dtype=dtype)
+        vectors, directions = metrics.made(metric, mixed, rng, 70, 64, 6, dtype)
+        index = build(vectors, filter="cells", dtype=dtype, metric=metric)
         assert index._snapshot.sealed[0].data.axes is not None
         for q in directions:
-            thresholds = taus(vectors, q)
+            thresholds = taus(vectors, q, metric)
             assert len(thresholds) < LEAST
-            assert check([index], vectors, np.repeat(q[None], len(thresholds), axis=0), thresholds) > 0
+            batch = np.repeat(q[None], len(thresholds), axis=0)
+            assert check([index], vectors, batch, thresholds, metric=metric) > 0
             for tau in thresholds[::4]:
-                equal(index.query(q, tau), reference.query(vectors, q, tau)[0])
+                equal(index.query(q, tau), answer(metric, vectors, q, tau))
         index.verify()
 
 
@@ -264,6 +275,11 @@ def equal_bits(ours, theirs):
 
 
 PARTS = {f"answers-{filter}": lambda filter=filter: answers(filter) for filter in FILTERS}
+for metric in ("cosine", "l2"):
+    PARTS |= {
+        f"answers-{filter}-{metric}": lambda filter=filter, metric=metric: answers(filter, metric) for filter in SERVED
+    }
+    PARTS |= {f"{f.__name__}-{metric}": lambda f=f, metric=metric: f(metric) for f in (batches, along_axes)}
 PARTS |= {"batches": batches, "along-axes": along_axes, "unequal": unequal, "attention": attention}
 PARTS |= {"zeros": zeros, "conversions": conversions, "refusals": refusals, "order": order}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
-from helpers import reference
+from helpers import metrics, reference
 from helpers.cascade import adversaries, look_at, prepared, segment_of, verdicts_of
 from helpers.checking import DTYPES, build, check, equal, identical
 from helpers.codes import beyond, bfloat16, bounds_along_axes, parts_of, units
@@ -36,10 +36,10 @@ def on_few_axes(rng, n, d, rank=20, noise=0.05):
     )
 
 
-def with_axes(family, rng, n, m, dtype):
+def with_axes(family, rng, n, m, dtype, metric="ip"):
     """A segment with axes, its vectors and directions; None where norms are not moderate, or nothing varies."""
-    vectors, directions = family(rng, n, DIM, m, dtype)
-    segment = segment_of(vectors)
+    vectors, directions = metrics.made(metric, family, rng, n, DIM, m, dtype)
+    segment = segment_of(vectors, metric=metric)
     moderate = 2.0**-40 <= segment.norms.max() <= 2.0**60 and (vectors != vectors[0]).any()
     assert (segment.data.axes is not None) == moderate
     return (segment if moderate else None), vectors, directions
@@ -99,19 +99,20 @@ def test_lengths_along_and_beyond_axes_are_bounds(family, dtype, rng, eager):
         assert not kind[0, :, n:].any()
 
 
+@pytest.mark.parametrize("metric", metrics.METRICS)
 @every_family
 @every_dtype
-def test_verdicts_with_axes_are_true(family, dtype, rng, eager):
+def test_verdicts_with_axes_are_true(metric, family, dtype, rng, eager):
     n = 200
-    segment, vectors, directions = with_axes(family, rng, n, 2, dtype)
+    segment, vectors, directions = with_axes(family, rng, n, 2, dtype, metric)
     if segment is None:
         return
-    for q in adversaries(segment.data, vectors, directions):
-        products, exponent = reference.dots(vectors, q)
-        highest = reference.from_bits([reference.encode(products.max(), exponent, "float64")], "float64")
-        for tau in [*boundary_taus(rng, vectors, q, 2), *highest, *EXTREME_TAUS[:2], np.inf, -np.inf]:
-            hit = reference.reaches(products, exponent, tau)
-            ready = prepared(q[None], tau)
+    for q in adversaries(segment.data, vectors, directions, metric):
+        at = metrics.measures(metric, vectors, q)
+        near = metrics.boundary_taus(metric, rng, vectors, q, 2)
+        for tau in [*near, metrics.nearest(metric, at), *EXTREME_TAUS[:2], np.inf, -np.inf]:
+            hit = metrics.reaches(metric, at, tau)
+            ready = prepared(q[None], tau, metric)
             verdicts, _, work = verdicts_of(segment, ready)
             assert not hit[verdicts == DROP].any()
             assert hit[verdicts == TAKE].all()

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers import reference
+from helpers import metrics
 from helpers.cascade import adversaries, look_at, prepared, segment_of, table_of, verdicts_of
 from helpers.checking import DTYPES
 from helpers.codes import beyond, bfloat16, bounds_of_cells, by_halves, planes, units
-from helpers.families import EXTREME_TAUS, FAMILIES, MORE_FAMILIES, boundary_taus, gaussian, integers, pairs
+from helpers.families import EXTREME_TAUS, FAMILIES, MORE_FAMILIES, gaussian, integers
 from numba import njit
 
 from halfspace.cpu.filters.matrix import pack_tile
@@ -15,6 +15,7 @@ from halfspace.cpu.job import DROP, LOOK, TAKE
 from halfspace.cpu.runtime.jit import record_at
 from halfspace.model.counters import STAGES, WORK_SHAPE, Column
 
+every_metric = pytest.mark.parametrize("metric", metrics.METRICS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_family = pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
 
@@ -117,19 +118,20 @@ def test_bounds_are_true(family, dtype, rng):
     assert finite == 2 * n * len(directions)
 
 
+@every_metric
 @every_family
 @every_dtype
 @pytest.mark.parametrize("row_bytes", [1, 1000])
-def test_verdicts_are_true(row_bytes, family, dtype, rng):
+def test_verdicts_are_true(row_bytes, metric, family, dtype, rng):
     """Rows enough for two passes: the first eight blocks decide how the others are tested."""
     n, d = 300, 13
-    vectors, directions = family(rng, n, d, 2, dtype)
-    segment = segment_of(vectors)
-    for q in adversaries(segment.data, vectors, directions):
-        products, exponent = reference.dots(vectors, q)
-        for tau in [*boundary_taus(rng, vectors, q, 3), *EXTREME_TAUS]:
-            hit = reference.reaches(products, exponent, tau)
-            ready = prepared(q[None], tau)
+    vectors, directions = metrics.made(metric, family, rng, n, d, 2, dtype)
+    segment = segment_of(vectors, metric=metric)
+    for q in adversaries(segment.data, vectors, directions, metric):
+        at = metrics.measures(metric, vectors, q)
+        for tau in [*metrics.boundary_taus(metric, rng, vectors, q, 3), *EXTREME_TAUS]:
+            hit = metrics.reaches(metric, at, tau)
+            ready = prepared(q[None], tau, metric)
             verdicts, counted, work = verdicts_of(segment, ready, row_bytes=row_bytes)
             assert counted == 0
             assert set(verdicts.tolist()) <= {DROP, LOOK, TAKE}
@@ -174,20 +176,23 @@ def reaching(cells, seen, n, d):
         product = (codes @ matrix.digits[0, place, :d].astype(np.int64)).astype(np.float32)
         with np.errstate(all="ignore"):
             needed = matrix.levels[0, place] * inverse - matrix.factors[0, place] * ratio + matrix.offsets[0, place]
+            if cells.lengths is not None:
+                needed = needed + matrix.lifts[0, place] * (cells.lengths[0, :n] * inverse)
         assert needed.dtype == np.float32
         left[k] = ~(product < needed)
     return left
 
 
+@every_metric
 @every_family
 @every_dtype
-def test_matrix_products_leave_every_hit(family, dtype, rng):
+def test_matrix_products_leave_every_hit(metric, family, dtype, rng):
     n, d = 100, 13
-    vectors, directions = family(rng, n, d, 2, dtype)
-    segment = segment_of(vectors)
+    vectors, directions = metrics.made(metric, family, rng, n, d, 2, dtype)
+    segment = segment_of(vectors, metric=metric)
     cells = segment.data
-    directions, tau = pairs(rng, vectors, adversaries(cells, vectors, directions))
-    seen = look_at(segment, prepared(directions, tau))
+    directions, tau = metrics.pairs(metric, rng, vectors, adversaries(cells, vectors, directions, metric))
+    seen = look_at(segment, prepared(directions, tau, metric))
     if cells.peaks.max() > 2.0**60:
         assert seen.matrix.order.size == 0  # which float32 could not test
         return
@@ -196,7 +201,7 @@ def test_matrix_products_leave_every_hit(family, dtype, rng):
     assert (reach[1:] >= reach[:-1]).all()
     left, peak = reaching(cells, seen, n, d), float(cells.peaks[0, 0])
     for place, k in enumerate(order):
-        hits = reference.hits(vectors, directions[k], tau[k])
+        hits = metrics.hits(metric, vectors, directions[k], tau[k])
         assert left[k, hits].all()
         if hits.size:
             assert reach[place] <= peak * (1 + 2.0**-40)
@@ -204,27 +209,58 @@ def test_matrix_products_leave_every_hit(family, dtype, rng):
     assert (seen.matrix.levels[0, len(tau) :] == np.inf).all()
 
 
+@every_metric
 @pytest.mark.parametrize("family", [gaussian, integers])
-def test_matrix_products_leave_little_else(family, rng):
-    vectors, directions = family(rng, 500, 64, 40, "float32")
-    segment, products = segment_of(vectors), vectors @ directions.T
-    tau = np.sort(products, axis=0)[-5].astype(np.float64)
-    seen = look_at(segment, prepared(directions, tau))
+def test_matrix_products_leave_little_else(metric, family, rng):
+    vectors, directions = metrics.made(metric, family, rng, 500, 64, 40, "float32")
+    segment = segment_of(vectors, metric=metric)
+    directions = np.concatenate([directions, directions[:2]])
+    tau = np.array([np.sort(nearness(metric, vectors, q))[-5] for q in directions])
+    tau[-2:] = np.inf, 1e300  # which nothing reaches
+    if metric == "l2":
+        tau = -tau
+    seen = look_at(segment, prepared(directions, tau, metric))
     left = reaching(segment.data, seen, 500, 64)
-    assert (tau[:, None] <= products.T).sum() <= left.sum() < 0.08 * left.size
+    assert not left[-2:].any()
+    assert 5 * 40 <= left.sum() < 0.08 * left.size
+
+
+def nearness(metric, vectors, q):
+    """Scores (n,), about: larger is nearer."""
+    x, q = vectors.astype(np.float64), q.astype(np.float64)
+    if metric == "l2":
+        return -np.linalg.norm(x - q, axis=1)
+    return x @ q / (np.linalg.norm(x, axis=1) * np.linalg.norm(q) if metric == "cosine" else 1.0)
+
+
+def test_points_next_to_the_centre_lose_nothing(rng):
+    """Their digits have units so small that lifts are beyond float32."""
+    half = rng.standard_normal((50, 8)).astype(np.float32)
+    for scale in (2.0**-60, 2.0**-30, 2.0**-12, 1.0):
+        vectors = np.concatenate([half, -half]) * np.float32(scale)
+        segment = segment_of(vectors, metric="l2")
+        assert not segment.data.centre.any()
+        radii = np.sort(np.linalg.norm(vectors.astype(np.float64), axis=1))[::4] * (1 + 1e-9)
+        for size in (2.0**-149, 2.0**-140, 2.0**-126, 2.0**-100):
+            points = np.zeros((25, 8), np.float32)
+            points[:, 0] = size
+            seen = look_at(segment, prepared(points, radii, "l2"))
+            left = reaching(segment.data, seen, 100, 8)
+            for own, q, radius in zip(left, points, radii, strict=True):
+                assert own[metrics.hits("l2", vectors, q, radius)].all()
 
 
 @pytest.mark.parametrize("d", [1, 8, 9, 64, 65, 100])
 def test_tiles_are_joined_from_both_planes(d, rng):
     vectors, _ = gaussian(rng, 100, d, 1, "float32")
     vectors[3] = vectors.mean(axis=0)
-    segment = segment_of(vectors)
+    segment = segment_of(vectors, metric="l2")
     high, low = planes(segment.data, 100, d)
     words, columns = -(-d // 8), -(-d // 64)
     for first in (0, 64):
         tile = np.zeros((4, 16 * columns, 16, 4), np.uint8)
-        inverses, ratios = np.empty((2, 64), np.float32)
-        _pack(table_of(segment), first, words, columns, (tile.reshape(-1), inverses, ratios))
+        inverses, ratios, rises = np.empty((3, 64), np.float32)
+        _pack(table_of(segment), first, words, columns, (tile.reshape(-1), inverses, ratios, rises))
         rows = tile.transpose(0, 2, 1, 3).reshape(64, -1)
         count = min(64, 100 - first)
         expected = (16 * high + low)[first : first + 64]
@@ -237,6 +273,7 @@ def test_tiles_are_joined_from_both_planes(d, rng):
         np.testing.assert_array_equal(
             ratios[known], (radius[known].astype(np.float64) / scale[known]).astype(np.float32)
         )
+        np.testing.assert_array_equal(rises, segment.data.lengths[0, first : first + 64] * inverses)
         assert (inverses[~known] == 0).all()
         assert (ratios[~known] == np.inf).all()
         assert (~known).sum() >= 128 - 100 if first else known.sum() >= 63

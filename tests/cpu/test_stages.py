@@ -18,8 +18,8 @@ from numba.core.dispatcher import Dispatcher
 
 from halfspace import cpu
 from halfspace.cpu import by_chunk, formats, pipeline, stored
-from halfspace.cpu.filters import scan
 from halfspace.cpu.job import DROP, LOOK, TAKE
+from halfspace.cpu.metrics import inner_product
 from halfspace.model.formats import FORMATS, as_bits
 from halfspace.model.question import Question
 from halfspace.model.segment import Segment
@@ -39,7 +39,7 @@ def _each(function, values, out):
 @njit
 def _verdicts_of_scan(vectors, norms, direction, low, high):
     verdicts = np.empty(high - low, np.int32)
-    scan.classify_rows(vectors, norms.ctypes.data, direction, (low, high), verdicts)
+    inner_product.classify_rows(vectors, norms.ctypes.data, direction, (low, high), verdicts)
     return verdicts
 
 
@@ -115,7 +115,7 @@ def test_verdicts_of_a_scan_are_true(family, dtype, rng):
 SEALED = {
     "scan": lambda x, norms, threads: {},
     "cells": lambda x, norms, threads: {"data": cpu.encode(x, norms, threads)},
-    "groups": lambda x, norms, threads: {"data": cpu.enclose_groups(x, threads)},
+    "groups": lambda x, norms, threads: {"data": cpu.enclose_groups(x, norms, threads)},
     "balls": lambda x, norms, threads: {"data": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
     "sweep": lambda x, norms, threads: {"data": cpu.enclose(x, np.array([0, 8, 13, 24]), 4, threads)},
 }

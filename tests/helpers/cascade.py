@@ -13,6 +13,7 @@ from halfspace.cpu.runtime.jit import borrowed, record_at
 from halfspace.cpu.runtime.records import JOB, tabulate
 from halfspace.model.counters import STAGES
 from halfspace.model.formats import as_bits
+from halfspace.model.metrics import Metric
 from halfspace.model.segment import Segment
 
 
@@ -28,11 +29,11 @@ def _look(table, records, dim):
     return look(table, 0, borrowed(records), dim, 0)
 
 
-def segment_of(vectors, threads=1, like=None):
+def segment_of(vectors, threads=1, like=None, metric="ip"):
     """Vectors (n, d) with cells, in their own order."""
     stored = as_bits(np.ascontiguousarray(vectors))[None]
     norms, grain = cpu.measure(stored, 1)
-    data = cpu.encode(stored, norms, threads, like)
+    data = cpu.encode(stored, norms, threads, like, metric=Metric.named(metric))
     return Segment(stored, np.arange(len(vectors)), norms, grain, "cells", data=data)
 
 
@@ -41,10 +42,10 @@ def table_of(segment):
     return tabulate(segment)[0].reshape(1, 1)
 
 
-def prepared(directions, tau=0.0):
+def prepared(directions, tau=0.0, metric="ip"):
     """Directions (m, d), prepared, with one threshold for all or one for each."""
-    tau = np.broadcast_to(np.asarray(tau, np.float64), len(directions)).copy()
-    return prepare(np.ascontiguousarray(directions), tau)
+    tau = np.broadcast_to(np.asarray(-tau if metric == "l2" else tau, np.float64), len(directions)).copy()
+    return prepare(np.ascontiguousarray(directions), tau, Metric.named(metric))
 
 
 def look_at(segment, ready):
@@ -61,12 +62,19 @@ def job_of(dim, row_bytes, **fields):
     return job
 
 
-def adversaries(cells, vectors, directions):
-    """Directions that meet where codes err most: towards a rest, by its signs, along a single dimension and tiny."""
+def adversaries(cells, vectors, directions, metric="ip"):
+    """Directions that meet where codes err most: towards a rest, by its signs, along a single dimension and tiny.
+
+    Those that a distance is measured from are next to a vector, or to the centre, too.
+    """
     with np.errstate(all="ignore"):
         rest = vectors[0].astype(np.float64) - cells.centre[0].astype(np.float64)
         sizes = np.abs(rest).max() or 1.0
     made = [np.nan_to_num(rest / sizes), np.sign(rest), np.eye(len(rest))[-1] * 2.0**-60]
+    if metric == "cosine":
+        made = [one if np.any(one) else np.ones(len(rest)) for one in made]
+    if metric == "l2":
+        made += [np.nextafter(vectors[0].astype(np.float32), 0), np.nextafter(cells.centre[0], 1)]
     return np.concatenate([directions, np.array(made, np.float32)])
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from helpers import reference
+from helpers import metrics, reference
 from helpers.lengths import LENGTHS
 
 FILTERS = ["scan", "cells", "groups", "balls", "sweep", "auto"]
@@ -11,11 +11,11 @@ EXTENDED = [*FILTERS, LENGTHS.name]
 DTYPES = ["float32", "float16", "bfloat16"]
 
 
-def build(vectors, *, filter="auto", dtype="float32", ids=None, threads=None, compact=True):
+def build(vectors, *, filter="auto", metric="ip", dtype="float32", ids=None, threads=None, compact=True):
     """An index of ``vectors``; compacted, so that even few rows lie encoded in a segment and not in the tail."""
     from halfspace import HalfspaceIndex
 
-    index = HalfspaceIndex(vectors.shape[-1], filter=filter, dtype=dtype, threads=threads)
+    index = HalfspaceIndex(vectors.shape[-1], metric=metric, filter=filter, dtype=dtype, threads=threads)
     index.insert(vectors, ids=ids)
     if compact:
         index.compact()
@@ -43,9 +43,12 @@ def identical(one, other):
     np.testing.assert_array_equal(reference.bits(one.scores), reference.bits(other.scores), err_msg="scores")
 
 
-def check(indexes, stored, directions, tau, *, ids=None, faster=False):
+def check(indexes, stored, directions, tau, *, metric="ip", ids=None, faster=False):
     """Hold a batch and its count against the oracle for each index; how many (vector, direction, tau) it compared."""
-    expected = reference.query(stored, directions, tau, ids=ids, faster=faster)
+    if metric == "ip":
+        expected = reference.query(stored, directions, tau, ids=ids, faster=faster)
+    else:
+        expected = metrics.query(metric, stored, directions, tau, ids=ids)
     sizes = [len(found) for found, _ in expected]
     for index in indexes:
         hits = index.query(directions, tau)

@@ -8,7 +8,7 @@ from math import isqrt
 
 import numpy as np
 
-from helpers import reference
+from helpers import families, reference
 from helpers.families import EXTREME_TAUS
 
 METRICS = ["ip", "cosine", "l2"]
@@ -33,12 +33,14 @@ def distances(vectors, direction):
 
 
 def measures(metric, vectors, direction):
-    """The signed squares of the rows of ``vectors``."""
-    return {"cosine": cosines, "l2": distances}[metric](vectors, direction)
+    """The signed squares of the rows of ``vectors``; of inner products ``(integers, exponent)``."""
+    return {"ip": reference.dots, "cosine": cosines, "l2": distances}[metric](vectors, direction)
 
 
 def reaches(metric, squares, tau):
-    """Which cosines are at least ``tau``, or which distances at most that."""
+    """Which products or cosines are at least ``tau``, or which distances at most that."""
+    if metric == "ip":
+        return reference.reaches(*squares, tau)
     numerators, denominators, exponent = squares
     tau = np.asarray(tau, np.float64)
     if np.isinf(tau):
@@ -108,19 +110,32 @@ def best(metric, ids, scores, limit=None):
 
 def boundary_taus(metric, rng, vectors, direction, k):
     """For ``k`` stored vectors the float64 nearest to the real score, and its two neighbours."""
-    few = vectors[rng.integers(0, len(vectors), k)]
     if metric == "ip":
-        products, exponent = reference.dots(few, direction)
-        tau = reference.from_bits([reference.encode(p, exponent, "float64") for p in products], "float64")
-    else:
-        tau = roots(measures(metric, few, direction), "float64")
+        return families.boundary_taus(rng, vectors, direction, k)
+    few = vectors[rng.integers(0, len(vectors), k)]
+    tau = roots(measures(metric, few, direction), "float64")
     return np.concatenate([tau, np.nextafter(tau, np.inf), np.nextafter(tau, -np.inf)])
+
+
+def nearest(metric, squares):
+    """The float64 nearest to the best of real scores."""
+    if metric == "ip":
+        products, exponent = squares
+        return reference.from_bits([reference.encode(products.max(), exponent, "float64")], "float64")[0]
+    scores = roots(squares, "float64")
+    return scores.min() if metric == "l2" else scores.max()
 
 
 def pairs(metric, rng, vectors, directions, k=3):
     """A batch of (direction, tau): every direction with taus on the boundary and with the extreme ones."""
     taus = [np.concatenate([boundary_taus(metric, rng, vectors, q, k), EXTREME_TAUS]) for q in directions]
     return np.repeat(directions, [len(t) for t in taus], axis=0), np.concatenate(taus)
+
+
+def made(metric, family, rng, n, d, m, dtype):
+    """What a family of data makes, with which a metric can do."""
+    vectors, directions = family(rng, n, d, m, dtype)
+    return nonzero(vectors, directions) if metric == "cosine" else (vectors, directions)
 
 
 def nonzero(vectors, directions):

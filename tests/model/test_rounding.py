@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import reference
+from helpers import metrics, reference
 from helpers.cascade import job_of, prepared
 from helpers.checking import DTYPES
 from helpers.families import EXTREME_TAUS, FAMILIES, boundary_taus
@@ -20,10 +20,12 @@ from halfspace.cpu.partition import partition
 from halfspace.cpu.runtime.jit import record_at
 from halfspace.cpu.runtime.records import tabulate
 from halfspace.model.formats import as_bits
+from halfspace.model.metrics import Metric
 from halfspace.model.segment import Segment
 from halfspace.state.build import Builder
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+every_metric = pytest.mark.parametrize("metric", metrics.METRICS)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 COLUMNS = [np.array(columns) for columns in ([0, 9], [0, 2, 5, 9], range(10))]
 LARGEST = np.finfo(np.float32).max
@@ -59,12 +61,14 @@ def outside(vectors, centre, radius):
     return np.count_nonzero(squares > units(radius[finite]) ** 2)
 
 
-def segment_of(vectors, filter, **options):
+def segment_of(vectors, filter, metric="ip", **options):
     """Vectors (n, d), sealed for a filter."""
     stored = as_bits(np.ascontiguousarray(vectors))[None]
     norms, grain = cpu.measure(stored, 1)
     plain = Segment(stored, np.arange(len(vectors)), norms, grain)
-    return Builder(cpu, filter, options.get("subspaces"), options.get("group_size"), 1).derive(plain, filter)
+    return Builder(cpu, filter, options.get("subspaces"), options.get("group_size"), 1, Metric.named(metric)).derive(
+        plain, filter
+    )
 
 
 def check_partition(vectors, columns, size):
@@ -209,14 +213,13 @@ def _verdicts_of_balls(record, job, rows):
 @njit
 def _verdicts_of_groups(table, directions, job, dim):
     """Verdicts (3, rows) of chunks, of groups and of cells, and which chunks are said to be dropped."""
-    segment, direction = table[0, 0], directions[0]
-    rows = segment.rows
+    segment, rows = table[0, 0], table[0, 0].rows
     verdicts = np.empty((3, rows), np.int32)
     chunks = tree.prepare_groups(table, 0, directions, dim, 0)
     chunks.dropped[:] = True
     count = (rows + 1023) // 1024
-    groups = record_at(segment.data, GROUPS)
-    tree._classify_chunks(job, segment, chunks, direction, 0, count, True)
+    groups, view = record_at(segment.data, GROUPS), chunks.views[0]
+    tree._classify_chunks(job, segment, chunks, view, 0, count, True)
     for chunk in range(count):
         low, high = 1024 * chunk, min(1024 * chunk + 1024, rows)
         verdicts[:, low:high] = chunks.verdicts[0, chunk]
@@ -225,14 +228,14 @@ def _verdicts_of_groups(table, directions, job, dim):
         for b in range(4):
             job.blocks[b] = 4 * chunk + b
             job.below[b], job.above[b] = chunks.chunk_below[0, chunk], chunks.chunk_above[0, chunk]
-        listed, left, _ = tree._classify_groups(job, segment, groups, direction, low, high)
+        listed, left, _ = tree._classify_groups(job, segment, groups, view, low, high)
         verdicts[1:, low:high] = DROP
         for at in range(left):
             verdicts[1:, job.rows[at]] = TAKE
         for at in range(listed):
             start = 16 * job.blocks[at]
             verdicts[1, start : min(start + 16, high)] = LOOK
-        left, _ = tree._classify_rows(job, segment, groups, direction, listed, 0)
+        left, _ = tree._classify_rows(job, segment, groups, view, listed, 0)
         for at in range(left):
             verdicts[2, job.rows[at]] = job.kinds[at]
     return verdicts, chunks.dropped[:count]
@@ -326,17 +329,18 @@ def test_gates_sums_and_sweeps_keep_every_hit(columns, family, dtype, rng):
                 assert counts[1] <= np.count_nonzero(gated & came)
 
 
+@every_metric
 @every_family
 @every_dtype
-def test_verdicts_on_chunks_groups_and_cells_are_true(family, dtype, rng):
-    vectors, directions = family(rng, 1100, 3, 2, dtype)
-    segment = segment_of(vectors, "groups")
+def test_verdicts_on_chunks_groups_and_cells_are_true(metric, family, dtype, rng):
+    vectors, directions = metrics.made(metric, family, rng, 1100, 3, 2, dtype)
+    segment = segment_of(vectors, "groups", metric)
     table, job = tabulate(segment)[0].reshape(1, 1), job_of(3, 12)
     for q in directions:
-        products, exponent = reference.dots(vectors[segment.ids], q)
-        for tau in [*boundary_taus(rng, vectors, q, 2), 0.0, -np.inf, np.inf]:
-            hit = reference.reaches(products, exponent, tau)
-            ready = prepared(q[None], tau)
+        at = metrics.measures(metric, vectors[segment.ids], q)
+        for tau in [*metrics.boundary_taus(metric, rng, vectors, q, 2), 0.0, 0.5, -np.inf, np.inf]:
+            hit = metrics.reaches(metric, at, tau)
+            ready = prepared(q[None], tau, metric)
             verdicts, dropped = _verdicts_of_groups(table, ready.records, job[0], 3)
             assert dropped.tolist() == [verdicts[0, row] == DROP for row in range(0, 1100, 1024)]
             for level in verdicts:
