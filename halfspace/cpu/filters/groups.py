@@ -4,6 +4,8 @@ Each ball is coded around the centre of the ball above it, so that codes get fin
 a direction's threshold is moved from centre to centre, by s a (A c) and, for safety, by s k.
 """
 
+from operator import itemgetter
+
 import numpy as np
 import numpy.typing as npt
 
@@ -77,7 +79,7 @@ def _fill_lengths(
     spaces, rows = norms.shape
     slack = np.zeros(spaces)
     for space in range(spaces):
-        own = {name: level.moved(lambda part, at=space: part[at : at + 1]) for name, level in levels.items()}
+        own = {name: level.moved(itemgetter(slice(space, space + 1))) for name, level in levels.items()}
         if metric == Metric.COSINE:
             slack[space] = fill_cosine(norms[space], own, LEVELS)
             continue
