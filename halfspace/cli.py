@@ -1,4 +1,4 @@
-"""The command line: ``halfspace demo``, ``build``, ``query``, ``info``, ``bench`` and ``warmup``.
+"""The command line: ``halfspace demo``, ``build``, ``query``, ``search``, ``info``, ``bench`` and ``warmup``.
 
 Results go to stdout, as tables for people or, with ``--json``, as one JSON document; progress and errors go to stderr.
 Exit codes: 0 for success; 1 when a check failed (a damaged file, an answer that is not exact); 2 for bad usage or
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from halfspace.commands import errors, fail, located, open_index, read_ids
+from halfspace.commands import answers, errors, fail, located, open_index, read_ids
 from halfspace.model.filters import FILTERS, names
 from halfspace.terminal import (
     console,
@@ -42,7 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_CHUNK_ROWS = 1024  # directions per query
 _EXPLAINED = 3  # directions
 
 _FILES = (
@@ -198,8 +197,6 @@ def query(
     that, as the index was built.
     """
     with errors():
-        import numpy as np
-
         from halfspace.files.outputs import HITS, check_output, write_hits
         from halfspace.files.vectors import file_of, read_tau, read_vectors
 
@@ -212,37 +209,72 @@ def query(
         with progress("reading") as report:
             asked = read_vectors(directions, report)
         m = len(asked)
-        taus, ends = read_tau(tau, m), None if unless is None else read_tau(unless, m, "unless")
+        limits: dict[str, Any] = {"tau": read_tau(tau, m)}
+        limits |= {} if unless is None else {"unless": read_tau(unless, m, "unless")}
         opened = open_index(index, threads=threads)
-        parts: list[dict[str, NDArray[Any]]] = []
-        with progress("asking") as report:
-            for low in range(0, max(m, 1), _CHUNK_ROWS):
-                part = slice(low, low + _CHUNK_ROWS)
-                chunk, at = np.ascontiguousarray(asked[part]), taus[part]
-                end = None if ends is None else ends[part]
-                with located(directions, chunk, low, "float32"):
-                    if count:
-                        parts.append({"totals": np.asarray(opened.count(chunk, at, unless=end))})
-                    else:
-                        hits = opened.query(chunk, at, unless=end, scores=scores, sort=sort, limit=limit)
-                        answer = {"ids": hits.ids, "sizes": np.diff(hits.offsets), "totals": hits.totals}
-                        parts.append(answer | ({} if hits.scores is None else {"scores": hits.scores}))
-                report(low + len(chunk), m)
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        if not count:
-            found["offsets"] = np.concatenate([[0], np.cumsum(found.pop("sizes"))]).astype(np.int64)
+
+        def ask(chunk: NDArray[Any], part: slice) -> Any:
+            own = {name: limit[part] for name, limit in limits.items()}
+            if count:
+                return opened.count(chunk, **own)
+            return opened.query(chunk, **own, scores=scores, sort=sort, limit=limit)
+
+        found = answers(directions, asked, ask)
         with spinner("explaining"):
-            explained = [opened.explain(asked[j], taus[j]) for j in range(min(m, _EXPLAINED) if explain else 0)]
+            explained = [
+                opened.explain(asked[j], limits["tau"][j]) for j in range(min(m, _EXPLAINED) if explain else 0)
+            ]
         if output is not None:
             with spinner("writing"):
                 write_hits(output, found)
         if as_json:
             own = {"explain": [asdict(explanation) for explanation in explained]} if explain else {}
-            print_json(query_document(index, output, found, taus, ends) | own)
+            print_json(query_document(index, output, found, limits) | own)
         else:
-            show_hits(output, found, taus, ends)
+            show_hits(output, found, limits)
             for j, explanation in enumerate(explained):
                 show_explanation(j, explanation)
+
+
+@app.command()
+def search(
+    index: Annotated[Path, typer.Argument(help="Index file.", show_default=False)],
+    directions: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
+    k: Annotated[int, typer.Option("-k", min=0, help="How many of each direction.")] = 10,
+    tau: Annotated[
+        str | None,
+        typer.Option(help="A threshold that they reach, too: a number, or a .npy file of them.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help=f"Write the hits here: {_HITS}. {_OUTPUT}", show_default=False),
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Find the k nearest vectors of each direction, in their real order."""
+    with errors():
+        from halfspace.files.outputs import HITS, check_output, write_hits
+        from halfspace.files.vectors import file_of, read_tau, read_vectors
+
+        if output is not None:
+            check_output(output, [index, file_of(directions), *filter(None, [tau])], tuple(HITS))
+        with progress("reading") as report:
+            asked = read_vectors(directions, report)
+        limits: dict[str, Any] = {} if tau is None else {"tau": read_tau(tau, len(asked))}
+        opened = open_index(index, threads=threads)
+        found = answers(
+            directions,
+            asked,
+            lambda chunk, part: opened.search(chunk, k, **{name: limit[part] for name, limit in limits.items()}),
+        )
+        if output is not None:
+            with spinner("writing"):
+                write_hits(output, found)
+        if as_json:
+            print_json(query_document(index, output, found, limits))
+        else:
+            show_hits(output, found, limits)
 
 
 @app.command()

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from halfspace.terminal import spinner
+from halfspace.terminal import progress, spinner
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from halfspace import HalfspaceIndex
+    from halfspace import HalfspaceIndex, Hits
 
-__all__ = ["errors", "fail", "located", "open_index", "read_ids"]
+__all__ = ["answers", "errors", "fail", "located", "open_index", "read_ids"]
+
+_CHUNK_ROWS = 1024  # directions per question
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -90,3 +92,34 @@ def read_ids(path: Path, n: int) -> NDArray[np.int64]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return ids
+
+
+def answers(
+    path: str, directions: NDArray[Any], ask: Callable[[NDArray[Any], slice], Hits | NDArray[np.int64]]
+) -> dict[str, NDArray[Any]]:
+    """Ask directions of a file block by block, and join what comes of it.
+
+    ask : takes some of them, and which they are; returns their hits, or how many each has
+
+    Returns ``totals``, and of hits ``ids``, ``offsets`` and, if there are any, ``scores``.
+    """
+    import numpy as np
+
+    m = len(directions)
+    parts: list[dict[str, NDArray[Any]]] = []
+    with progress("asking") as report:
+        for low in range(0, max(m, 1), _CHUNK_ROWS):
+            part = slice(low, low + _CHUNK_ROWS)
+            chunk = np.ascontiguousarray(directions[part])
+            with located(path, chunk, low, "float32"):
+                answer = ask(chunk, part)
+            if isinstance(answer, np.ndarray):
+                parts.append({"totals": answer})
+            else:
+                own = {"ids": answer.ids, "sizes": np.diff(answer.offsets), "totals": answer.totals}
+                parts.append(own | ({} if answer.scores is None else {"scores": answer.scores}))
+            report(low + len(chunk), m)
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if "sizes" in found:
+        found["offsets"] = np.concatenate([[0], np.cumsum(found.pop("sizes"))]).astype(np.int64)
+    return found

@@ -16,14 +16,14 @@ import numpy.typing as npt
 from halfspace import query as asking
 from halfspace.backend import Backend
 from halfspace.model.arrays import host
-from halfspace.model.counters import Want
+from halfspace.model.counters import STAGES, WORK_SHAPE, Want
 from halfspace.model.formats import as_float32, widen32
 from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.scores import threshold_of
 from halfspace.state.snapshot import Snapshot
 
-__all__ = ["Answer", "nearest"]
+__all__ = ["Answer", "nearest", "work"]
 
 LOWERED = 4
 """How many times as deep in the sample a threshold is looked for that has left too few hits."""
@@ -72,6 +72,23 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
     there = there[:, :k]
     offsets = np.concatenate([[0], np.cumsum(np.minimum(sizes, k))]).astype(np.int64)
     return Answer(offsets, ids[:, :k][there], scores[:, :k][there])
+
+
+def work(
+    backend: Backend, snapshot: Snapshot, question: Question, k: int, available: int
+) -> tuple[int, list[tuple[Any, ...]]]:
+    """Count what the searches do that find the k best of one direction; as `halfspace.query.work` of one search."""
+    k = min(k, available)
+    guess = _Guess(backend, snapshot, question, k, available)
+    counted = np.zeros(WORK_SHAPE, np.int64)
+    hits, final = 0, k == 0
+    while hits < k and not final:
+        tau, reached = guess.thresholds(np.zeros(1, np.int64))
+        hits, stages = asking.work(backend, question._replace(tau=tau))
+        counted += [row[1:] for row in stages]
+        final = bool(reached[0])
+        guess = guess.lower()
+    return min(hits, k), [(name, *row) for name, row in zip(STAGES, counted.tolist(), strict=True)]
 
 
 class _Guess(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from halfspace import nearest
 from halfspace import query as asking
 from halfspace.arguments import checks
 from halfspace.contents import Contents
@@ -14,7 +15,6 @@ from halfspace.model.counters import Want
 from halfspace.model.filters import AUTO
 from halfspace.model.metrics import Metric, as_scores, as_threshold
 from halfspace.model.question import Question
-from halfspace.nearest import nearest
 from halfspace.state.restrict import restrict
 from halfspace.state.snapshot import MAX_ID, Snapshot
 
@@ -206,35 +206,58 @@ class Questions(Contents):
             lowest = self._loosest if tau is None else tau
             question, single = self._asked(snapshot, directions, lowest, None, within, Want.SCORES, threads)
             available = snapshot.live if within is None else question.table.allowed
-            found = nearest(self._backend, snapshot, question, most, available)
+            found = nearest.nearest(self._backend, snapshot, question, most, available)
             offsets, ids, scores = map(self._backend.xp.asarray, found)
             totals = offsets[1:] - offsets[:-1]
             own = as_scores(scores, self._metric)
             return Hits(ids, own, offsets, totals, single=single, columns=snapshot.next_id)
 
-    def explain(self, direction: npt.ArrayLike, tau: float) -> Explanation:
-        """Answer one query, with scores, and count what each stage tested, decided and read.
+    def explain(self, direction: npt.ArrayLike, tau: float | None = None, *, k: int | None = None) -> Explanation:
+        """Answer one query or search, with scores, and count what each stage tested, decided and read.
 
         Parameters
         ----------
         direction : array_like of real numbers, shape (d,)
-        tau : float
-            As for `query`: with ``"l2"``, a radius.
+        tau : float, optional
+            The threshold, as for `query`: with ``"l2"``, a radius; with `k`, as for `search`.
+        k : int, optional
+            Explain ``search(direction, k, tau=tau)``. A search may be several range queries, with lower thresholds each
+            time; the counts are of all of them together.
 
         Returns
         -------
         Explanation
-            The counts; they depend on the index, the direction and tau alone, so they repeat. Stages are the same for
-            every metric, but ``"norms"`` tests inner products alone.
+            The counts; they depend on the index, the direction, tau and k alone, so they repeat. Stages are the same
+            for every metric, but ``"norms"`` tests inner products alone.
+
+        Raises
+        ------
+        TypeError
+            If neither tau nor k is given; and as for `query` and `search`.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> index.explain([1, 0], 0.5).hits, index.explain([1, 0], k=1).hits
+        (2, 1)
         """
+        if tau is None and k is None:
+            raise TypeError("explain needs tau, the threshold of a query, or k, of a search")
+        most = None if k is None else min(checks.as_count(k, "k", 0), MAX_ID - 1)
         snapshot = self._snapshot
         with self._on:
-            question, single = self._asked(snapshot, direction, tau, None, None, Want.EXPLAINED, 1)
+            limit = self._loosest if tau is None else tau
+            question, single = self._asked(snapshot, direction, limit, None, None, Want.EXPLAINED, 1)
             if not single:
                 raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(question.directions)}")
-            explanation = Explanation.of(self._filter, *asking.work(self._backend, question), snapshot.segments)
-            snapshot.builder.remember(question.directions, question.tau)
-            return explanation
+            if most is None:
+                counted = asking.work(self._backend, question)
+                snapshot.builder.remember(question.directions, question.tau)
+            else:
+                counted = nearest.work(self._backend, snapshot, question, most, snapshot.live)
+            return Explanation.of(self._filter, *counted, snapshot.segments)
 
     def _asked(
         self,

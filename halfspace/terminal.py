@@ -115,17 +115,19 @@ def query_document(
     index: Path,
     output: Path | None,
     found: dict[str, NDArray[Any]],
-    taus: NDArray[np.float64],
-    ends: NDArray[np.float64] | None = None,
+    limits: dict[str, NDArray[np.float64]],
 ) -> dict[str, Any]:
-    """Return the JSON of a query: totals per direction, and the hits themselves unless a file has them."""
-    document: dict[str, Any] = {"index": str(index), "directions": len(taus), "hits": int(found["totals"].sum())}
+    """Return the JSON of a query: totals per direction, and the hits themselves unless a file has them.
+
+    limits : the thresholds of the directions, by their names
+    """
+    totals = found["totals"]
+    document: dict[str, Any] = {"index": str(index), "directions": len(totals), "hits": int(totals.sum())}
     if output is not None:
         document["output"] = str(output)
     answers = []
-    for j, total in enumerate(found["totals"]):
-        limits = {"tau": taus[j]} if ends is None else {"tau": taus[j], "unless": ends[j]}
-        answer: dict[str, Any] = limits | {"total": total}
+    for j, total in enumerate(totals):
+        answer: dict[str, Any] = {**{name: limit[j] for name, limit in limits.items()}, "total": total}
         if output is None and "ids" in found:
             own = slice(found["offsets"][j], found["offsets"][j + 1])
             answer |= {name: found[name][own] for name in ("ids", "scores") if name in found}
@@ -136,25 +138,23 @@ def query_document(
 def show_hits(
     output: Path | None,
     found: dict[str, NDArray[Any]],
-    taus: NDArray[np.float64],
-    ends: NDArray[np.float64] | None = None,
+    limits: dict[str, NDArray[np.float64]],
 ) -> None:
     """Print a summary and, unless a file has them all, the first hits; of a count, the first counts."""
     import numpy as np
     from rich.table import Table
 
-    hits, m = int(found["totals"].sum()), len(taus)
+    hits, m = int(found["totals"].sum()), len(found["totals"])
     typer.echo(f"{m:,} directions, {hits:,} hits" + ("" if output is None else f", written to {output}"))
     if output is not None:
         return
     table = Table(box=None, pad_edge=False)
     if "ids" in found:
         owners = np.repeat(np.arange(m), np.diff(found["offsets"]))
-        limits = {"tau": taus} if ends is None else {"tau": taus, "unless": ends}
         columns = {"direction": owners, **{name: own[owners] for name, own in limits.items()}, "id": found["ids"]}
         columns |= {"score": found["scores"]} if "scores" in found else {}
     else:
-        columns = {"direction": np.arange(m), "tau": taus, "hits": found["totals"]}
+        columns = {"direction": np.arange(m), "tau": limits["tau"], "hits": found["totals"]}
     for name in columns:
         table.add_column(name, justify="right")
     shown = min(_TABLE_ROWS, len(columns["direction"]))

@@ -1,0 +1,94 @@
+"""Searching embeddings of texts, as sentence-transformers' helpers do, exactly; that library is not needed."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace.arguments import checks
+from halfspace.index import HalfspaceIndex
+
+__all__ = ["semantic_search"]
+
+_METRICS = {"cos_sim": "cosine", "pytorch_cos_sim": "cosine", "dot_score": "ip", "euclidean_sim": "l2"}
+"""The metric that each function of scores means."""
+_BUILT = 16
+"""Queries from which on building codes pays: fewer read all vectors."""
+
+
+def semantic_search(
+    query_embeddings: npt.ArrayLike,
+    corpus_embeddings: npt.ArrayLike | HalfspaceIndex,
+    query_chunk_size: int = 100,
+    corpus_chunk_size: int = 500000,
+    top_k: int = 10,
+    score_function: str | Callable[..., Any] = "cos_sim",
+    score_threshold: float | None = None,
+) -> list[list[dict[str, int | float]]]:
+    """Find of each query the best matches in a corpus, as ``sentence_transformers.util.semantic_search`` does.
+
+    Parameters
+    ----------
+    query_embeddings : array_like, shape (m, d) or (d,)
+        Arrays of NumPy, tensors of PyTorch, lists of them: whatever `HalfspaceIndex.query` takes.
+    corpus_embeddings : array_like, shape (n, d), or HalfspaceIndex
+        An index of the metric that `score_function` means is searched as it is, which saves building one each time.
+    query_chunk_size, corpus_chunk_size : int
+        Without effect, here for those who pass them: memory is bounded, and answers do not depend on blocks.
+    top_k : int
+        How many matches of each query, at most.
+    score_function : {"cos_sim", "dot_score", "euclidean_sim"}, or a function of that name
+        Cosine, inner product, or negative distance; functions of sentence-transformers are known by their names.
+    score_threshold : float, optional
+        Only matches whose score is at least this: in real arithmetic, before scores are rounded.
+
+    Returns
+    -------
+    list of list of dict
+        Of each query its matches ``{"corpus_id": int, "score": float}``, in order of descending real score, and then
+        of ids. All that belong there, in that order: scores are compared as real numbers, and rounded to float32
+        afterwards. ``corpus_id`` is the row in the corpus, or the id in the index.
+
+    Raises
+    ------
+    ValueError
+        If a score function is unknown, or the metric of an index is another; if an embedding is zero, which has no
+        cosine (the error names the row); and as for `HalfspaceIndex.search`.
+
+    Examples
+    --------
+    >>> from halfspace.text import semantic_search
+    >>> corpus = [[1.0, 0.0], [3.0, 4.0], [0.0, 2.0]]
+    >>> semantic_search([[0.0, 1.0]], corpus, top_k=2)
+    [[{'corpus_id': 2, 'score': 1.0}, {'corpus_id': 1, 'score': 0.800000011920929}]]
+    >>> semantic_search([[0.0, 1.0]], corpus, score_function="dot_score", score_threshold=3.0)
+    [[{'corpus_id': 1, 'score': 4.0}]]
+    """
+    name = score_function if isinstance(score_function, str) else getattr(score_function, "__name__", "")
+    if name not in _METRICS:
+        raise ValueError(f"score_function must be one of {', '.join(_METRICS)}, got {score_function!r}")
+    metric = _METRICS[name]
+    queries = np.atleast_2d(checks.asarray(query_embeddings, "query_embeddings"))
+    index = _indexed(corpus_embeddings, metric, len(queries))
+    sign = -1 if metric == "l2" else 1
+    tau = None if score_threshold is None else sign * score_threshold
+    hits = index.search(queries, top_k, tau=tau)
+    scores: Any = hits.scores
+    found: list[dict[str, int | float]] = [
+        {"corpus_id": id, "score": score} for id, score in zip(hits.ids.tolist(), (sign * scores).tolist(), strict=True)
+    ]
+    return [found[first:last] for first, last in pairwise(hits.offsets.tolist())]
+
+
+def _indexed(corpus: Any, metric: str, queries: int) -> HalfspaceIndex:
+    """Return an index of a corpus, or the one that it is."""
+    if isinstance(corpus, HalfspaceIndex):
+        if corpus.metric != metric:
+            raise ValueError(f"corpus_embeddings is an index of the metric {corpus.metric!r}, not {metric!r}")
+        return corpus
+    vectors = np.atleast_2d(checks.asarray(corpus, "corpus_embeddings"))
+    index = HalfspaceIndex(vectors.shape[1], metric=metric, filter="auto" if queries >= _BUILT else "scan")
+    index.insert(vectors)
+    return index
