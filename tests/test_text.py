@@ -1,0 +1,115 @@
+"""Semantic search: the return type of sentence-transformers, and all that belongs into it, in its real order."""
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from halfspace import HalfspaceIndex
+from halfspace.text import semantic_search
+
+
+def dot_score(a, b):
+    raise AssertionError("it is known by its name, and not called")
+
+
+def ranked(name, corpus, query):
+    """Rows in order of real scores, by squares of cosines where there are roots; and the scores in float64."""
+    rows = [[Fraction(float(x)) for x in row] for row in corpus]
+    q = [Fraction(float(x)) for x in query]
+    products = [sum(a * b for a, b in zip(row, q, strict=True)) for row in rows]
+    if name == "dot_score":
+        keys, scores = products, [float(product) for product in products]
+    elif name == "cos_sim":
+        own = [sum(a * a for a in row) for row in rows]
+        keys = [product * abs(product) / norm for product, norm in zip(products, own, strict=True)]
+        length = float(sum(b * b for b in q)) ** 0.5
+        scores = [float(p) / float(n) ** 0.5 / length for p, n in zip(products, own, strict=True)]
+    else:
+        keys = [-sum((a - b) ** 2 for a, b in zip(row, q, strict=True)) for row in rows]
+        scores = [-(float(-key) ** 0.5) for key in keys]
+    return sorted(range(len(rows)), key=lambda row: (-keys[row], row)), scores
+
+
+@pytest.mark.parametrize("name", ["cos_sim", "dot_score", "euclidean_sim"])
+@pytest.mark.parametrize("m", [2, 20])
+def test_the_best_matches_are_found_in_order(name, m, rng):
+    corpus = rng.standard_normal((200, 6)).astype(np.float32)
+    corpus[50:60] = corpus[:10]
+    queries = rng.standard_normal((m, 6)).astype(np.float32)
+    found = semantic_search(queries, corpus, top_k=7, score_function=name)
+    assert len(found) == m
+    for query, own in zip(queries, found, strict=True):
+        order, scores = ranked(name, corpus, query)
+        assert [match["corpus_id"] for match in own] == order[:7]
+        np.testing.assert_allclose([match["score"] for match in own], [scores[row] for row in order[:7]], rtol=1e-6)
+        assert all(type(match["corpus_id"]) is int and type(match["score"]) is float for match in own)
+
+
+def test_the_cosine_is_the_default_and_ten_are_found(rng):
+    corpus = rng.standard_normal((30, 4)).astype(np.float32) * np.float32(7)
+    (own,) = semantic_search(corpus[3], corpus)
+    assert len(own) == 10
+    assert own[0] == {"corpus_id": 3, "score": 1.0}
+
+
+@pytest.mark.parametrize(("name", "threshold"), [("cos_sim", 0.6), ("dot_score", 6.0), ("euclidean_sim", -5.0)])
+def test_thresholds_include_the_edge(name, threshold, rng):
+    corpus = np.array([[3, 4], [6, 8], [2, 0], [0, 3], [-3, 4], [8, 6]], np.float32)
+    query = np.array([1, 0] if name == "cos_sim" else [2, 0] if name == "dot_score" else [3, 8], np.float32)
+    (own,) = semantic_search(query, corpus, score_function=name, score_threshold=threshold)
+    order, scores = ranked(name, corpus, query)
+    assert [match["corpus_id"] for match in own] == [row for row in order if scores[row] >= threshold]
+    assert own[-1]["score"] == np.float32(threshold)
+
+
+@pytest.mark.parametrize("convert", [torch.from_numpy, list, lambda array: list(torch.from_numpy(array)), np.ndarray.tolist])
+def test_what_embeddings_may_be(convert, rng):
+    corpus, queries = (rng.standard_normal((n, 5)).astype(np.float32) for n in (40, 3))
+    expected = semantic_search(queries, corpus, top_k=3)
+    assert semantic_search(convert(queries), convert(corpus), top_k=3) == expected
+    assert semantic_search(convert(queries), convert(corpus), 1, 7, 3) == expected
+
+
+def test_a_function_is_known_by_its_name(rng):
+    corpus = rng.standard_normal((20, 5)).astype(np.float32)
+    by_name = semantic_search(corpus[:2], corpus, score_function="dot_score")
+    assert semantic_search(corpus[:2], corpus, score_function=dot_score) == by_name
+    with pytest.raises(ValueError, match="score_function must be one of cos_sim, pytorch_cos_sim, dot_score"):
+        semantic_search(corpus[:2], corpus, score_function=max)
+
+
+def test_an_index_is_searched_as_it_is(rng):
+    corpus = rng.standard_normal((60, 5)).astype(np.float32)
+    index = HalfspaceIndex(5)
+    index.insert(corpus, ids=np.arange(100, 160))
+    (own,) = semantic_search(corpus[0], index, top_k=4, score_function="dot_score")
+    (expected,) = semantic_search(corpus[0], corpus, top_k=4, score_function="dot_score")
+    assert [match["corpus_id"] - 100 for match in own] == [match["corpus_id"] for match in expected]
+    with pytest.raises(ValueError, match="an index of the metric 'ip', not 'cosine'"):
+        semantic_search(corpus[0], index)
+
+
+def test_zero_embeddings_are_named(rng):
+    corpus = rng.standard_normal((6, 3)).astype(np.float32)
+    corpus[4] = 0
+    with pytest.raises(ValueError, match=r"vectors\[4\] is zero"):
+        semantic_search(corpus[:1], corpus)
+    with pytest.raises(ValueError, match=r"directions\[1\] is zero"):
+        semantic_search(corpus[3:5], corpus[:3])
+
+
+def test_few_and_none():
+    assert semantic_search(np.ones((2, 3)), np.ones((1, 3)), score_function="dot_score") == [
+        [{"corpus_id": 0, "score": 3.0}]
+    ] * 2
+    assert semantic_search(np.ones((2, 3)), np.empty((0, 3))) == [[], []]
+    assert semantic_search(np.empty((0, 3)), np.ones((1, 3))) == []
+
+
+def test_sentence_transformers_and_torch_are_not_imported():
+    code = "import sys, halfspace.text; raise SystemExit(bool({'torch', 'sentence_transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
