@@ -59,7 +59,7 @@ def test_the_cosine_is_the_default_and_ten_are_found(rng):
 @pytest.mark.parametrize(("name", "threshold"), [("cos_sim", 0.6), ("dot_score", 6.0), ("euclidean_sim", -5.0)])
 def test_thresholds_include_the_edge(name, threshold, rng):
     corpus = np.array([[3, 4], [6, 8], [2, 0], [0, 3], [-3, 4], [8, 6]], np.float32)
-    query = np.array([1, 0] if name == "cos_sim" else [2, 0] if name == "dot_score" else [3, 8], np.float32)
+    query = np.array([1, 0] if name == "cos_sim" else [2, 0] if name == "dot_score" else [3, 9], np.float32)
     (own,) = semantic_search(query, corpus, score_function=name, score_threshold=threshold)
     order, scores = ranked(name, corpus, query)
     assert [match["corpus_id"] for match in own] == [row for row in order if scores[row] >= threshold]
