@@ -243,7 +243,12 @@ def search(
     k: Annotated[int, typer.Option("-k", min=0, help="How many of each direction.")] = 10,
     tau: Annotated[
         str | None,
-        typer.Option(help="A threshold that they reach, too: a number, or a .npy file of them.", show_default=False),
+        typer.Option(
+            "--tau",
+            "--radius",
+            help="A threshold that they reach, too: a number, or a .npy file of one per direction.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -252,7 +257,10 @@ def search(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Find the k nearest vectors of each direction, in their real order."""
+    """Find the k best vectors of each direction, the best first.
+
+    They have the largest inner products or cosines, or the smallest distances, as the index was built.
+    """
     with errors():
         from halfspace.files.outputs import HITS, check_output, write_hits
         from halfspace.files.vectors import file_of, read_tau, read_vectors

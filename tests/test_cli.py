@@ -12,6 +12,7 @@ from helpers.command import call, fail, succeed
 
 import halfspace.bench.demo
 import halfspace.cli
+import halfspace.commands
 from halfspace.datasets import load_pydocs
 
 N, D, M = 700, 12, 5
@@ -227,7 +228,7 @@ def test_query_to_file(files, tmp_path, data, tau):
 
 def test_query_in_chunks_of_directions(files, tmp_path, monkeypatch):
     whole = succeed("query", files / "x.hs", files / "q.npy", "--tau", 3, "--json")
-    monkeypatch.setattr(halfspace.cli, "_CHUNK_ROWS", 2)
+    monkeypatch.setattr(halfspace.commands, "_CHUNK_ROWS", 2)
     assert succeed("query", files / "x.hs", files / "q.npy", "--tau", 3, "--json") == whole
 
 

@@ -8,6 +8,7 @@ from helpers import metrics, reference
 from helpers.checking import DTYPES, EXTENDED, build, build_each
 from helpers.families import FAMILIES
 
+import halfspace.nearest as nearest_module
 from halfspace import HalfspaceIndex
 from halfspace.model.filters import FILTERS
 from halfspace.state import snapshot
@@ -211,3 +212,51 @@ def test_a_gpu_finds_the_same(gpu, filter, rng):
     same(
         index.search(gpu.xp.asarray(directions[3]), 7, tau=2.0)._on_host(), expected(vectors, directions[3], 7, tau=2.0)
     )
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_searches_are_explained(metric, rng):
+    vectors = rng.standard_normal((6000, 8)).astype(np.float32)
+    q = rng.standard_normal(8).astype(np.float32)
+    index = build_metric(metric, vectors)
+    explained = index.explain(q, k=10)
+    assert explained.hits == 10
+    assert explained.vectors == 6000
+    assert 10 <= explained.stage("verify").tested < 600
+    assert explained == index.explain(q, k=10)
+    edge = float(index.search(q, 4).scores[-1])
+    few = index.explain(q, edge, k=10)  # rounding may leave the last one out
+    assert few.hits == len(index.search(q, 10, tau=edge)) <= 4
+    assert index.explain(q, k=10**30).hits == index.explain(q, k=6000).hits == 6000
+    assert index.explain(q, k=0).hits == 0
+    assert index.explain(q, k=0).stages == ()
+    assert index.explain(q, edge).hits == index.count(q, edge)
+
+
+def test_explanations_add_what_lowered_thresholds_cost(rng, monkeypatch):
+    """A sample that suggests a threshold far too high: the searches behind the answer are counted together."""
+    vectors = rng.standard_normal((3000, 6)).astype(np.float32)
+    index = build_metric("ip", vectors, filter="scan")
+    once = index.explain(vectors[0], k=5).stage("scan").tested
+    assert once == 3000
+    guess, tried = nearest_module._Guess.thresholds, []
+
+    def too_high(self, left):
+        tau, final = guess(self, left)
+        tried.append(final)
+        return (tau, final) if len(tried) > 2 else (tau + 1e30, final & False)
+
+    monkeypatch.setattr(nearest_module._Guess, "thresholds", too_high)
+    assert index.explain(vectors[0], k=5).hits == 5
+    assert len(tried) == 3
+    assert index.search(vectors[0], 5).ids.size == 5
+
+
+def test_what_explain_needs(rng):
+    index = build_metric("ip", rng.standard_normal((10, 3)).astype(np.float32))
+    with pytest.raises(TypeError, match="explain needs tau, the threshold of a query, or k, of a search"):
+        index.explain(np.ones(3))
+    with pytest.raises(ValueError, match="k must be at least 0"):
+        index.explain(np.ones(3), k=-1)
+    with pytest.raises(TypeError, match="k"):
+        index.explain(np.ones(3), k=1.5)

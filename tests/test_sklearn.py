@@ -103,7 +103,9 @@ def test_the_boundary_is_decided_by_real_numbers(rng):
     samples = rng.standard_normal((60, 3)).astype(np.float32)
     neighbors = HalfspaceNeighbors().fit(samples)
     for query in samples[:5]:
-        squares = [sum((Fraction(float(a)) - Fraction(float(b))) ** 2 for a, b in zip(x, query, strict=True)) for x in samples]
+        squares = [
+            sum((Fraction(float(a)) - Fraction(float(b))) ** 2 for a, b in zip(x, query, strict=True)) for x in samples
+        ]
         for row in (7, 20, 33):
             edge = np.sqrt(float(squares[row]))
             for radius in (np.nextafter(edge, 0.0), edge, np.nextafter(edge, 9.0)):

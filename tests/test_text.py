@@ -66,7 +66,9 @@ def test_thresholds_include_the_edge(name, threshold, rng):
     assert own[-1]["score"] == np.float32(threshold)
 
 
-@pytest.mark.parametrize("convert", [torch.from_numpy, list, lambda array: list(torch.from_numpy(array)), np.ndarray.tolist])
+@pytest.mark.parametrize(
+    "convert", [torch.from_numpy, list, lambda array: list(torch.from_numpy(array)), np.ndarray.tolist]
+)
 def test_what_embeddings_may_be(convert, rng):
     corpus, queries = (rng.standard_normal((n, 5)).astype(np.float32) for n in (40, 3))
     expected = semantic_search(queries, corpus, top_k=3)
@@ -103,9 +105,10 @@ def test_zero_embeddings_are_named(rng):
 
 
 def test_few_and_none():
-    assert semantic_search(np.ones((2, 3)), np.ones((1, 3)), score_function="dot_score") == [
-        [{"corpus_id": 0, "score": 3.0}]
-    ] * 2
+    assert (
+        semantic_search(np.ones((2, 3)), np.ones((1, 3)), score_function="dot_score")
+        == [[{"corpus_id": 0, "score": 3.0}]] * 2
+    )
     assert semantic_search(np.ones((2, 3)), np.empty((0, 3))) == [[], []]
     assert semantic_search(np.empty((0, 3)), np.ones((1, 3))) == []
 

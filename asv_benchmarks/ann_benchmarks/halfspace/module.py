@@ -34,11 +34,11 @@ class Halfspace(BaseANN):
 
     def query(self, q, n):
         """Return the rows of the n nearest of one vector (d,), nearest first."""
-        return self._index.search(q, n, threads=self._threads).ids
+        return self._index.search(self._asked(q[None])[0], n, threads=self._threads).ids
 
     def batch_query(self, X, n):
         """Find the n nearest of each row of an array (m, d), all at once."""
-        self._hits = self._index.search(X, n, threads=self._threads)
+        self._hits = self._index.search(self._asked(X), n, threads=self._threads)
 
     def get_batch_results(self):
         """Return what `batch_query` has found: arrays of rows."""
@@ -47,3 +47,11 @@ class Halfspace(BaseANN):
     def done(self):
         """Free the index."""
         self._index = self._hits = None
+
+    def _asked(self, X):
+        """Return queries (m, d), and others in place of zero, which has no angle and is as near to all rows."""
+        zero = np.flatnonzero(~np.any(X, axis=1)) if self._metric == "cosine" else []
+        if len(zero):
+            X = X.copy()
+            X[zero] = 1
+        return X
