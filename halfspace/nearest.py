@@ -23,12 +23,15 @@ from halfspace.model.question import Question
 from halfspace.scores import threshold_of
 from halfspace.state.snapshot import Snapshot
 
-__all__ = ["Answer", "nearest", "work"]
+__all__ = ["Answer", "limited", "nearest", "work"]
 
 LOWERED = 4
 """How many times as deep in the sample a threshold is looked for that has left too few hits."""
 AT_ONCE = 1 << 12
 """Vectors with one score that are compared in integers at once."""
+
+WORTH = 8
+"""A limit is looked for in this way if there are so many times as many vectors."""
 
 _Integers = tuple[list[int], list[int]]
 """Mantissas and exponents of float32 (d,): value = mantissa * 2^(exponent - 200)."""
@@ -47,23 +50,9 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
 
     question : its thresholds are the lowest that count; available : vectors that may be found
     """
-    count, k = len(question.directions), min(k, available)
-    ids = np.empty((count, k + 1), np.int64)  # one more than is wanted shows whether the last score has others
-    scores = np.empty((count, k + 1), np.float32)
-    sizes = np.zeros(count, np.int64)
-    left = np.arange(count if k else 0)
-    guess = _Guess(backend, snapshot, question, k, available)
-    while left.size:
-        tau, final = guess.thresholds(left)
-        asked = question.directions if left.size == count else question.directions[backend.xp.asarray(left)]
-        own = question._replace(directions=asked, tau=tau, wanted=Want.SCORES)
-        offsets, *columns, totals = map(host, asking.rows(backend, own, True, k + 1))
-        sizes[left] = np.diff(offsets)
-        rows = np.repeat(np.arange(left.size), sizes[left])
-        places = left[rows], np.arange(rows.size) - offsets[rows]
-        ids[places], scores[places] = columns
-        left = left[(totals < k) & ~final]
-        guess = guess.lower()
+    k = min(k, available)
+    # one more than is wanted shows whether the last score has others
+    ids, scores, sizes = _first(_Guess(backend, snapshot, question, k, available), k + 1, False)
     there = np.arange(k + 1) < sizes[:, None]
     tied = (there[:, 1:] & (scores[:, 1:] == scores[:, :-1])).any(axis=1)
     for j in np.flatnonzero(tied).tolist():
@@ -72,6 +61,55 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
     there = there[:, :k]
     offsets = np.concatenate([[0], np.cumsum(np.minimum(sizes, k))]).astype(np.int64)
     return Answer(offsets, ids[:, :k][there], scores[:, :k][there])
+
+
+def limited(
+    backend: Backend, snapshot: Snapshot, question: Question, sort: bool, limit: int, available: int
+) -> asking.Rows:
+    """Find the hits, of each direction only so many that are the best by score and then by id; and count them all.
+
+    Where everything is a hit, what cannot be among the best is not looked at.
+    """
+    whole = question.unless is None and bool((question.tau == backend.xp.asarray(-np.inf)).all())
+    if not (whole and 0 < limit <= available // WORTH):
+        return asking.rows(backend, question, sort, limit)
+    ids, scores, _ = _first(_Guess(backend, snapshot, question, limit, available), limit, True)
+    if not sort:
+        order = np.argsort(ids, axis=1)
+        ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+    offsets = np.arange(len(ids) + 1, dtype=np.int64) * limit
+    found = offsets, ids.ravel(), scores.ravel(), np.full(len(ids), available, np.int64)
+    rows: asking.Rows = tuple(map(backend.xp.asarray, found))
+    return rows
+
+
+def _first(
+    guess: "_Guess", keep: int, whole: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Find of each direction the best by score and then by id, in that order: ids and scores (m, keep), sizes (m,).
+
+    The k best are among them as real scores tell, or if `whole` as rounded ones do, with all that share the last.
+    """
+    backend, question, k = guess.backend, guess.question, guess.k
+    count = len(question.directions)
+    ids, scores = np.empty((count, keep), np.int64), np.empty((count, keep), np.float32)
+    sizes = np.zeros(count, np.int64)
+    left = np.arange(count if k else 0)
+    while left.size:
+        tau, final = guess.thresholds(left)
+        asked = question.directions if left.size == count else question.directions[backend.xp.asarray(left)]
+        own = question._replace(directions=asked, tau=tau, wanted=Want.SCORES)
+        offsets, *columns, totals = map(host, asking.rows(backend, own, True, keep))
+        sizes[left] = np.diff(offsets)
+        rows = np.repeat(np.arange(left.size), sizes[left])
+        places = left[rows], np.arange(rows.size) - offsets[rows]
+        ids[places], scores[places] = columns
+        enough = totals >= k
+        if whole:
+            enough[enough] = host(tau)[enough] <= threshold_of(scores[left[enough], k - 1])
+        left = left[~(enough | final)]
+        guess = guess.lower()
+    return ids, scores, sizes
 
 
 def work(

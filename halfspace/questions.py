@@ -126,7 +126,12 @@ class Questions(Contents):
                 shape: dict[str, Any] = {"sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
                 filled: Hits = self._backend.fill(out, question, scores=scores, **shape)
                 return filled
-            offsets, ids, values, totals = asking.rows(self._backend, question, sort, best)
+            if best is None:
+                found = asking.rows(self._backend, question, sort, None)
+            else:
+                available = _available(snapshot, question, within)
+                found = nearest.limited(self._backend, snapshot, question, sort, best, available)
+            offsets, ids, values, totals = found
             snapshot.builder.remember(question.directions, question.tau)
             own = as_scores(values, self._metric) if scores else None
             return Hits(ids, own, offsets, totals, single=single, columns=snapshot.next_id)
@@ -205,7 +210,7 @@ class Questions(Contents):
         with self._on:
             lowest = self._loosest if tau is None else tau
             question, single = self._asked(snapshot, directions, lowest, None, within, Want.SCORES, threads)
-            available = snapshot.live if within is None else question.table.allowed
+            available = _available(snapshot, question, within)
             found = nearest.nearest(self._backend, snapshot, question, most, available)
             offsets, ids, scores = map(self._backend.xp.asarray, found)
             totals = offsets[1:] - offsets[:-1]
@@ -290,3 +295,8 @@ class Questions(Contents):
     def _loosest(self) -> float:
         """What everything reaches."""
         return np.inf if self._metric == Metric.L2 else -np.inf
+
+
+def _available(snapshot: Snapshot, question: Question, within: Any) -> int:
+    """Count the vectors that may be found."""
+    return snapshot.live if within is None else question.table.allowed

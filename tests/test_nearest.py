@@ -260,3 +260,43 @@ def test_what_explain_needs(rng):
         index.explain(np.ones(3), k=-1)
     with pytest.raises(TypeError, match="k"):
         index.explain(np.ones(3), k=1.5)
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_limits_without_a_threshold(metric, rng, monkeypatch):
+    """They keep what is best by rounded scores and then by id, all that could share the last score considered."""
+    monkeypatch.setattr(snapshot, "SAMPLED", 200)
+    for vectors in (
+        rng.standard_normal((3000, 5)).astype(np.float32),
+        rng.integers(1, 4, (3000, 5)).astype(np.float32),  # many ties
+        (1 + rng.integers(0, 3, (3000, 5)) * np.float32(2.0**-23)).astype(np.float32),  # ties of rounded scores alone
+        np.ones((3000, 5), np.float32),
+    ):
+        ids = rng.permutation(3000)
+        index = build_metric(metric, vectors, ids=ids)
+        directions = rng.standard_normal((4, 5)).astype(np.float32)
+        directions[0] = 1
+        tau = np.inf if metric == "l2" else -np.inf
+        inside = ids[::3]
+        for options in ({}, {"within": inside}):
+            whole = index.query(directions, tau, sort=True, **options)
+            for limit in (0, 1, 9, 100, 1500):
+                ordered = index.query(directions, tau, sort=True, limit=limit, **options)
+                plain = index.query(directions, [tau] * 4, limit=limit, **options)
+                assert ordered.totals.tolist() == plain.totals.tolist() == whole.totals.tolist()
+                for own, other, all_of_it in zip(ordered, plain, whole, strict=True):
+                    assert own.ids.tolist() == all_of_it.ids[:limit].tolist()
+                    assert own.scores.tobytes() == all_of_it.scores[:limit].tobytes()
+                    order = np.argsort(own.ids)
+                    assert other.ids.tolist() == own.ids[order].tolist()
+                    assert other.scores.tobytes() == own.scores[order].tobytes()
+
+
+def test_a_limit_without_a_threshold_reads_little(rng):
+    index = build_metric("ip", rng.standard_normal((20_000, 8)).astype(np.float32))
+    asked = []
+    search = index._backend.search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index._backend, "search", lambda question: asked.append(search(question)) or asked[-1])
+        index.query(np.ones(8), -np.inf, limit=10)
+    assert sum(found.hits for found in asked) < 400
