@@ -14,8 +14,8 @@ __all__ = ["semantic_search"]
 
 _METRICS = {"cos_sim": "cosine", "pytorch_cos_sim": "cosine", "dot_score": "ip", "euclidean_sim": "l2"}
 """The metric that each function of scores means."""
-_BUILT = 16
-"""Queries from which on building codes pays: fewer read all vectors."""
+_BUILT = 512
+"""Queries of one call for which building codes pays; fewer read all vectors."""
 
 
 def semantic_search(

@@ -36,7 +36,8 @@ def ranked(name, corpus, query):
 
 @pytest.mark.parametrize("name", ["cos_sim", "dot_score", "euclidean_sim"])
 @pytest.mark.parametrize("m", [2, 20])
-def test_the_best_matches_are_found_in_order(name, m, rng):
+def test_the_best_matches_are_found_in_order(name, m, rng, monkeypatch):
+    monkeypatch.setattr("halfspace.text._BUILT", 16)
     corpus = rng.standard_normal((200, 6)).astype(np.float32)
     corpus[50:60] = corpus[:10]
     queries = rng.standard_normal((m, 6)).astype(np.float32)
