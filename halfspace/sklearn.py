@@ -294,7 +294,7 @@ class HalfspaceRadiusTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMix
     >>> from halfspace.sklearn import HalfspaceRadiusTransformer
     >>> graph = HalfspaceRadiusTransformer(radius=1.0)
     >>> clusters = make_pipeline(graph, DBSCAN(eps=1.0, min_samples=2, metric="precomputed"))
-    >>> clusters.fit_predict([[0.0, 0.0], [0.6, 0.8], [5.0, 5.0]]).tolist()
+    >>> clusters.fit_predict([[0.0, 0.0], [0.5, 0.5], [5.0, 5.0]]).tolist()
     [0, 0, -1]
     """
 
