@@ -243,12 +243,7 @@ def search(
     k: Annotated[int, typer.Option("-k", min=0, help="How many of each direction.")] = 10,
     tau: Annotated[
         str | None,
-        typer.Option(
-            "--tau",
-            "--radius",
-            help="A threshold that they reach, too: a number, or a .npy file of one per direction.",
-            show_default=False,
-        ),
+        typer.Option("--tau", "--radius", help=f"Only of what reaches this, too. {_TAU}", show_default=False),
     ] = None,
     output: Annotated[
         Path | None,
