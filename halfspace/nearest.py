@@ -25,6 +25,8 @@ from halfspace.state.snapshot import Snapshot
 
 __all__ = ["Answer", "limited", "nearest", "work"]
 
+SCORED = 100.0
+"""Of n vectors of d dimensions, the sample has so many times the root of n / d scored for a guess, or all."""
 LOWERED = 4
 """How many times as deep in the sample a threshold is looked for that has left too few hits."""
 AT_ONCE = 1 << 12
@@ -44,6 +46,35 @@ class Answer(NamedTuple):
     ids: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
 
+    @classmethod
+    def empty(cls, count: int) -> "Answer":
+        """Make rows without hits."""
+        return cls(np.zeros(count + 1, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+
+    def cut(self, k: int) -> "Answer":
+        """Keep the first k of each row."""
+        if self.ids.size <= k:
+            return self
+        if len(self.offsets) == 2:
+            return Answer(np.array([0, k]), self.ids[:k].copy(), self.scores[:k].copy())
+        sizes = np.diff(self.offsets)
+        kept = np.arange(self.ids.size) - np.repeat(self.offsets[:-1], sizes) < k
+        return Answer(_offsets(np.minimum(sizes, k)), self.ids[kept], self.scores[kept])
+
+    def replaced(self, rows: npt.NDArray[np.int64], others: "Answer") -> "Answer":
+        """Put other rows in the place of some."""
+        theirs = np.zeros(len(self.offsets) - 1, np.bool_)
+        theirs[rows] = True
+        before = np.diff(self.offsets)
+        sizes = before.copy()
+        sizes[rows] = np.diff(others.offsets)
+        from_others, kept = np.repeat(theirs, sizes), ~np.repeat(theirs, before)
+        ids, scores = np.empty(from_others.size, np.int64), np.empty(from_others.size, np.float32)
+        for whole, own, other in ((ids, self.ids, others.ids), (scores, self.scores, others.scores)):
+            whole[~from_others] = own[kept]
+            whole[from_others] = other
+        return Answer(_offsets(sizes), ids, scores)
+
 
 def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, available: int) -> Answer:
     """Find of each direction the k vectors with the largest real scores that reach its threshold, ties by id.
@@ -52,15 +83,15 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
     """
     k = min(k, available)
     # one more than is wanted shows whether the last score has others
-    ids, scores, sizes = _first(_Guess(backend, snapshot, question, k, available), k + 1, False)
-    there = np.arange(k + 1) < sizes[:, None]
-    tied = (there[:, 1:] & (scores[:, 1:] == scores[:, :-1])).any(axis=1)
-    for j in np.flatnonzero(tied).tolist():
-        part = slice(0, sizes[j])
-        _order(backend, snapshot, question.part(j, j + 1), ids[j, part], scores[j, part], k)
-    there = there[:, :k]
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(sizes, k))]).astype(np.int64)
-    return Answer(offsets, ids[:, :k][there], scores[:, :k][there])
+    offsets, ids, scores = found = _first(_Guess(backend, snapshot, question, k, available), k + 1, False)
+    equal = scores[1:] == scores[:-1]
+    if equal.any():
+        tied = np.flatnonzero(equal)
+        owners = np.searchsorted(offsets, tied, side="right") - 1
+        for j in np.unique(owners[tied + 1 < offsets[owners + 1]]).tolist():
+            part = slice(offsets[j], offsets[j + 1])
+            _order(backend, snapshot, question.part(j, j + 1), ids[part], scores[part], k)
+    return found.cut(k)
 
 
 def limited(
@@ -73,43 +104,13 @@ def limited(
     whole = question.unless is None and bool((question.tau == backend.xp.asarray(-np.inf)).all())
     if not (whole and 0 < limit <= available // WORTH):
         return asking.rows(backend, question, sort, limit)
-    ids, scores, _ = _first(_Guess(backend, snapshot, question, limit, available), limit, True)
+    offsets, ids, scores = _first(_Guess(backend, snapshot, question, limit, available), limit, True)
     if not sort:
-        order = np.argsort(ids, axis=1)
-        ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
-    offsets = np.arange(len(ids) + 1, dtype=np.int64) * limit
-    found = offsets, ids.ravel(), scores.ravel(), np.full(len(ids), available, np.int64)
+        order = np.lexsort((ids, np.repeat(np.arange(len(offsets) - 1), limit)))
+        ids, scores = ids[order], scores[order]
+    found = offsets, ids, scores, np.full(len(offsets) - 1, available, np.int64)
     rows: asking.Rows = tuple(map(backend.xp.asarray, found))
     return rows
-
-
-def _first(
-    guess: "_Guess", keep: int, whole: bool
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Find of each direction the best by score and then by id, in that order: ids and scores (m, keep), sizes (m,).
-
-    The k best are among them as real scores tell, or if `whole` as rounded ones do, with all that share the last.
-    """
-    backend, question, k = guess.backend, guess.question, guess.k
-    count = len(question.directions)
-    ids, scores = np.empty((count, keep), np.int64), np.empty((count, keep), np.float32)
-    sizes = np.zeros(count, np.int64)
-    left = np.arange(count if k else 0)
-    while left.size:
-        tau, final = guess.thresholds(left)
-        asked = question.directions if left.size == count else question.directions[backend.xp.asarray(left)]
-        own = question._replace(directions=asked, tau=tau, wanted=Want.SCORES)
-        offsets, *columns, totals = map(host, asking.rows(backend, own, True, keep))
-        sizes[left] = np.diff(offsets)
-        rows = np.repeat(np.arange(left.size), sizes[left])
-        places = left[rows], np.arange(rows.size) - offsets[rows]
-        ids[places], scores[places] = columns
-        enough = totals >= k
-        if whole:
-            enough[enough] = host(tau)[enough] <= threshold_of(scores[left[enough], k - 1])
-        left = left[~(enough | final)]
-        guess = guess.lower()
-    return ids, scores, sizes
 
 
 def work(
@@ -121,12 +122,35 @@ def work(
     counted = np.zeros(WORK_SHAPE, np.int64)
     hits, final = 0, k == 0
     while hits < k and not final:
-        tau, reached = guess.thresholds(np.zeros(1, np.int64))
+        tau, reached = guess.thresholds()
         hits, stages = asking.work(backend, question._replace(tau=tau))
         counted += [row[1:] for row in stages]
         final = bool(reached[0])
         guess = guess.lower()
     return min(hits, k), [(name, *row) for name, row in zip(STAGES, counted.tolist(), strict=True)]
+
+
+def _first(guess: "_Guess", keep: int, whole: bool) -> Answer:
+    """Find of each direction the best by score and then by id, in that order, at most so many as are to be kept.
+
+    The k best are among them as real scores tell, or if `whole` as rounded ones do, with all that share the last.
+    """
+    backend, question, k = guess.backend, guess.question, guess.k
+    if not k:
+        return Answer.empty(len(question.directions))
+    tau, final = guess.thresholds()
+    asked = question._replace(tau=tau, wanted=Want.SCORES)
+    most = None if len(tau) == 1 else keep  # the hits of one direction are few, and sooner sorted than sifted
+    *columns, totals = map(host, asking.rows(backend, asked, True, most))
+    found = Answer(*columns).cut(keep)
+    enough = totals >= k
+    if whole:
+        last = found.scores[found.offsets[:-1][enough] + k - 1]
+        enough[enough] = host(tau)[enough] <= threshold_of(last)
+    left = np.flatnonzero(~(enough | final))
+    if not left.size:
+        return found
+    return found.replaced(left, _first(guess.lower().only(left), keep, whole))
 
 
 class _Guess(NamedTuple):
@@ -143,22 +167,26 @@ class _Guess(NamedTuple):
         """Return thresholds that are found deeper in the sample."""
         return self._replace(depth=self.depth * LOWERED)
 
-    def thresholds(self, left: npt.NDArray[np.int64]) -> tuple[Any, npt.NDArray[np.bool_]]:
-        """Return thresholds of some directions (k,), and which of them are the lowest that count."""
-        xp, question, sample = self.backend.xp, self.question, self.snapshot.sample
-        which = xp.asarray(left)
-        asked = question.directions[which]
-        floor = question.tau if isinstance(question.tau, float) else question.tau[which]
+    def only(self, left: npt.NDArray[np.int64]) -> "_Guess":
+        """Return thresholds of some directions."""
+        question, which = self.question, self.backend.xp.asarray(left)
+        tau = question.tau if isinstance(question.tau, float) else question.tau[which]
+        return self._replace(question=question._replace(directions=question.directions[which], tau=tau))
+
+    def thresholds(self) -> tuple[Any, npt.NDArray[np.bool_]]:
+        """Return thresholds (m,), and which of them are the lowest that count."""
+        xp, question = self.backend.xp, self.question
+        directions, floor = question.directions, question.tau
+        sample = self.snapshot.sample[: ceil(SCORED * sqrt(max(self.available, self.k) / directions.shape[1]))]
         size = len(sample)
         expected = self.k * size / max(self.available, 1)
         rank = ceil(self.depth * (expected + 3.0 * sqrt(expected) + 2.0))
         if rank > size:
-            return xp.zeros(left.size, np.float64) + floor, np.ones(left.size, np.bool_)
-        rough = self.backend.rough_scores(sample, asked, question.threads, question.metric)
+            return xp.zeros(len(directions), np.float64) + floor, np.ones(len(directions), np.bool_)
+        rough = self.backend.rough_scores(sample, directions, question.threads, question.metric)
         guessed = xp.partition(rough, size - rank, axis=1)[:, size - rank].astype(np.float64)
-        guessed = xp.where(guessed == guessed, guessed, -np.inf)
-        tau = xp.maximum(guessed, floor)
-        return tau, host(guessed <= floor)
+        tau = xp.fmax(guessed, floor)  # what is not a number is no guess
+        return tau, host(tau <= floor)
 
 
 def _order(
@@ -243,3 +271,9 @@ _REAL_SCORES: dict[Metric, Callable[[_Integers, _Integers], int | Fraction]] = {
     Metric.L2: _negative_distance,
 }
 """Numbers in the order of real scores, without error."""
+
+
+def _offsets(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    offsets = np.zeros(sizes.size + 1, np.int64)
+    sizes.cumsum(out=offsets[1:])
+    return offsets

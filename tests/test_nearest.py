@@ -241,8 +241,8 @@ def test_explanations_add_what_lowered_thresholds_cost(rng, monkeypatch):
     assert once == 3000
     guess, tried = nearest_module._Guess.thresholds, []
 
-    def too_high(self, left):
-        tau, final = guess(self, left)
+    def too_high(self):
+        tau, final = guess(self)
         tried.append(final)
         return (tau, final) if len(tried) > 2 else (tau + 1e30, final & False)
 

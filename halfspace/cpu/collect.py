@@ -210,7 +210,7 @@ def _order(offsets: Any, ids: Any, scores: Any, by_score: bool, threads: int) ->
 
     def sort(span: slice) -> None:
         rows = offsets[span.start : span.stop + 1]
-        order_rows(rows, ids, scores, by_score, *_spare(np.diff(rows), scores.size > 0))
+        order_rows(rows, ids, scores, by_score, *_spare(rows[1:] - rows[:-1], scores.size > 0))
 
     _threads.run(sort, _row_spans(offsets, plan), plan.threads)
 
@@ -224,6 +224,8 @@ def _pieces(ids: Any, scores: Any, by_score: bool, low: int, high: int, plan: Pl
 def _row_spans(offsets: npt.NDArray[np.int64], plan: Plan) -> list[slice]:
     """Cut rows into spans of about equally many hits."""
     rows = offsets.size - 1
+    if rows and offsets[-1] <= plan.run:
+        return [slice(0, rows)]
     marks = np.searchsorted(offsets, np.arange(plan.run, offsets[-1], plan.run))
     return [slice(*span) for span in pairwise(np.unique([0, *marks, rows]).tolist())]
 

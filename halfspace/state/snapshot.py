@@ -58,7 +58,7 @@ class Snapshot:
 
     @derived
     def sample(self) -> np.ndarray:
-        """Stored bits (s, d) of at most `SAMPLED` vectors, evenly spread over the rows of each segment."""
+        """Stored bits (s, d) of about `SAMPLED` vectors, evenly spread over each segment; so is any first part."""
         xp = namespace(self.tail.ids)
         parts = [self.tail.vectors[0, :0]]
         for segment in self.segments:
@@ -66,7 +66,9 @@ class Snapshot:
             share = -(-SAMPLED * segment.live // max(self.live, 1))
             chosen = np.linspace(0, segment.live - 1, min(share, segment.live)).astype(np.int64)
             parts.append(segment.vectors[0][rows[xp.asarray(chosen)]])
-        sample: np.ndarray = xp.ascontiguousarray(xp.concatenate(parts))
+        whole = xp.concatenate(parts)
+        mixed = np.random.default_rng(0).permutation(len(whole))
+        sample: np.ndarray = xp.ascontiguousarray(whole[xp.asarray(mixed)])
         return sample
 
     def ids(self) -> npt.NDArray[np.int64]:
