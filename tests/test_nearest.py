@@ -1,6 +1,7 @@
 """The k best, by the oracle: real scores, ties by id, for every metric, filter and format."""
 
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -198,20 +199,31 @@ def test_edges(rng):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("filter", ["scan", "cells", "groups"])
-def test_a_gpu_finds_the_same(gpu, filter, rng):
-    vectors = rng.integers(-3, 4, (600, 5)).astype(np.float32)
+@pytest.mark.parametrize(
+    ("filter", "metric"), [("scan", "ip"), ("cells", "ip"), ("groups", "ip"), ("cells", "cosine"), ("groups", "l2")]
+)
+def test_a_gpu_finds_the_same(gpu, filter, metric, rng):
+    vectors = rng.integers(1, 8, (600, 5)).astype(np.float32)
     directions = rng.standard_normal((9, 5)).astype(np.float32)
-    index = HalfspaceIndex(5, filter=filter, device="gpu")
+    index = HalfspaceIndex(5, filter=filter, metric=metric, device="gpu")
     index.insert(gpu.xp.asarray(vectors))
+    best, tau = (expected, 2.0) if metric == "ip" else (partial(nearest, metric), 0.5 if metric == "cosine" else 6.0)
     for k in (1, 12, 700):
         hits = index.search(gpu.xp.asarray(directions), k)
         assert isinstance(hits.ids, gpu.xp.ndarray)
         for q, own in zip(directions, hits._on_host(), strict=True):
-            same(own, expected(vectors, q, k))
-    same(
-        index.search(gpu.xp.asarray(directions[3]), 7, tau=2.0)._on_host(), expected(vectors, directions[3], 7, tau=2.0)
-    )
+            same(own, best(vectors, q, k))
+    one = gpu.xp.asarray(directions[3])
+    same(index.search(one, 7, tau=tau)._on_host(), best(vectors, directions[3], 7, tau=tau))
+    assert index.explain(one, k=7).hits == 7
+    least = np.inf if metric == "l2" else -np.inf
+    whole = index.query(gpu.xp.asarray(directions), least, sort=True)._on_host()
+    limited = index.query(gpu.xp.asarray(directions), least, sort=True, limit=9)
+    assert isinstance(limited.totals, gpu.xp.ndarray)
+    for all_of_it, own in zip(whole, limited._on_host(), strict=True):
+        assert own.ids.tolist() == all_of_it.ids[:9].tolist()
+        assert own.scores.tobytes() == all_of_it.scores[:9].tobytes()
+    assert limited._on_host().totals.tolist() == [600] * 9
 
 
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
