@@ -27,6 +27,8 @@ __all__ = ["Answer", "limited", "nearest", "work"]
 
 SCORED = 100.0
 """Of n vectors of d dimensions, the sample has so many times the root of n / d scored for a guess, or all."""
+SPARE = 2.0
+"""How many standard deviations deeper in the sample than the k-th best is expected a threshold is looked for."""
 LOWERED = 4
 """How many times as deep in the sample a threshold is looked for that has left too few hits."""
 AT_ONCE = 1 << 12
@@ -104,7 +106,7 @@ def limited(
     whole = question.unless is None and bool((question.tau == backend.xp.asarray(-np.inf)).all())
     if not (whole and 0 < limit <= available // WORTH):
         return asking.rows(backend, question, sort, limit)
-    offsets, ids, scores = _first(_Guess(backend, snapshot, question, limit, available), limit, True)
+    offsets, ids, scores = _first(_Guess(backend, snapshot, question, limit, available), limit, True).cut(limit)
     if not sort:
         order = np.lexsort((ids, np.repeat(np.arange(len(offsets) - 1), limit)))
         ids, scores = ids[order], scores[order]
@@ -131,7 +133,7 @@ def work(
 
 
 def _first(guess: "_Guess", keep: int, whole: bool) -> Answer:
-    """Find of each direction the best by score and then by id, in that order, at most so many as are to be kept.
+    """Find of each direction the best by score and then by id, in that order; of several, so many are to be kept.
 
     The k best are among them as real scores tell, or if `whole` as rounded ones do, with all that share the last.
     """
@@ -142,7 +144,7 @@ def _first(guess: "_Guess", keep: int, whole: bool) -> Answer:
     asked = question._replace(tau=tau, wanted=Want.SCORES)
     most = None if len(tau) == 1 else keep  # the hits of one direction are few, and sooner sorted than sifted
     *columns, totals = map(host, asking.rows(backend, asked, True, most))
-    found = Answer(*columns).cut(keep)
+    found = Answer(*columns)
     enough = totals >= k
     if whole:
         last = found.scores[found.offsets[:-1][enough] + k - 1]
@@ -180,7 +182,7 @@ class _Guess(NamedTuple):
         sample = self.snapshot.sample[: ceil(SCORED * sqrt(max(self.available, self.k) / directions.shape[1]))]
         size = len(sample)
         expected = self.k * size / max(self.available, 1)
-        rank = ceil(self.depth * (expected + 3.0 * sqrt(expected) + 2.0))
+        rank = ceil(self.depth * (expected + SPARE * sqrt(expected) + 1.0))
         if rank > size:
             return xp.zeros(len(directions), np.float64) + floor, np.ones(len(directions), np.bool_)
         rough = self.backend.rough_scores(sample, directions, question.threads, question.metric)

@@ -264,6 +264,35 @@ def test_explanations_add_what_lowered_thresholds_cost(rng, monkeypatch):
     assert index.search(vectors[0], 5).ids.size == 5
 
 
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_thresholds_that_were_too_high_are_lowered_alone(metric, rng, monkeypatch):
+    """Of some directions of a batch once, of others thrice; their rows take the places of what was found before."""
+    vectors = rng.standard_normal((3000, 6)).astype(np.float32)
+    directions = rng.standard_normal((7, 6)).astype(np.float32)
+    index = build_metric(metric, vectors)
+    guess, tried = nearest_module._Guess.thresholds, []
+
+    def too_high(self):
+        tau, final = guess(self)
+        tried.append(len(tau))
+        high = np.zeros(len(tau), np.bool_)
+        high[1 :: len(tried)] = len(tried) < 4
+        return np.where(high, 0.5 * tau if metric == "l2" else 1.5 * tau, tau), final & ~high
+
+    monkeypatch.setattr(nearest_module._Guess, "thresholds", too_high)
+    for k in (1, 40):
+        tried.clear()
+        hits = index.search(directions, k)
+        assert tried[0] == 7
+        assert len(tried) > 1
+        answer = expected if metric == "ip" else partial(nearest, metric)
+        for q, own in zip(directions, hits, strict=True):
+            same(own, answer(vectors, q, k))
+        tried.clear()
+        least = np.inf if metric == "l2" else -np.inf
+        same(index.query(directions, least, sort=True, limit=k)[2], answer(vectors, directions[2], k))
+
+
 def test_what_explain_needs(rng):
     index = build_metric("ip", rng.standard_normal((10, 3)).astype(np.float32))
     with pytest.raises(TypeError, match="explain needs tau, the threshold of a query, or k, of a search"):

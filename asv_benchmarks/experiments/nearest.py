@@ -1,6 +1,6 @@
 """The k best beside other exact engines: medians of alternating turns in one process, and recall in exact arithmetic.
 
-    python -m asv_benchmarks.experiments.nearest --only one batches packaged
+    python -m asv_benchmarks.experiments.nearest --only one batches packaged ties
 
 ``one``
     400,000 clustered unit vectors of 384 dimensions, one query at a time.
@@ -8,6 +8,8 @@
     100,000 of 128 and of 384 dimensions, 1,024 queries at once.
 ``packaged``
     The attention keys and the sentences in the package, one query at a time.
+``ties``
+    Small integers, whose products are often equal, and vectors that differ in last bits, whose products round alike.
 ``gpu``
     1,000,000 of 128 dimensions on a GPU, 64 queries at once, beside a product of matrices and ``topk`` of PyTorch.
 
@@ -177,6 +179,17 @@ def of_package(how: argparse.Namespace) -> Iterator[Line]:
             yield from race(work, np.ascontiguousarray(vectors), own, k, 1, how)
 
 
+def ties(how: argparse.Namespace) -> Iterator[Line]:
+    """Ask one query at a time where float32 cannot tell which are the best."""
+    n, rng = how.vectors or 20_000, np.random.default_rng(3)
+    small = rng.integers(0, 3, (n + DIRECTIONS, 16)).astype(np.float32)
+    yield from race(f"integers 0 to 2, n = {n:,}, d = 16, k = 10", small[DIRECTIONS:], small[:DIRECTIONS], 10, 1, how)
+    near = np.repeat(clustered(max(1, n // 20), 128, 1), 20, axis=0)
+    near += near * (rng.integers(-1, 2, near.shape) * 2.0**-23).astype(np.float32)
+    work = f"20 of each, apart by last bits, n = {len(near):,}, d = 128, k = 10"
+    yield from race(work, near, clustered(DIRECTIONS, 128, 2), 10, 1, how)
+
+
 def on_gpu(how: argparse.Namespace) -> Iterator[Line]:
     """Ask 64 queries at once of an index on a GPU; the host waits for each answer."""
     import torch
@@ -199,14 +212,14 @@ def on_gpu(how: argparse.Namespace) -> Iterator[Line]:
     yield from judged(work, vectors, queries, k, calls, alternate(calls, how.rounds))
 
 
-PARTS = {"one": one, "batches": batches, "packaged": of_package, "gpu": on_gpu}
+PARTS = {"one": one, "batches": batches, "packaged": of_package, "ties": ties, "gpu": on_gpu}
 ENGINES = ("halfspace", "faiss-flat", "usearch-exact", "numpy", "torch")
 
 
 def main() -> None:
     """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=["one", "batches", "packaged"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=["one", "batches", "packaged", "ties"])
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--vectors", type=int, help="fewer, or more, where they are made")
     parser.add_argument("--threads", type=int, default=2, help="of each library")
