@@ -8,7 +8,7 @@ import numpy.typing as npt
 from halfspace.arguments import checks
 from halfspace.model.arrays import host, is_array, namespace
 from halfspace.model.formats import widen32
-from halfspace.model.metrics import METRICS, Metric, as_scores, as_threshold
+from halfspace.model.metrics import METRICS, Metric, as_threshold
 
 __all__ = ["threshold_of"]
 
@@ -69,7 +69,7 @@ def threshold_of(score: Any, metric: str = "ip") -> Any:
         raise ValueError(f"score must be a float32 number, as hits have them, got {float(wide.reshape(-1)[other[0]])}")
     if own == Metric.L2 and (narrow < 0).any():
         raise ValueError(f"score must be a distance, got {float(narrow.min())}")
-    middles = as_scores(_below(as_threshold(narrow, own)), own)
+    middles = as_threshold(_below(as_threshold(narrow, own)), own)
     if not middles.ndim:
         return float(middles)
     return namespace(score).asarray(middles) if on_device else middles

@@ -57,7 +57,7 @@ def test_it_is_explained(vectors, rng):
 
 def test_it_stands_where_filters_stand():
     assert "lengths" in filters.names()
-    assert "lengths" not in filters.tried(8, "cpu")  # unless it says so
+    assert "lengths" not in filters.tried(8, "cpu", "ip")  # unless it says so
     with pytest.raises(ValueError, match="'lengths' already"):
         filters.register(LENGTHS)
     with pytest.raises(ValueError, match="subspaces belongs to the filters 'balls' and 'sweep', not to 'lengths'"):

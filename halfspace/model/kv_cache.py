@@ -181,7 +181,8 @@ def view(cache: Cache, sequence: int, length: int, format: str) -> Segment:
     """View a sequence of this length as one segment of `heads` spaces, whose ids are positions."""
     spaces = slice(sequence * cache.heads, (sequence + 1) * cache.heads)
     ids = namespace(cache.lengths).arange(length, dtype=np.int64)
-    own = {name: getattr(cache.cells, name)[spaces] for name in Cells.SECTIONS}
+    parts = {name: getattr(cache.cells, name) for name in Cells.SECTIONS}
+    own = {name: part[spaces] for name, part in parts.items() if part is not None}
     return Segment(
         cache.keys[spaces, :length],
         ids,
