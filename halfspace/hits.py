@@ -12,7 +12,7 @@ from halfspace import backend
 from halfspace.model.arrays import beside, host, namespace
 from halfspace.model.formats import widen32
 
-__all__ = ["Hit", "Hits", "columns"]
+__all__ = ["Hit", "Hits", "columns", "library"]
 
 
 class Hit(NamedTuple):
@@ -191,18 +191,18 @@ class Hits:
         >>> index.query([[1, 0], [0, 1]], 1.0).to_arrow().to_pylist()
         [{'query': 0, 'id': 0, 'score': 1.0}, {'query': 1, 'id': 2, 'score': 1.0}]
         """
-        return _library("pyarrow", "to_arrow").table(self._table())
+        return library("pyarrow", "to_arrow").table(self._table())
 
     def to_pandas(self) -> Any:
         """Return the answer as a DataFrame of pandas; like `to_arrow`, of which it needs pandas alone."""
-        return _library("pandas", "to_pandas").DataFrame(self._table(), copy=False)
+        return library("pandas", "to_pandas").DataFrame(self._table(), copy=False)
 
     def to_polars(self) -> Any:
         """Return the answer as a DataFrame of polars; like `to_arrow`, of which it needs polars alone.
 
         All columns are copied.
         """
-        return _library("polars", "to_polars").DataFrame(self._table())
+        return library("polars", "to_polars").DataFrame(self._table())
 
     def _table(self) -> dict[str, Any]:
         own = self._on_host()
@@ -224,7 +224,7 @@ class Hits:
         return f"<Hits: {what}" + (f" ({', '.join(shown)})>" if shown else ">")
 
 
-def _library(name: str, method: str) -> Any:
+def library(name: str, method: str) -> Any:
     """Import a library that an answer is handed to."""
     try:
         return import_module(name)

@@ -14,7 +14,7 @@ from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.runtime.interrupts import of_a_handler
 
-__all__ = ["Rows", "counts", "rows", "total", "work"]
+__all__ = ["Rows", "answers", "counts", "rows", "total", "work"]
 
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
@@ -40,7 +40,7 @@ def rows(backend: Backend, question: Question, sort: bool, limit: int | None) ->
 def _rows(backend: Backend, question: Question, sort: bool, limit: int | None) -> Rows:
     threads = question.threads
     whole: Any = None
-    for found in _found(backend, question):
+    for found in answers(backend, question):
         own = backend.collect(found, threads) if limit is None else backend.best(found, limit, threads)
         if sort:
             offsets, ids, scores = own
@@ -54,12 +54,12 @@ def _rows(backend: Backend, question: Question, sort: bool, limit: int | None) -
 
 def total(backend: Backend, question: Question) -> int:
     """Count the hits of all directions together."""
-    return sum(found.hits for found in _found(backend, question))
+    return sum(found.hits for found in answers(backend, question))
 
 
 def counts(backend: Backend, question: Question) -> npt.NDArray[np.int64]:
     """Count the hits (m,)."""
-    blocks = [found.counts for found in _found(backend, question)]
+    blocks = [found.counts for found in answers(backend, question)]
     counted: npt.NDArray[np.int64] = blocks[0] if len(blocks) == 1 else backend.xp.concatenate(blocks)
     return counted
 
@@ -68,7 +68,7 @@ def work(backend: Backend, question: Question) -> tuple[int, list[tuple[Any, ...
     """Count the hits with scores, and what each stage did: its name, then the columns of its counters."""
     hits = 0
     counted = np.zeros(())
-    for found in _found(backend, question):
+    for found in answers(backend, question):
         hits += found.hits
         counted = counted + host(found.work)
     return hits, [(name, *map(int, row)) for name, row in zip(STAGES, counted, strict=True)]
@@ -88,7 +88,7 @@ def _band(backend: Backend, question: Question) -> tuple[Any, int]:
     return beyond if beyond.state else backend.without(found, beyond, question.threads), found.hits
 
 
-def _found(backend: Backend, question: Question) -> Iterator[Any]:
+def answers(backend: Backend, question: Question) -> Iterator[Any]:
     """Search block by block: as many directions at once as there is room to prepare, and to hold the hits of."""
     count, dim = question.directions.shape
     room = size = backend.room(question.table, dim)

@@ -17,7 +17,7 @@ from halfspace.files.atomic import replacing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["HITS", "check_output", "write_hits", "write_text"]
+__all__ = ["HITS", "check_output", "write_columns", "write_hits", "write_text"]
 
 _PIECE = 1 << 16
 """Rows that are brought into another form at once."""
@@ -108,6 +108,18 @@ def write_hits(path: Path, found: dict[str, NDArray[Any]]) -> None:
         HITS[suffix](file, found)
 
 
+def write_columns(path: Path, pieces: Iterable[dict[str, NDArray[Any]]]) -> None:
+    """Write a table as a file of Parquet, in one step, as its pieces come; there is at least one.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; what was there before is untouched.
+    """
+    with replacing(path) as file:
+        _parquet_rows(file, pieces)
+
+
 def _pieces(found: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the columns of a table, some rows at a time; of no rows, too, so that the columns are known."""
     import numpy as np
@@ -155,14 +167,18 @@ def _shortest(column: NDArray[Any]) -> list[str]:
 
 
 def _parquet(file: io.BufferedWriter, found: dict[str, NDArray[Any]]) -> None:
+    _parquet_rows(file, _pieces(found))
+
+
+def _parquet_rows(file: io.BufferedWriter, pieces: Iterable[dict[str, NDArray[Any]]]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    pieces = (pyarrow.table(piece) for piece in _pieces(found))
-    first = next(pieces)
+    tables = map(pyarrow.table, pieces)
+    first = next(tables)
     with parquet.ParquetWriter(file, first.schema) as writer:
         waiting, rows = [first], first.num_rows
-        for piece in pieces:
+        for piece in tables:
             if rows + piece.num_rows > _ROW_GROUP:
                 writer.write_table(pyarrow.concat_tables(waiting))
                 waiting, rows = [], 0

@@ -11,21 +11,29 @@ from halfspace.model.segment import address
 from halfspace.model.table import Table
 from halfspace.state.snapshot import Snapshot
 
-__all__ = ["restrict"]
+__all__ = ["restrict", "wanted_rows"]
 
 
 def restrict(snapshot: Snapshot, within: Any) -> Table:
     """Return the table of a snapshot with all rows excluded that are dead or not within."""
     if within is None:
         return snapshot.table
-    array = snapshot.builder.backend.asarray(within, "within")
-    xp = namespace(array)
-    inside = _by_mask(snapshot, array) if array.dtype == np.bool_ else _by_ids(snapshot, checks.as_ids(array, "within"))
-    masks = [xp.packbits(~rows, bitorder="little") for rows in inside]
+    inside = wanted_rows(snapshot, within)
+    masks = [namespace(rows).packbits(~rows, bitorder="little") for rows in inside]
     records = snapshot.table.records.copy()
     for number, mask in enumerate(masks):
         records[:, number]["excluded"] = address(mask)
     return snapshot.table.changed(records, masks, sum(int(rows.sum()) for rows in inside))
+
+
+def wanted_rows(snapshot: Snapshot, within: Any) -> list[npt.NDArray[np.bool_]]:
+    """Tell of the rows of each segment (n,) whether they are live and within."""
+    if within is None:
+        return [~segment.dead_rows for segment in snapshot.segments]
+    array = snapshot.builder.backend.asarray(within, "within")
+    if array.dtype == np.bool_:
+        return _by_mask(snapshot, array)
+    return _by_ids(snapshot, checks.as_ids(array, "within"))
 
 
 def _by_ids(snapshot: Snapshot, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.bool_]]:

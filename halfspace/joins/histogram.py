@@ -1,0 +1,33 @@
+"""Counting pairs for many thresholds at once."""
+
+import numpy as np
+import numpy.typing as npt
+
+from halfspace import query as asking
+from halfspace.joins.blocks import Ask, Rows, answered, blocks, once
+from halfspace.model.arrays import host
+from halfspace.model.counters import Want
+from halfspace.runtime.progress import Meter
+
+__all__ = ["count_pairs"]
+
+
+def count_pairs(of: Rows, asks: list[Ask], dim: int, meter: Meter) -> npt.NDArray[np.int64]:
+    """Count the pairs of the rows that reach each of some thresholds (t,), in one pass.
+
+    What lies beyond a block is counted; of its pairs with itself, each comes twice, and is told by its ids.
+    """
+    counts = np.zeros(len(asks), np.int64)
+    left = sum(int(rows.sum()) for rows in of.rows)
+    advance = meter.over(left * (left + 1) // 2)
+    for block in blocks(of, dim):
+        number, first = block.since
+        own, beyond = of.table(since=block.since, rows_of_first=block.rows), of.table(since=(number, block.stop))
+        for place, ask in enumerate(asks):
+            counts[place] += int(host(asking.counts(of.backend, ask(beyond, block.directions, Want.COUNT))).sum())
+            for edges in answered(of, ask(own, block.directions, Want.IDS), block.ids):
+                counts[place] += once(*edges, block.ids)[0].size
+        advance(block.ids.size * (left - block.ids.size / 2))
+        left -= block.ids.size
+    meter.finish()
+    return counts
