@@ -11,12 +11,12 @@ from halfspace import backend as backends
 from halfspace.arguments import checks
 from halfspace.files import index_file
 from halfspace.files.streams import Source
+from halfspace.joins.asked import Joins
 from halfspace.model.filters import AUTO, FILTERS, names
 from halfspace.model.formats import FORMATS, as_float32, parse
 from halfspace.model.metrics import METRICS, Metric
 from halfspace.model.rounding import MAX_DIM
 from halfspace.model.segment import Segment, empty
-from halfspace.questions import Questions
 from halfspace.runtime.lock import Lock
 from halfspace.runtime.progress import Meter, Progress
 from halfspace.state.build import Builder
@@ -30,7 +30,7 @@ _SEALING = 30.0
 """What sealing costs, about, where rounding or measuring the same vectors costs 1."""
 
 
-class HalfspaceIndex(Questions):
+class HalfspaceIndex(Joins):
     """Vectors that can be asked for *all* of their number in a halfspace, a cone or a ball, exactly.
 
     `query` returns the set {i : sum_j q_j x_ij >= tau}, evaluated in real arithmetic on the stored floats: no false

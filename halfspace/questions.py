@@ -279,13 +279,15 @@ class Questions(Contents):
         numbers, single = checks.as_matrix(backend.asarray(directions, "directions"), self._dim, "directions")
         thresholds = self._thresholds(tau, len(numbers), single, "tau")
         ends = None if unless is None else self._thresholds(unless, len(numbers), single, "unless")
-        workers = self._threads if threads is None else checks.as_count(threads, "threads", 1)
         table = restrict(snapshot, within)
         ready = numbers.dtype == _FLOAT32 and backend.is_kernel_ready(numbers)
         if not ready:  # of those that are, kernels find what is not finite
             numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
-        how = self._filter == AUTO, workers, wanted, backend.MOST_HITS
+        how = self._filter == AUTO, self._workers(threads), wanted, backend.MOST_HITS
         return Question(table, self._like, numbers, thresholds, *how, ends, self._metric), single
+
+    def _workers(self, threads: int | None) -> int:
+        return self._threads if threads is None else checks.as_count(threads, "threads", 1)
 
     def _thresholds(self, given: Any, count: int, single: bool, name: str) -> Any:
         """Validate thresholds, and turn them into those of kernels."""

@@ -6,7 +6,7 @@ cannot rule out; see `halfspace.cpu.filters`.
 
 from typing import Any
 
-from halfspace.cpu.job import COUNT, must_stop
+from halfspace.cpu.job import ALL, COUNT, NONE, must_stop, presence
 from halfspace.cpu.runtime.jit import address_of, call, inlined, specialised
 from halfspace.model.layout import CHUNK
 
@@ -45,6 +45,10 @@ def _search(job, segment, state, directions, counts, span):
     for chunk in range(start, stop):
         if not open_chunk(job, segment, state, directions, chunk, span):
             continue
+        there = presence(segment, chunk)
+        if there == NONE:
+            continue
+        job.counting = job.wanted == COUNT and there == ALL
         low = chunk * CHUNK
         high = min(low + CHUNK, segment.rows)
         for at in range(begin, directions.size):

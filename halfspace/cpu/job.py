@@ -4,15 +4,18 @@ import numpy as np
 
 from halfspace.cpu.runtime.clock import overdue
 from halfspace.cpu.runtime.jit import inlined, pointer
+from halfspace.cpu.runtime.lanes import count_bits
 from halfspace.cpu.runtime.simd import prefetch
 from halfspace.model.counters import Column, Stage, Want
-from halfspace.model.layout import BLOCK, TILE
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 
 __all__ = [
+    "ALL",
     "COUNT",
     "DROP",
     "FULL",
     "LOOK",
+    "NONE",
     "PAUSED",
     "SCORES",
     "TAKE",
@@ -25,6 +28,7 @@ __all__ = [
     "keep",
     "list_blocks",
     "must_stop",
+    "presence",
     "take",
 ]
 
@@ -33,6 +37,8 @@ TESTED, DROPPED, TAKEN, LEFT, DOTS, BYTES = map(int, Column)
 COUNT, SCORES = int(Want.COUNT), int(Want.SCORES)
 """Of `halfspace.model.counters`, as kernels take them."""
 
+NONE, SOME, ALL = 0, 1, 2
+"""Whether rows of a chunk count, as far as ids and tombstones say."""
 DROP, LOOK, TAKE = 0, 1, 2
 """Verdicts on a vector or a ball."""
 PAUSED, FULL = 1, 2
@@ -70,6 +76,22 @@ def excluded(segment, row):
     if segment.excluded == 0:
         return False
     return (pointer(segment.excluded, np.uint8)[row >> 3] >> (row & 7)) & 1 == 1
+
+
+@inlined
+def presence(segment, chunk):
+    """Tell of a chunk whether none, some or all of its rows count."""
+    if segment.excluded == 0:
+        return ALL
+    low = chunk * CHUNK
+    rows = min(CHUNK, segment.rows - low)
+    mask = pointer(segment.excluded + low // 8, np.uint8)
+    absent = 0
+    for place in range((rows + 7) // 8):  # those of no row are 0
+        absent += count_bits(np.int64(mask[place]))
+    if absent == 0:
+        return ALL
+    return NONE if absent == rows else SOME
 
 
 @inlined

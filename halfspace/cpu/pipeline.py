@@ -13,7 +13,7 @@ from halfspace.cpu.directions import blank_directions, fill_directions
 from halfspace.cpu.exact import COLUMNS
 from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.filters.scan import CODE as SCAN_CODE
-from halfspace.cpu.job import COUNT, SCORES, bytes_read, clear, complete
+from halfspace.cpu.job import SCORES, bytes_read, clear, complete
 from halfspace.cpu.runtime.clock import start_clock
 from halfspace.cpu.runtime.jit import array_at, blank, borrowed, compiled, hold, record_at, specialised
 from halfspace.cpu.runtime.records import DIRECTION, HEAD, JOB, SEGMENT
@@ -93,7 +93,7 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
                 continue
             for space in range(own.space if own.resumed else 0, spaces):
                 segment, begin = table[space, which], own.chunk if own.resumed else span[0]
-                own.space, own.counting = space, own.wanted == COUNT and segment.excluded == 0
+                own.space = space
                 asked = directions[space * batch : (space + 1) * batch]
                 if segment.data == 0:
                     at = scan(own, segment, 0, asked, counts, (begin, span[1]))

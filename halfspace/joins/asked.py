@@ -21,7 +21,6 @@ from halfspace.model.question import Question
 from halfspace.model.table import Table
 from halfspace.questions import Questions
 from halfspace.runtime.progress import Meter, Progress
-from halfspace.state.snapshot import MAX_ID
 
 __all__ = ["Joins"]
 

@@ -1,6 +1,6 @@
 """Asking for pairs block by block: so many stored vectors, or others, are the directions of one batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,19 @@ from halfspace.runtime.progress import Advance, Meter
 from halfspace.state.restrict import wanted_rows
 from halfspace.state.snapshot import Snapshot
 
-__all__ = ["Ask", "Block", "Edges", "Rows", "across", "answered", "block_size", "blocks", "ordered_pairs", "within_itself"]
+__all__ = [
+    "Ask",
+    "Block",
+    "Edges",
+    "Rows",
+    "across",
+    "answered",
+    "block_size",
+    "blocks",
+    "once",
+    "ordered_pairs",
+    "within_itself",
+]
 
 SHARE = 16
 """A block is at most one in so many of the rows: half of its products with itself are made in vain."""
@@ -50,14 +62,12 @@ class Rows(NamedTuple):
         parts = [segment.ids[rows] for segment, rows in zip(self.snapshot.segments, self.rows, strict=True)]
         return np.sort(np.concatenate([np.empty(0, np.int64), *map(host, parts)]))
 
-    def table(self, rows: list[npt.NDArray[np.bool_]] | None = None, since: tuple[int, int] = (0, 0)) -> Table:
-        """Return the table of the rows, or of fewer, from a segment and a row of it on; that is a multiple of 8."""
-        number, first = since
-        chosen = (self.rows if rows is None else rows)[number:]
-        masks = [namespace(own).packbits(~own, bitorder="little") for own in chosen]
-        if first:
-            masks[0][: first // 8] = 255
-        table = self.snapshot.table.part(*range(number, number + len(masks))) if masks else self.snapshot.table
+    def table(self, rows: Sequence[npt.NDArray[np.bool_]] | None = None, begin: int = 0) -> Table:
+        """Return the table of the rows, or of these of the segments from `begin` on."""
+        masks = [namespace(own).packbits(~own, bitorder="little") for own in (self.rows if rows is None else rows)]
+        if not masks:
+            return self.snapshot.table
+        table = self.snapshot.table.part(*range(begin, begin + len(masks)))
         for place, mask in enumerate(masks):
             table.records[:, place]["excluded"] = address(mask)
         return table.changed(table.records, masks)
@@ -68,7 +78,24 @@ class Block(NamedTuple):
 
     ids: Any  # (m,), in the order of the rows
     directions: Any  # (m, d) float32
-    since: tuple[int, int]  # the segment, and its row at which the block begins
+    number: int  # of the segment
+    first: int
+    stop: int  # rows [first, stop) of it, as far as they count
+
+    def own(self, of: Rows) -> Table:
+        """Return the table of its own rows."""
+        return of.table([_between(of.rows[self.number], self.first, self.stop)], self.number)
+
+    def since(self, of: Rows, row: int) -> Table:
+        """Return the table of what comes from a row of its segment on."""
+        rows = of.rows[self.number]
+        return of.table([_between(rows, row, rows.size), *of.rows[self.number + 1 :]], self.number)
+
+
+def _between(rows: npt.NDArray[np.bool_], first: int, stop: int) -> npt.NDArray[np.bool_]:
+    part: npt.NDArray[np.bool_] = namespace(rows).zeros_like(rows)
+    part[first:stop] = rows[first:stop]
+    return part
 
 
 def block_size(of: Rows, dim: int) -> int:
@@ -86,7 +113,7 @@ def blocks(of: Rows, dim: int) -> Iterator[Block]:
             own = first + xp.flatnonzero(rows[first : first + size])
             if own.size:
                 directions = xp.ascontiguousarray(as_float32(segment.vectors[0][own]))
-                yield Block(segment.ids[own], directions, (number, first))
+                yield Block(segment.ids[own], directions, number, first, min(first + size, segment.rows))
 
 
 def within_itself(of: Rows, ask: Ask, dim: int, wanted: Want, meter: Meter) -> Iterator[Edges]:
@@ -94,8 +121,8 @@ def within_itself(of: Rows, ask: Ask, dim: int, wanted: Want, meter: Meter) -> I
     left = sum(int(rows.sum()) for rows in of.rows)
     advance = meter.over(left * (left + 1) // 2)
     for block in blocks(of, dim):
-        for edges in answered(of, ask(of.table(since=block.since), block.directions, wanted), block.ids):
-            yield _once(*edges, block.ids)
+        for edges in answered(of, ask(block.since(of, block.first), block.directions, wanted), block.ids):
+            yield once(*edges, block.ids)
         advance(block.ids.size * (left - block.ids.size / 2))
         left -= block.ids.size
     meter.finish()
@@ -119,7 +146,7 @@ def answered(of: Rows, question: Question, ids: Any) -> Iterator[Edges]:
         at += offsets.size - 1
 
 
-def _once(ids: Any, others: Any, scores: Any, own: Any) -> Edges:
+def once(ids: Any, others: Any, scores: Any, own: Any) -> Edges:
     """Leave each pair once, and none of a vector and itself; own : ids of the block, whose pairs come twice."""
     xp = namespace(ids)
     lowest, highest = own.min(), own.max()

@@ -21,8 +21,7 @@ def count_pairs(of: Rows, asks: list[Ask], dim: int, meter: Meter) -> npt.NDArra
     left = sum(int(rows.sum()) for rows in of.rows)
     advance = meter.over(left * (left + 1) // 2)
     for block in blocks(of, dim):
-        number, first = block.since
-        own, beyond = of.table(since=block.since, rows_of_first=block.rows), of.table(since=(number, block.stop))
+        own, beyond = block.own(of), block.since(of, block.stop)
         for place, ask in enumerate(asks):
             counts[place] += int(host(asking.counts(of.backend, ask(beyond, block.directions, Want.COUNT))).sum())
             for edges in answered(of, ask(own, block.directions, Want.IDS), block.ids):

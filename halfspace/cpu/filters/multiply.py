@@ -10,7 +10,7 @@ from halfspace.cpu.filters.cascade import classify_cells
 from halfspace.cpu.filters.matrix import pack_tile, reachable_by
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.filters.views import borrow_seen
-from halfspace.cpu.job import COUNT, LOOK, bits_between, keep, must_stop
+from halfspace.cpu.job import COUNT, LOOK, bits_between, keep, must_stop, presence
 from halfspace.cpu.runtime.jit import blank, cleared, hold, inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import lifted_pairs_reaching, lowest_bit_of, pairs_reaching
 from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end
@@ -53,7 +53,7 @@ def _multiply(job, segment, matrix, directions, counts, span):
     at, chunk = stop, start
     matrix_begin()
     while chunk < stop and at == stop:
-        alive = reachable_by(matrix.reach[space], peaks[chunk])
+        alive = reachable_by(matrix.reach[space], peaks[chunk]) if presence(segment, chunk) else 0
         last = min((chunk + 1) * CHUNK, segment.rows) if alive else 0
         while first < last and at == stop:
             for t in range(tiles):

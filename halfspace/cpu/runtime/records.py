@@ -113,7 +113,7 @@ JOB = np.dtype(
         ("verify", np.int64),
         ("wanted", np.int64),
         ("may_scan", np.int64),
-        ("counting", np.bool_),  # whether hits of this segment are counted instead of listed
+        ("counting", np.bool_),  # whether hits of this chunk are counted instead of listed
         ("scored", np.bool_),  # whether scores are wanted
         *SINK_FIELDS,
         *CLOCK_FIELDS,
