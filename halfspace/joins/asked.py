@@ -361,11 +361,11 @@ class Joins(Questions):
             one, other, values = edges
             return Pairs(one, other, as_scores(values, self._metric) if scores else None, shape=shape)
 
-        if in_blocks:
-            return PairBlocks(begin, make)
         with self._on:
             xp = self._backend.xp
             none = xp.empty(0, np.int64), xp.empty(0, np.int64), xp.empty(0, np.float32)
+            if in_blocks:
+                return PairBlocks(begin, make, none)
             held = [none, *begin()]
             return make(ordered_pairs(tuple(map(xp.concatenate, zip(*held, strict=True)))))
 

@@ -62,6 +62,11 @@ class Rows(NamedTuple):
         parts = [segment.ids[rows] for segment, rows in zip(self.snapshot.segments, self.rows, strict=True)]
         return np.sort(np.concatenate([np.empty(0, np.int64), *map(host, parts)]))
 
+    @property
+    def size(self) -> int:
+        """Number of rows that count."""
+        return sum(int(rows.sum()) for rows in self.rows)
+
     def table(self, rows: Sequence[npt.NDArray[np.bool_]] | None = None, begin: int = 0) -> Table:
         """Return the table of the rows, or of these of the segments from `begin` on."""
         masks = [namespace(own).packbits(~own, bitorder="little") for own in (self.rows if rows is None else rows)]
@@ -118,7 +123,7 @@ def blocks(of: Rows, dim: int) -> Iterator[Block]:
 
 def within_itself(of: Rows, ask: Ask, dim: int, wanted: Want, meter: Meter) -> Iterator[Edges]:
     """Find all pairs of the rows, the smaller id first."""
-    left = sum(int(rows.sum()) for rows in of.rows)
+    left = of.size
     advance = meter.over(left * (left + 1) // 2)
     for block in blocks(of, dim):
         for edges in answered(of, ask(block.since(of, block.first), block.directions, wanted), block.ids):

@@ -18,7 +18,7 @@ def count_pairs(of: Rows, asks: list[Ask], dim: int, meter: Meter) -> npt.NDArra
     What lies beyond a block is counted; of its pairs with itself, each comes twice, and is told by its ids.
     """
     counts = np.zeros(len(asks), np.int64)
-    left = sum(int(rows.sum()) for rows in of.rows)
+    left = of.size
     advance = meter.over(left * (left + 1) // 2)
     for block in blocks(of, dim):
         own, beyond = block.own(of), block.since(of, block.stop)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,8 +134,8 @@ class PairBlocks:
     Blocks come as they are found: in each, and among them, pairs are in no particular order.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[Edges]], make: Callable[[Edges], Pairs]) -> None:
-        self._begin, self._make = begin, make
+    def __init__(self, begin: Callable[[], Iterator[Edges]], make: Callable[[Edges], Pairs], none: Edges) -> None:
+        self._begin, self._make, self._none = begin, make, none
 
     def __iter__(self) -> Iterator[Pairs]:
         return map(self._make, self._begin())
@@ -151,7 +152,7 @@ class PairBlocks:
         OSError, ValueError
             If the file cannot be written; what was there before is untouched.
         """
-        return _written(path, iter(self))
+        return _written(path, chain([self._make(self._none)], self))
 
 
 def _written(path: str | PathLike[str], blocks: Iterator[Pairs]) -> int:
