@@ -1,4 +1,4 @@
-"""The command line: ``halfspace demo``, ``build``, ``query``, ``search``, ``info``, ``bench`` and ``warmup``.
+"""The command line: ``halfspace demo``, ``build``, ``query``, ``search``, ``info``, ``bench``, ``warmup``, and joins.
 
 Results go to stdout, as tables for people or, with ``--json``, as one JSON document; progress and errors go to stderr.
 Exit codes: 0 for success; 1 when a check failed (a damaged file, an answer that is not exact); 2 for bad usage or
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from halfspace import join_commands
 from halfspace.commands import answers, errors, fail, located, open_index, read_ids
 from halfspace.model.filters import FILTERS, names
 from halfspace.terminal import (
@@ -278,6 +279,9 @@ def search(
             print_json(query_document(index, output, found, limits))
         else:
             show_hits(output, found, limits)
+
+
+join_commands.add(app)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Searching embeddings of texts, as sentence-transformers' helpers do, exactly; that library is not needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -9,11 +9,14 @@ import numpy.typing as npt
 
 from halfspace.arguments import checks
 from halfspace.index import HalfspaceIndex
+from halfspace.joins.best import best_pairs
 
-__all__ = ["semantic_search"]
+__all__ = ["community_detection", "paraphrase_mining_embeddings", "semantic_search"]
 
 _METRICS = {"cos_sim": "cosine", "pytorch_cos_sim": "cosine", "dot_score": "ip", "euclidean_sim": "l2"}
 """The metric that each function of scores means."""
+_ASKED = 256
+"""Communities that are fetched at once."""
 _BUILT = 512
 """Queries of one call for which building codes pays; fewer read all vectors."""
 
@@ -66,10 +69,7 @@ def semantic_search(
     >>> semantic_search([[0.0, 1.0]], corpus, score_function="dot_score", score_threshold=3.0)
     [[{'corpus_id': 1, 'score': 4.0}]]
     """
-    name = score_function if isinstance(score_function, str) else getattr(score_function, "__name__", "")
-    if name not in _METRICS:
-        raise ValueError(f"score_function must be one of {', '.join(_METRICS)}, got {score_function!r}")
-    metric = _METRICS[name]
+    metric = _metric(score_function)
     queries = np.atleast_2d(checks.asarray(query_embeddings, "query_embeddings"))
     index = _indexed(corpus_embeddings, metric, len(queries))
     sign = -1 if metric == "l2" else 1
@@ -80,6 +80,126 @@ def semantic_search(
         {"corpus_id": id, "score": score} for id, score in zip(hits.ids.tolist(), (sign * scores).tolist(), strict=True)
     ]
     return [found[first:last] for first, last in pairwise(hits.offsets.tolist())]
+
+
+def paraphrase_mining_embeddings(
+    embeddings: npt.ArrayLike | HalfspaceIndex,
+    query_chunk_size: int = 5000,
+    corpus_chunk_size: int = 100000,
+    max_pairs: int = 500000,
+    top_k: int = 100,
+    score_function: str | Callable[..., Any] = "cos_sim",
+) -> list[list[float | int]]:
+    """Find the most similar pairs, as ``sentence_transformers.util.paraphrase_mining_embeddings`` does.
+
+    Parameters
+    ----------
+    embeddings : array_like, shape (n, d), or HalfspaceIndex
+        As the corpus of `semantic_search`.
+    query_chunk_size, corpus_chunk_size, top_k : int
+        Without effect: memory is bounded by the pairs that are returned, and no pair is missed because one of its
+        texts has many others that are similar.
+    max_pairs : int
+        How many pairs are returned, at most.
+    score_function : {"cos_sim", "dot_score", "euclidean_sim"}, or a function of that name
+        As for `semantic_search`.
+
+    Returns
+    -------
+    list of [score, i, j]
+        The pairs with the best scores, each once, i < j: in descending order of score, then of i and j.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `semantic_search`.
+
+    Notes
+    -----
+    A sample suggests a threshold, and the pairs that reach it are counted: where there are too few, it is lowered.
+
+    Examples
+    --------
+    >>> from halfspace.text import paraphrase_mining_embeddings
+    >>> paraphrase_mining_embeddings([[1.0, 0.0], [3.0, 4.0], [2.0, 0.0], [4.0, 3.0]], max_pairs=2)
+    [[1.0, 0, 2], [0.9599999785423279, 1, 3]]
+    """
+    metric = _metric(score_function)
+    index = _indexed(embeddings, metric, _BUILT)
+    most = checks.as_count(max_pairs, "max_pairs", 0)
+    pairs = best_pairs(index, most)
+    sign = -1 if metric == "l2" else 1
+    scores: Any = pairs.scores
+    columns = zip((sign * scores).tolist(), pairs.ids_a.tolist(), pairs.ids_b.tolist(), strict=True)
+    return [list(row) for row in columns]
+
+
+def community_detection(
+    embeddings: npt.ArrayLike | HalfspaceIndex,
+    threshold: float = 0.75,
+    min_community_size: int = 10,
+    batch_size: int = 1024,
+    show_progress_bar: bool = False,
+) -> list[list[int]]:
+    """Find groups of similar embeddings, as ``sentence_transformers.util.community_detection`` does.
+
+    Parameters
+    ----------
+    embeddings : array_like, shape (n, d), or HalfspaceIndex
+        An index has the metric ``"cosine"``.
+    threshold : float
+        The least cosine of a community's members with its centre.
+    min_community_size : int
+        The least size of a community.
+    batch_size, show_progress_bar
+        Without effect.
+
+    Returns
+    -------
+    list of list of int
+        Disjoint communities, the largest first; in each, the centre first and then the others by their cosines with
+        it. Communities are chosen greedily: around the vectors with the most neighbours first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `semantic_search`.
+
+    Examples
+    --------
+    >>> from halfspace.text import community_detection
+    >>> community_detection([[1.0, 0.0], [3.0, 4.0], [2.0, 0.1], [4.0, 3.0]], 0.9, min_community_size=2)
+    [[0, 2], [1, 3]]
+    """
+    index = _indexed(embeddings, "cosine", _BUILT)
+    ids = np.asarray(index.ids)
+    least = min(checks.as_count(min_community_size, "min_community_size", 1), max(ids.size, 1))
+    sizes = np.concatenate(
+        [np.zeros(0, np.int64), *(index.count(index.vectors(part), threshold) for part in _parts(ids))]
+    )
+    order = np.flatnonzero(sizes >= least)
+    centres = ids[order[np.argsort(-sizes[order], kind="stable")]]
+    taken: set[int] = set()
+    communities: list[list[int]] = []
+    for part in _parts(centres):
+        for hits in index.query(index.vectors(part), threshold, sort=True):
+            left = [id for id in hits.ids.tolist() if id not in taken]
+            if len(left) >= least:
+                communities.append(left)
+                taken.update(left)
+    return sorted(communities, key=len, reverse=True)
+
+
+def _parts(ids: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    return (ids[first : first + _ASKED] for first in range(0, ids.size, _ASKED))
+
+
+def _metric(score_function: Any) -> str:
+    """Return the metric that a function of scores means."""
+    name = score_function if isinstance(score_function, str) else getattr(score_function, "__name__", "")
+    if name not in _METRICS:
+        raise ValueError(f"score_function must be one of {', '.join(_METRICS)}, got {score_function!r}")
+    return _METRICS[name]
 
 
 def _indexed(corpus: Any, metric: str, queries: int) -> HalfspaceIndex:

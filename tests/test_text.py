@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from halfspace import HalfspaceIndex
-from halfspace.text import semantic_search
+from halfspace.text import community_detection, paraphrase_mining_embeddings, semantic_search
 
 
 def dot_score(a, b):
@@ -117,3 +117,73 @@ def test_few_and_none():
 def test_sentence_transformers_and_torch_are_not_imported():
     code = "import sys, halfspace.text; raise SystemExit(bool({'torch', 'sentence_transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def cosines_of(vectors):
+    """Exact orders of cosines, by Fractions: signed squares of integers."""
+    whole = vectors.astype(np.int64)
+    squares = (whole * whole).sum(axis=1)
+    products = whole @ whole.T
+    return [
+        [Fraction(int(p) * abs(int(p)), int(squares[i] * squares[j])) for j, p in enumerate(row)]
+        for i, row in enumerate(products)
+    ]
+
+
+@pytest.mark.parametrize("most", [0, 1, 7, 100, 10**9])
+def test_the_best_pairs_are_complete(most, rng):
+    """Without the caps of top_k: one vector may be in many pairs."""
+    vectors = rng.integers(-3, 4, (60, 3)).astype(np.float32)
+    vectors[(vectors == 0).all(axis=1)] = 1
+    vectors[:30] = vectors[0]  # all pairs of these have the cosine 1
+    found = paraphrase_mining_embeddings(vectors, max_pairs=most, top_k=1)
+    exact = cosines_of(vectors)
+    order = sorted(((i, j) for i in range(60) for j in range(i + 1, 60)), key=lambda p: (-exact[p[0]][p[1]], p))
+    assert [(i, j) for _, i, j in found] == order[:most]
+    for score, i, j in found:
+        assert score == pytest.approx(np.sign(exact[i][j]) * abs(float(exact[i][j])) ** 0.5, abs=1e-7)
+
+
+@pytest.mark.parametrize("function", ["dot_score", "euclidean_sim"])
+def test_the_best_pairs_by_other_scores(function, rng):
+    vectors = rng.integers(-9, 10, (40, 4)).astype(np.float32)
+    whole = vectors.astype(np.int64)
+    scores = whole @ whole.T if function == "dot_score" else -((whole[:, None] - whole) ** 2).sum(axis=2)
+    order = sorted(((i, j) for i in range(40) for j in range(i + 1, 40)), key=lambda p: (-scores[p], p))
+    found = paraphrase_mining_embeddings(vectors, max_pairs=50, score_function=function)
+    assert [(i, j) for _, i, j in found] == order[:50]
+    real = [
+        float(scores[p]) if function == "dot_score" else -float(np.float32(np.sqrt(-scores[p]))) for p in order[:50]
+    ]
+    assert [score for score, _, _ in found] == real
+
+
+def test_communities_are_those_of_the_greedy_rule(rng):
+    vectors = rng.integers(-4, 5, (120, 3)).astype(np.float32)
+    vectors[(vectors == 0).all(axis=1)] = 1
+    exact = cosines_of(vectors)
+    for threshold, least in ((0.5, 4), (0.96875, 2), (1.0, 1)):
+        level = Fraction(threshold) ** 2
+        around = [
+            sorted((j for j in range(120) if row[j] >= level), key=lambda j, row=row: (-row[j], j)) for row in exact
+        ]
+        taken, expected = set(), []
+        for members in sorted((own for own in around if len(own) >= least), key=len, reverse=True):
+            left = [j for j in members if j not in taken]
+            if len(left) >= least:
+                expected.append(left)
+                taken.update(left)
+        assert community_detection(vectors, threshold, least) == sorted(expected, key=len, reverse=True)
+
+
+def test_few_embeddings_and_indexes():
+    assert paraphrase_mining_embeddings([[1.0, 0.0]]) == []
+    assert community_detection([[1.0, 0.0]], min_community_size=10) == [[0]]
+    index = HalfspaceIndex(2, metric="cosine")
+    index.insert([[1, 0], [2, 0], [0, 1]], ids=[5, 9, 7])
+    assert paraphrase_mining_embeddings(index, max_pairs=1) == [[1.0, 5, 9]]
+    assert community_detection(index, 0.9, 2) == [[5, 9]]
+    with pytest.raises(ValueError, match="'cosine'"):
+        paraphrase_mining_embeddings(index, score_function="dot_score")
+    with pytest.raises(ValueError, match="score_function"):
+        paraphrase_mining_embeddings([[1.0]], score_function="manhattan_sim")

@@ -17,7 +17,7 @@ from halfspace.files.atomic import replacing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["HITS", "check_output", "write_columns", "write_hits", "write_text"]
+__all__ = ["HITS", "TABLES", "check_output", "write_hits", "write_table", "write_text"]
 
 _PIECE = 1 << 16
 """Rows that are brought into another form at once."""
@@ -101,23 +101,36 @@ def write_hits(path: Path, found: dict[str, NDArray[Any]]) -> None:
     ``.npz`` holds these arrays. The others hold a row for each hit: ``query``, the direction counted from 0, ``id`` and
     ``score``; or, for counts, a row for each direction: ``query`` and ``count``. They are written piece by piece.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        _pyarrow(path)
+    if path.suffix.lower() != ".npz":
+        write_table(path, _pieces(found))
+        return
     with replacing(path) as file:
-        HITS[suffix](file, found)
+        _npz(file, found)
 
 
-def write_columns(path: Path, pieces: Iterable[dict[str, NDArray[Any]]]) -> None:
-    """Write a table as a file of Parquet, in one step, as its pieces come; there is at least one.
+def write_table(path: Path, pieces: Iterable[dict[str, NDArray[Any]]], suffix: str = "") -> None:
+    """Write a table, in one step, as its pieces come; there is at least one.
+
+    Parameters
+    ----------
+    path : Path
+    pieces : iterable of dict of str to ndarray
+        Columns, by their names.
+    suffix : str, optional
+        One of `TABLES`, which says the format; by default that of the path.
 
     Raises
     ------
+    ValueError
+        If pyarrow, which Parquet needs, is missing.
     OSError
         If the file cannot be written; what was there before is untouched.
     """
+    suffix = suffix or path.suffix.lower()
+    if suffix == ".parquet":
+        _pyarrow(path)
     with replacing(path) as file:
-        _parquet_rows(file, pieces)
+        TABLES[suffix](file, pieces)
 
 
 def _pieces(found: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
@@ -140,18 +153,18 @@ def _npz(file: io.BufferedWriter, found: dict[str, NDArray[Any]]) -> None:
     np.savez(file, **found)  # type: ignore[arg-type]
 
 
-def _csv(file: io.BufferedWriter, found: dict[str, NDArray[Any]]) -> None:
+def _csv(file: io.BufferedWriter, pieces: Iterable[dict[str, NDArray[Any]]]) -> None:
     text = io.TextIOWrapper(file, encoding="ascii", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    for number, piece in enumerate(_pieces(found)):
+    for number, piece in enumerate(pieces):
         if number == 0:
             writer.writerow(piece)
         writer.writerows(zip(*map(_shortest, piece.values()), strict=True))
     text.detach()  # which flushes it, and leaves the file open
 
 
-def _jsonl(file: io.BufferedWriter, found: dict[str, NDArray[Any]]) -> None:
-    for piece in _pieces(found):
+def _jsonl(file: io.BufferedWriter, pieces: Iterable[dict[str, NDArray[Any]]]) -> None:
+    for piece in pieces:
         columns = []
         for column in piece.values():
             words = _shortest(column)  # JSON has no infinities: those are text
@@ -166,11 +179,7 @@ def _shortest(column: NDArray[Any]) -> list[str]:
     return words
 
 
-def _parquet(file: io.BufferedWriter, found: dict[str, NDArray[Any]]) -> None:
-    _parquet_rows(file, _pieces(found))
-
-
-def _parquet_rows(file: io.BufferedWriter, pieces: Iterable[dict[str, NDArray[Any]]]) -> None:
+def _parquet(file: io.BufferedWriter, pieces: Iterable[dict[str, NDArray[Any]]]) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -195,10 +204,11 @@ def _pyarrow(path: Path) -> None:
         raise ValueError(f"{path}: writing Parquet needs pyarrow: pip install pyarrow") from None
 
 
-HITS: dict[str, Callable[[io.BufferedWriter, dict[str, Any]], None]] = {
-    ".npz": _npz,
+TABLES: dict[str, Callable[[io.BufferedWriter, Iterable[dict[str, Any]]], None]] = {
     ".csv": _csv,
     ".parquet": _parquet,
     ".jsonl": _jsonl,
 }
-"""Writers of hits by the suffix of their files."""
+"""Writers of tables by the suffix of their files."""
+HITS = (".npz", *TABLES)
+"""Suffixes of files of hits."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halfspace.files.outputs import check_output, write_columns
+from halfspace.files.outputs import check_output, write_table
 from halfspace.hits import library
 from halfspace.joins.blocks import Edges
 from halfspace.model.arrays import beside, host
@@ -64,7 +64,7 @@ class Pairs:
             return Pair(int(self.ids_a[at]), int(self.ids_b[at]), score)
 
     def __iter__(self) -> Iterator[Pair]:
-        own = self._columns()
+        own = self.columns()
         scores = widen32(own["score"]).tolist() if "score" in own else [None] * len(self)
         return map(Pair, own["id_a"].tolist(), own["id_b"].tolist(), scores)
 
@@ -74,8 +74,8 @@ class Pairs:
     def __reduce__(self) -> Any:
         return partial(Pairs, shape=self._shape), (self.ids_a, self.ids_b, self.scores)
 
-    def _columns(self) -> dict[str, np.ndarray]:
-        """Return the columns of the table, on the host."""
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the columns of the table, ``id_a``, ``id_b`` and perhaps ``score``, on the host."""
         with beside(self.ids_a):
             table = {"id_a": host(self.ids_a), "id_b": host(self.ids_b)}
             return table if self.scores is None else table | {"score": host(self.scores)}
@@ -88,19 +88,19 @@ class Pairs:
         ImportError
             If pyarrow, of the extra ``tables``, is missing.
         """
-        return library("pyarrow", "to_arrow").table(self._columns())
+        return library("pyarrow", "to_arrow").table(self.columns())
 
     def to_pandas(self) -> Any:
         """Return a DataFrame of pandas; like `to_arrow`, of which it needs pandas alone."""
-        return library("pandas", "to_pandas").DataFrame(self._columns(), copy=False)
+        return library("pandas", "to_pandas").DataFrame(self.columns(), copy=False)
 
     def to_polars(self) -> Any:
         """Return a DataFrame of polars; like `to_arrow`, of which it needs polars alone."""
-        return library("polars", "to_polars").DataFrame(self._columns())
+        return library("polars", "to_polars").DataFrame(self.columns())
 
     def to_parquet(self, path: str | PathLike[str]) -> int:
         """Write the table of `to_arrow` to a file, in one step; returns the number of pairs."""
-        return _written(path, iter([self]))
+        return _written(path, iter([self.columns()]))
 
     def to_scipy(self) -> Any:
         """Return a sparse matrix of scores, on the host.
@@ -118,7 +118,7 @@ class Pairs:
         """
         from scipy.sparse import coo_array
 
-        own = self._columns()
+        own = self.columns()
         for name in ("id_a", "id_b"):
             if len(self) and int(own[name].min()) < 0:
                 raise ValueError(f"id {int(own[name].min())} is negative: it cannot be a row or a column")
@@ -152,10 +152,14 @@ class PairBlocks:
         OSError, ValueError
             If the file cannot be written; what was there before is untouched.
         """
-        return _written(path, chain([self._make(self._none)], self))
+        return _written(path, self.columns())
+
+    def columns(self) -> Iterator[dict[str, np.ndarray]]:
+        """Iterate over the columns of the table, on the host, block by block; the first block is empty."""
+        return (block.columns() for block in chain([self._make(self._none)], self))
 
 
-def _written(path: str | PathLike[str], blocks: Iterator[Pairs]) -> int:
+def _written(path: str | PathLike[str], blocks: Iterator[dict[str, np.ndarray]]) -> int:
     library("pyarrow", "to_parquet")
     check_output(Path(path), [])
     count = 0
@@ -163,8 +167,8 @@ def _written(path: str | PathLike[str], blocks: Iterator[Pairs]) -> int:
     def tables() -> Iterator[dict[str, np.ndarray]]:
         nonlocal count
         for block in blocks:
-            count += len(block)
-            yield block._columns()
+            count += len(block["id_a"])
+            yield block
 
-    write_columns(Path(path), tables())
+    write_table(Path(path), tables(), ".parquet")
     return count

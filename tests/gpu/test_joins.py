@@ -7,7 +7,6 @@ from on_gpu import make
 
 from halfspace import HalfspaceIndex
 
-
 pytestmark = pytest.mark.gpu
 
 
