@@ -58,8 +58,8 @@ def pairs(
 ) -> None:
     """Find every pair of vectors that reaches tau, and write them as they are found."""
     with errors():
+        from halfspace.best_pairs import estimated_pairs
         from halfspace.files.outputs import write_table
-        from halfspace.joins.best import estimated_pairs
 
         start = time.perf_counter()
         index, _ = _built(vectors, output, ids, metric=metric, dtype=dtype, threads=threads)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.arguments import checks
+from halfspace.best_pairs import best_pairs
 from halfspace.index import HalfspaceIndex
-from halfspace.joins.best import best_pairs
 
 __all__ = ["community_detection", "paraphrase_mining_embeddings", "semantic_search"]
 

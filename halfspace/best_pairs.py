@@ -1,16 +1,14 @@
 """The best of all pairs, by a threshold that a sample suggests; and how many pairs there may be."""
 
 from math import ceil, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from halfspace.index import HalfspaceIndex
 from halfspace.joins.pairs import Pairs
 from halfspace.model.arrays import host, namespace
-
-if TYPE_CHECKING:
-    from halfspace.index import HalfspaceIndex
 
 __all__ = ["best_pairs", "estimated_pairs"]
 
@@ -22,7 +20,7 @@ HELD = 2
 """Pairs that are held, as a multiple of those that are wanted, before the worst are dropped."""
 
 
-def best_pairs(index: "HalfspaceIndex", most: int) -> Pairs:
+def best_pairs(index: HalfspaceIndex, most: int) -> Pairs:
     """Find the pairs with the best scores, so many at most, best first; equals by their ids. On the host."""
     n = len(index)
     total = n * (n - 1) // 2
@@ -44,7 +42,7 @@ def best_pairs(index: "HalfspaceIndex", most: int) -> Pairs:
     return Pairs(*_cut(best, nearest, most), shape=(index._snapshot.next_id,) * 2)
 
 
-def _suggested(index: "HalfspaceIndex", share: float) -> float:
+def _suggested(index: HalfspaceIndex, share: float) -> float:
     """Return a threshold that about this share of all pairs reaches, rather more than fewer."""
     ids, directions = _sample(index)
     expected = share * ids.size * len(index)
@@ -61,7 +59,7 @@ def _cut(columns: list[np.ndarray], nearest: float, most: int) -> list[np.ndarra
     return [column[order] for column in columns]
 
 
-def estimated_pairs(index: "HalfspaceIndex", tau: float) -> float:
+def estimated_pairs(index: HalfspaceIndex, tau: float) -> float:
     """Estimate how many pairs reach a threshold, by what a sample of vectors reaches."""
     ids, directions = _sample(index)
     if not ids.size:
@@ -75,7 +73,7 @@ def estimated_pairs(index: "HalfspaceIndex", tau: float) -> float:
     return max(reached, 0.0) * len(index) / ids.size / 2
 
 
-def _sample(index: "HalfspaceIndex") -> tuple[npt.NDArray[np.int64], Any]:
+def _sample(index: HalfspaceIndex) -> tuple[npt.NDArray[np.int64], Any]:
     """Return ids of a sample, on the host, and its vectors."""
     ids = index.ids
     which = np.linspace(0, max(len(index) - 1, 0), min(SAMPLE, len(index))).astype(np.int64)
