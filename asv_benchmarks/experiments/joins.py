@@ -241,9 +241,8 @@ def million(how: argparse.Namespace) -> None:
     with Peak() as peak:
         count = sum(len(block) for block in index.pairs(TAU, blocks=True))
     seconds = time.perf_counter() - built
-    print(
-        f"{n:,} x 384: built in {built - begun:.1f} s; {count:,} pairs in {seconds:.1f} s, {peak.megabytes:.0f} MB beyond"
-    )
+    made = f"{n:,} x 384: built in {built - begun:.1f} s"
+    print(f"{made}; {count:,} pairs in {seconds:.1f} s, {peak.megabytes:.0f} MB beyond the index")
 
 
 def parquet(how: argparse.Namespace) -> None:
