@@ -36,9 +36,11 @@ Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float
 
 def collect(found: Any, threads: int) -> Rows:
     """Bring the hits of an `halfspace.cpu.search.Answer` into rows, by direction and then by id."""
+    if found.counts.size == 1 and len(found.parts) == 1 and found.parts[0].ids.size <= ORDERED:
+        _, ids, scores = found.parts[0]
+        return np.array([0, ids.size]), ids, scores
     rows = _gathered(found.counts, found.parts, threads)
-    if found.counts.size > 1 or len(found.parts) > 1 or rows[1].size > ORDERED:
-        _order(*rows, False, threads)
+    _order(*rows, False, threads)
     return rows
 
 
