@@ -359,6 +359,7 @@ def warmup(
         typer.Option(help="Stored format; may be given several times.  [default: float32]", show_default=False),
     ] = None,
     all_formats: Annotated[bool, typer.Option("--all", help="All stored formats.")] = False,
+    metric: Annotated[str, typer.Option(help="ip, cosine or l2: some kernels are compiled for each.")] = "ip",
     device: Annotated[str, typer.Option(help="cpu, gpu or gpu:<number>.")] = "cpu",
     attention: Annotated[
         int | None,
@@ -380,6 +381,7 @@ def warmup(
             with progress(f"warming up {format}") as report:
                 from halfspace import warmup as work
 
-                work(format, device=device, head_dim=attention, progress=report)
+                work(format, metric=metric, device=device, head_dim=attention, progress=report)
         seconds = round(time.perf_counter() - start, 3)
-        print_summary({"dtype": formats, "device": device, "attention": attention, "seconds": seconds}, as_json)
+        how = {"dtype": formats, "metric": metric, "device": device, "attention": attention}
+        print_summary(how | {"seconds": seconds}, as_json)

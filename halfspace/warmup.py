@@ -11,6 +11,7 @@ from halfspace.attention.kv import KVIndex
 from halfspace.index import HalfspaceIndex
 from halfspace.model.filters import FILTERS
 from halfspace.model.kv_cache import ESTIMATORS
+from halfspace.model.metrics import METRICS
 
 __all__ = ["warmup"]
 
@@ -24,6 +25,7 @@ BATCHES = (3, 32, 160)
 def warmup(
     dtype: Any = "float32",
     *,
+    metric: str = "ip",
     device: str = "cpu",
     head_dim: int | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -38,6 +40,8 @@ def warmup(
     ----------
     dtype : {"float32", "float16", "bfloat16"}
         The stored format.
+    metric : {"ip", "cosine", "l2"}
+        What scores are: most kernels serve all metrics, and some are compiled for each.
     device : {"cpu", "gpu", "gpu:0", ...}
     head_dim : int, optional
         Compile the kernels of `halfspace.attention` as well, for heads of so many dimensions; on the CPU they serve any
@@ -51,12 +55,13 @@ def warmup(
         If an argument is not one of the above.
     """
     rng = np.random.default_rng(0)
+    checks.one_of(metric, "metric", METRICS)
     stages = backend.load(device)
     rows, dim = SHAPES[0]
     kinds = [
         (filter, (rows, min(max(dim, spec.least_dim), spec.most_dim)))
         for filter, spec in FILTERS.items()
-        if stages.DEVICE in spec.code
+        if stages.DEVICE in spec.code and metric in spec.metrics
     ]
     kinds.append(("cells", SHAPES[1]))
     if head_dim is not None:
@@ -65,7 +70,7 @@ def warmup(
     for done, (filter, (rows, dim)) in enumerate(kinds):
         if progress is not None:
             progress(done, steps)
-        index = HalfspaceIndex(dim, device=device, filter=filter, dtype=dtype)
+        index = HalfspaceIndex(dim, metric=metric, device=device, filter=filter, dtype=dtype)
         vectors = rng.standard_normal((rows, dim), dtype=np.float32)
         vectors[:, : dim // 8] *= 8.0
         with stages.on(device):

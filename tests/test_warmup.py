@@ -23,7 +23,7 @@ from halfspace.attention.policy import ESTIMATORS
 def ask():
     rng = np.random.default_rng(1)
     for filter in {filters}:
-        index = halfspace.HalfspaceIndex(12, filter=filter)
+        index = halfspace.HalfspaceIndex(12, filter=filter, metric={metric!r})
         index.insert(rng.standard_normal((700, 12), dtype=np.float32))
         index.compact()
         directions = rng.standard_normal((40, 12), dtype=np.float32)
@@ -38,15 +38,17 @@ def ask():
         index.attend(queries[:, :, 0], **threshold)
     index.query(queries[:, :, 0], 1.0)
 
-halfspace.warmup(head_dim=8)
+halfspace.warmup(metric={metric!r}, head_dim=8)
 with event.install_recorder("numba:compile") as recorder:
     ask()
 print([e.data["dispatcher"].py_func.__name__ for _, e in recorder.buffer if e.is_start])
 """
 
 
-def test_nothing_is_left_to_compile():
-    code = CODE.format(filters=FILTERS)
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_nothing_is_left_to_compile(metric):
+    filters = FILTERS if metric == "ip" else [name for name in FILTERS if name not in ("balls", "sweep")]
+    code = CODE.format(filters=filters, metric=metric)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -59,7 +61,7 @@ def test_it_tells_how_far_it_is():
 
 
 def test_it_refuses_what_an_index_refuses():
-    for options in ({"dtype": "int8"}, {"device": "abacus"}):
+    for options in ({"dtype": "int8"}, {"device": "abacus"}, {"metric": "manhattan"}):
         with pytest.raises((TypeError, ValueError)) as refused:
             warmup(**options)
         with pytest.raises(type(refused.value)):
@@ -69,7 +71,7 @@ def test_it_refuses_what_an_index_refuses():
 def test_the_command_compiles_ahead():
     summary = json.loads(succeed("warmup", "--dtype", "float32", "--json"))
     assert 0 < summary.pop("seconds") < 600
-    assert summary == {"dtype": ["float32"], "device": "cpu", "attention": None}
+    assert summary == {"dtype": ["float32"], "metric": "ip", "device": "cpu", "attention": None}
 
 
 @pytest.mark.parametrize(
@@ -79,13 +81,14 @@ def test_the_command_compiles_ahead():
         (["--dtype", "float16", "--dtype", "bfloat16", "--dtype", "float16"], ["float16", "bfloat16"], {}),
         (["--all", "--attention", 64], list(FORMATS), {"head_dim": 64}),
         (["--device", "gpu:1"], ["float32"], {"device": "gpu:1"}),
+        (["--metric", "l2"], ["float32"], {"metric": "l2"}),
     ],
 )
 def test_the_command_passes_on_what_it_is_asked(options, dtypes, more, monkeypatch):
     asked = []
     monkeypatch.setattr(halfspace, "warmup", lambda dtype, *, progress, **own: asked.append((dtype, own)))
     text = succeed("warmup", *options)
-    expected = {"device": "cpu", "head_dim": None} | more
+    expected = {"metric": "ip", "device": "cpu", "head_dim": None} | more
     assert asked == [(dtype, expected) for dtype in dtypes]
     assert ", ".join(dtypes) in text
 
