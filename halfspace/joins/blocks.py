@@ -69,7 +69,8 @@ class Rows(NamedTuple):
 
     def table(self, rows: Sequence[npt.NDArray[np.bool_]] | None = None, begin: int = 0) -> Table:
         """Return the table of the rows, or of these of the segments from `begin` on."""
-        masks = [namespace(own).packbits(~own, bitorder="little") for own in (self.rows if rows is None else rows)]
+        xp = self.backend.xp
+        masks = [xp.packbits(~own, bitorder="little") for own in (self.rows if rows is None else rows)]
         if not masks:
             return self.snapshot.table
         table = self.snapshot.table.part(*range(begin, begin + len(masks)))

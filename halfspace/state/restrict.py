@@ -18,8 +18,8 @@ def restrict(snapshot: Snapshot, within: Any) -> Table:
     """Return the table of a snapshot with all rows excluded that are dead or not within."""
     if within is None:
         return snapshot.table
-    inside = wanted_rows(snapshot, within)
-    masks = [namespace(rows).packbits(~rows, bitorder="little") for rows in inside]
+    inside, xp = wanted_rows(snapshot, within), snapshot.builder.backend.xp
+    masks = [xp.packbits(~rows, bitorder="little") for rows in inside]
     records = snapshot.table.records.copy()
     for number, mask in enumerate(masks):
         records[:, number]["excluded"] = address(mask)
