@@ -19,7 +19,8 @@
 
 import argparse
 import ast
-import sys
+import site
+import sysconfig
 import tempfile
 import threading
 import time
@@ -56,7 +57,7 @@ Floats = NDArray[np.float32]
 def docstrings(most: int) -> tuple[list[str], list[str]]:
     """Read the names and docstrings of what is installed, evenly spread over the files."""
     names, texts = [], []
-    for folder in {Path(path) for path in sys.path if path.endswith(("site-packages", "python3.11"))}:
+    for folder in map(Path, [sysconfig.get_path("stdlib"), *site.getsitepackages()]):
         for file in sorted(folder.rglob("*.py")):
             try:
                 tree = ast.parse(file.read_bytes())
