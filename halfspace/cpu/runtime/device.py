@@ -20,7 +20,7 @@ __all__ = [
 
 DEVICE = "cpu"
 
-REMEMBERED = 1
+REMEMBERED = 16
 """Of the questions that are answered, one in so many is remembered; elsewhere a copy may cost as much as a question."""
 
 
