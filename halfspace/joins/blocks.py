@@ -155,10 +155,10 @@ def answered(of: Rows, question: Question, ids: Any) -> Iterator[Edges]:
 def once(ids: Any, others: Any, scores: Any, own: Any) -> Edges:
     """Leave each pair once, and none of a vector and itself; own : ids of the block, whose pairs come twice."""
     xp = namespace(ids)
-    lowest, highest = own.min(), own.max()
+    lowest, highest = int(own.min()), int(own.max())
     doubtful = xp.flatnonzero((others >= lowest) & (others <= highest) & (others <= ids))
     if doubtful.size:
-        if int(highest - lowest) + 1 > own.size:
+        if highest - lowest + 1 > own.size:
             doubtful = doubtful[xp.isin(others[doubtful], own)]
         kept = xp.ones(ids.size, np.bool_)
         kept[doubtful] = False

@@ -17,6 +17,7 @@ from halfspace.model.metrics import as_scores
 from halfspace.model.question import Question
 from halfspace.model.table import Table
 from halfspace.questions import Questions
+from halfspace.runtime.interrupts import of_a_handler
 from halfspace.runtime.progress import Meter, Progress
 
 __all__ = ["STEPS", "Pairwise"]
@@ -259,5 +260,13 @@ class Pairwise(Questions):
             none = xp.empty(0, np.int64), xp.empty(0, np.int64), xp.empty(0, np.float32)
             if in_blocks:
                 return PairBlocks(begin, make, none)
-            held = [none, *begin()]
-            return make(ordered_pairs(tuple(map(xp.concatenate, zip(*held, strict=True)))))
+            try:
+                held = [none, *begin()]
+                return make(ordered_pairs(tuple(map(xp.concatenate, zip(*held, strict=True)))))
+            except MemoryError as error:
+                if of_a_handler(error):
+                    raise
+                raise MemoryError(
+                    "no memory for all pairs: take them block by block, by blocks=True, which can be written to Parquet "
+                    "as they come; histogram() tells how many there are"
+                ) from error

@@ -191,6 +191,28 @@ def test_no_vectors_one_vector_and_none_that_count():
     assert listed(index.pairs(-np.inf)) == [(0, 1)]
 
 
+def test_ids_of_any_size():
+    """Whose differences do not fit an int64."""
+    vectors = np.array([[1], [1], [5], [1], [5]], np.float32)
+    ids = np.array([2**63 - 2, -(2**63), 7, -3, 8])
+    index = make(vectors, "l2", "scan", ids=ids)
+    assert listed(index.pairs(0.0)) == [(-(2**63), -3), (-(2**63), 2**63 - 2), (-3, 2**63 - 2), (7, 8)]
+    assert index.groups(0.0).tolist() == [-(2**63), -(2**63), 7, 7, -(2**63)]
+    assert index.representatives(0.0).tolist() == [-(2**63), 7]
+    assert index.histogram([0.0, np.inf, -1.0]).tolist() == [4, 10, 0]
+
+
+def test_pairs_that_do_not_fit_say_what_does(monkeypatch):
+    index = make(np.eye(3, dtype=np.float32), "l2")
+
+    def full(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "concatenate", full)
+    with pytest.raises(MemoryError, match="blocks=True"):
+        index.pairs(2.0)
+
+
 def test_the_state_of_one_moment():
     index = make(np.eye(3, dtype=np.float32), "l2")
     blocks = index.pairs(2.0, blocks=True)
