@@ -267,6 +267,6 @@ class Pairwise(Questions):
                 if of_a_handler(error):
                     raise
                 raise MemoryError(
-                    "no memory for all pairs: take them block by block, by blocks=True, which can be written to Parquet "
-                    "as they come; histogram() tells how many there are"
+                    "no memory for all pairs: take them by blocks=True, which can be written to Parquet as they come; "
+                    "histogram() tells how many there are"
                 ) from error
