@@ -36,7 +36,7 @@ MOST_LIFT = 2.0**126
 """Lifts beyond float32 are given up: everything is left."""
 UNIT_BITS = (1 << 30) - 1
 """Bits at the end of a float64 that are 0 in a unit, so that 23 are left: fewer than 46, for exact multiples."""
-LEAST = 24
+LEAST = 16
 """Directions from which on a matrix product is faster than one after another."""
 
 
