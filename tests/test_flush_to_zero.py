@@ -22,7 +22,7 @@ from helpers.checking import DTYPES, FILTERS, build, check, equal
 from helpers.families import EXTREME_TAUS, _pattern, subnormal, tiny
 
 SERVED = ["scan", "cells", "groups"]  # with every metric
-LEAST = 24  # directions from which on cells are multiplied with them as matrices
+LEAST = 16  # directions from which on cells are multiplied with them as matrices
 FLUSH = 1 << 15 | 1 << 6  # flush to zero, denormals are zero
 
 
@@ -84,6 +84,13 @@ def taus(vectors, direction, metric="ip"):
     return reference.from_bits(np.concatenate([near, near + 1, np.maximum(near, 1) - 1, EXTREME]), "float64")
 
 
+def halves(thresholds):
+    """Batches of so few that cells meet one direction after another."""
+    parts = np.array_split(thresholds, 2)
+    assert len(parts[0]) < LEAST
+    return parts
+
+
 EXTREME = np.array(EXTREME_TAUS).view(np.uint64)  # taken while the mode is still the usual one
 
 
@@ -103,8 +110,9 @@ def answers(filter, metric="ip"):
                 index = build(vectors, filter=filter, dtype=dtype, metric=metric)
                 for q in directions:
                     thresholds = taus(vectors, q, metric)
-                    batch = np.repeat(q[None], len(thresholds), axis=0)
-                    compared += check([index], vectors, batch, thresholds, metric=metric)
+                    for part in halves(thresholds):
+                        batch = np.repeat(q[None], len(part), axis=0)
+                        compared += check([index], vectors, batch, part, metric=metric)
                     for tau in thresholds[::4]:
                         equal(index.query(q, tau), answer(metric, vectors, q, tau))
     assert compared > 10_000
@@ -150,9 +158,9 @@ def along_axes(metric="ip"):
         assert index._snapshot.sealed[0].data.axes is not None
         for q in directions:
             thresholds = taus(vectors, q, metric)
-            assert len(thresholds) < LEAST
-            batch = np.repeat(q[None], len(thresholds), axis=0)
-            assert check([index], vectors, batch, thresholds, metric=metric) > 0
+            for part in halves(thresholds):
+                batch = np.repeat(q[None], len(part), axis=0)
+                assert check([index], vectors, batch, part, metric=metric) > 0
             for tau in thresholds[::4]:
                 equal(index.query(q, tau), answer(metric, vectors, q, tau))
         index.verify()

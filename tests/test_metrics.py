@@ -60,8 +60,8 @@ def test_along_axes(metric, dtype, rng, monkeypatch):
         index = build(vectors, metric=metric, filter="cells", dtype=dtype)
         found += index._snapshot.sealed[0].data.axes is not None
         batch, taus = questions(metric, rng, vectors, points)
-        for at in range(0, len(batch), 20):
-            assert check([index], vectors, batch[at : at + 20], taus[at : at + 20], metric=metric) > 0
+        for at in range(0, len(batch), 15):
+            assert check([index], vectors, batch[at : at + 15], taus[at : at + 15], metric=metric) > 0
         index.verify()
     assert found >= 8
 

@@ -60,7 +60,7 @@ def _search(job, segment, state, directions, counts, span):
             left, counted = classify(job, segment, state, direction, low, high)
             counts[direction.number] += counted
             if left:
-                counts[direction.number] += verify(job, segment, direction, direction.wide, left)
+                counts[direction.number] += verify(job, segment, direction, left)
         begin = 0
     return stop
 
@@ -78,12 +78,9 @@ def chunkwise(classify: Any, open_chunk: Any = every_chunk, looks: Any = every_d
 
 
 @inlined
-def verify(job, segment, direction, wide, left):
-    """Decide the rows that a filter has left, and emit the hits, for which there is room; returns how many.
-
-    wide : address of the direction (d,) in float64
-    """
-    return call(job.verify, (address_of(job), address_of(segment), address_of(direction), wide, left))
+def verify(job, segment, direction, left):
+    """Decide the rows that a filter has left, and emit the hits, for which there is room; returns how many."""
+    return call(job.verify, (address_of(job), address_of(segment), address_of(direction), left))
 
 
 @inlined

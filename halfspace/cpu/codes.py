@@ -17,7 +17,7 @@ import numpy.typing as npt
 from halfspace.cpu.formats import SLICE, exact64, round_up32, widen
 from halfspace.cpu.rounding import norm_bound, residual_bound, threshold_margin
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import compiled, inlined, pointer
+from halfspace.cpu.runtime.jit import compiled, inlined, multiply_add, pointer
 from halfspace.cpu.runtime.lanes import block_verdicts, lifted_block_verdicts
 from halfspace.cpu.runtime.simd import tile_dot
 from halfspace.model.layout import BLOCK, LARGEST_CODE, TILE
@@ -150,8 +150,8 @@ def dot_centre(wide, direction, centre):
     total = 0.0
     for j in range(centre.size):
         value = exact64(centre[j])
-        base += wide[j] * value
-        total += value * value
+        base = multiply_add(base, wide[j], value)
+        total = multiply_add(total, value, value)
     return base, direction.slope * norm_bound(total, centre.size) + direction.intercept
 
 

@@ -30,7 +30,7 @@ from halfspace.cpu.runtime.records import DIRECTION
 from halfspace.model.metrics import Metric
 from halfspace.model.segment import address
 
-__all__ = ["Directions", "blank_directions", "code_in_digits", "fill_directions", "prepare", "put_digits"]
+__all__ = ["Directions", "blank_directions", "code_in_digits", "fill_directions", "largest_of", "prepare", "put_digits"]
 
 DIGIT_LIMIT = 127 * 256 + 127
 """Largest |A_j|: two signed digits of 8 bits, the high one within 127."""
@@ -55,15 +55,21 @@ def digit_unit(largest):
 
 
 @inlined
+def largest_of(values, count):
+    """Return the largest magnitude of float64 (count,)."""
+    largest = np.int64(0)  # as bits, which order magnitudes as they do integers: that vectorises
+    for j in range(count):
+        largest = max(largest, bits_of(abs(values[j])))
+    return float64_of(largest)
+
+
+@inlined
 def code_in_digits(values, count, digits):
     """Code float64 (count,) as a * A + rest; digits : int8 (2, stride), gets the digits of A, the high one first.
 
     Returns a, a bound on |rest|, and the sum of A.
     """
-    largest = np.int64(0)  # as bits, which order magnitudes as they do integers: that vectorises
-    for j in range(count):
-        largest = max(largest, bits_of(abs(values[j])))
-    unit = digit_unit(float64_of(largest))
+    unit = digit_unit(largest_of(values, count))
     inverse = 1.0 / unit  # exact: a power of two
     total, squares = np.int64(0), 0.0
     for j in range(count):
@@ -150,23 +156,29 @@ def blank_directions(narrow):
     )
 
 
-def prepare(narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64], metric: Metric = Metric.IP) -> Directions:
-    """Prepare contiguous directions (m, d) with their thresholds (m,); all arrays must outlive the records."""
+def prepare(
+    narrow: npt.NDArray[np.float32], tau: npt.NDArray[np.float64], metric: Metric = Metric.IP, digits_too: bool = True
+) -> Directions:
+    """Prepare contiguous directions (m, d) with their thresholds (m,); all arrays must outlive the records.
+
+    digits_too : whether the digits, and what goes with them, are filled in
+    """
     count, dim = narrow.shape
-    digits, records = np.zeros((count, (dim + 3) // 4, 2, 4), np.int8), np.empty(count, DIRECTION)
+    steps = (dim + 3) // 4 if digits_too else 0
+    digits, records = np.zeros((count, steps, 2, 4), np.int8), np.empty(count, DIRECTION)
     prepared = Directions(narrow, np.empty((count, dim)), digits, records)
     for first, last in _threads.spans(count, -(-narrow.size // SLICE)):
         own = narrow[first:last], prepared.wide[first:last], digits[first:last]
-        _prepare(own, address(records[first:last]), tau[first:last], first, int(metric))
+        _prepare(own, address(records[first:last]), tau[first:last], first, digits_too, int(metric))
     return prepared
 
 
 @compiled
-def _prepare(arrays, records, tau, first, metric):
+def _prepare(arrays, records, tau, first, digits_too, metric):
     """Fill in the other parts of `Directions`, the first of which has the number `first`; records : their address."""
     narrow, wide, digits = arrays
     directions = Directions(narrow, wide, digits, array_at(records, DIRECTION, narrow.shape[0]))
-    fill_directions(directions, tau, True, metric)
+    fill_directions(directions, tau, digits_too, metric)
     for k in range(tau.size):
         directions.records[k].number += first
 

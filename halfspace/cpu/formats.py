@@ -83,12 +83,14 @@ def _widen_overload(value):
 
 @inlined
 def exact64(value):
-    """Convert a float32 to float64; subnormals are decoded from their bits, so that no mode flushes them."""
-    bits = bits_of(value)
+    """Convert a float32 to float64; subnormals are decoded from their bits, so that no mode flushes them.
+
+    Both are done for every number, so that a loop of it vectorises.
+    """
+    bits, usual = bits_of(value), np.float64(value)
     tiny = np.float64(bits & np.int32(0x7FFFFF)) * 2.0**-149
-    if bits & np.int32(0x7F800000):
-        return np.float64(value)
-    return -tiny if bits < 0 else tiny
+    tiny = -tiny if bits < 0 else tiny
+    return usual if bits & np.int32(0x7F800000) else tiny
 
 
 @inlined

@@ -164,7 +164,7 @@ def _search_many(question: Question, code: FilterCode, threads: int) -> Answer:
     """Search for a batch, prepared once for each segment and shared by all threads, which take runs of chunks."""
     tasks: list[tuple[Question, _Prepared, tuple[int, int]]] = []
     table = question.table
-    directions = prepare(question.directions, question.tau, question.metric)
+    directions = prepare(question.directions, question.tau, question.metric, code.needs_digits)
     for which, segment in enumerate(table.segments):
         own = question._replace(table=table.part(which), most=question.most // threads)
         shared: tuple[int, object] = (0, None)

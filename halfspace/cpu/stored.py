@@ -54,7 +54,7 @@ def _compile(dtype: np.dtype[Any], metric: Metric) -> Readers:
     names = ("classify_rows", "precision", "decide", "decide_hairline")
     parts = {"like": dtype.type} | {name: getattr(code, name) for name in names}
     scan, scan_code = called(specialised(_scan, f"scan_{dtype.name}_{metric.label}", **parts), 5)
-    verify, verify_code = called(specialised(_verify, f"verify_{dtype.name}_{metric.label}", **parts), 5)
+    verify, verify_code = called(specialised(_verify, f"verify_{dtype.name}_{metric.label}", **parts), 4)
     _keepalive.extend((scan_code, verify_code))
     return Readers(scan, verify, dtype.itemsize)
 
@@ -86,17 +86,14 @@ def _scan(job, segment, direction, listed, left):
     return left
 
 
-def _verify(job, segment, direction, wide, left):
-    """Decide the rows that a filter has left, and emit the hits, for which there is room; returns how many.
-
-    wide : address of the direction (d,) in float64
-    """
+def _verify(job, segment, direction, left):
+    """Decide the rows that a filter has left, and emit the hits, for which there is room; returns how many."""
     own, part = record_at(job, JOB), record_at(segment, SEGMENT)
     asked = record_at(direction, DIRECTION)
     dim, scored, wanted, tau = own.dim, own.scored, own.wanted, asked.tau
     vectors, norms = array_at(part.vectors, like, (part.rows, dim)), pointer(part.norms, np.float32)
     row_ids = pointer(part.ids, np.int64)
-    narrow, values = array_at(asked.narrow, np.float32, dim), array_at(wide, np.float64, dim)
+    narrow, values = array_at(asked.narrow, np.float32, dim), array_at(asked.wide, np.float64, dim)
     parts = array_at(own.parts, np.float64, (2, max(dim, COLUMNS)))
     trust = precision(asked, part.grain)
     hits = 0

@@ -230,10 +230,10 @@ def residual_bound(norm: float, scale: float, extent: float, dim: int) -> float:
 def reach(digit_scale: float, residual: float, norm: float, span: float, dim: int) -> float:
     """Bound k with |<q, s c> - s a (A c)| <= s k: what a direction's own coding costs, per unit of a code's scale.
 
-    The direction is a * A + rest, with integers A and a = `digit_scale` a power of two, and |c| <= `span` <= 128
-    sqrt(d), so the rest moves the product by |rest| span. The value s a (A c) is evaluated in float64, in one part or
-    in two, and added to a bound, or taken from the threshold of the balls below, in at most sixteen operations, each
-    with a relative error u of a quantity below 128 sqrt(d) (|q| + |rest|) s, or of the radius term (which
+    The direction is a * A + rest, with integers A whose products with a = `digit_scale` are exact, and |c| <= `span`
+    <= 128 sqrt(d), so the rest moves the product by |rest| span. The value s a (A c) is evaluated in float64, in one
+    part or in two, and added to a bound, or taken from the threshold of the balls below, in at most sixteen operations,
+    each with a relative error u of a quantity below 128 sqrt(d) (|q| + |rest|) s, or of the radius term (which
     `radius_factor` pays for), or of the threshold (which `threshold_margin` pays for). `norm` bounds the direction that
     is coded; if that is itself a rounded product, its rounding is among the sixteen.
     """

@@ -12,7 +12,7 @@ from numba import njit
 from halfspace.cpu.filters.matrix import pack_tile
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.job import DROP, LOOK, TAKE
-from halfspace.cpu.runtime.jit import record_at
+from halfspace.cpu.runtime.jit import record_at, zeros
 from halfspace.model.counters import STAGES, WORK_SHAPE, Column
 
 every_metric = pytest.mark.parametrize("metric", metrics.METRICS)
@@ -220,6 +220,8 @@ def test_matrix_products_leave_little_else(metric, family, rng):
     if metric == "l2":
         tau = -tau
     seen = look_at(segment, prepared(directions, tau, metric))
+    largest = abs(seen.matrix.digits[0, : len(tau)].astype(np.int64)).max(axis=1)
+    assert ((largest == 127) | (largest == 0)).all()  # the unit is no larger than it must be
     left = reaching(segment.data, seen, 500, 64)
     assert not left[-2:].any()
     assert 5 * 40 <= left.sum() < 0.08 * left.size
@@ -258,9 +260,9 @@ def test_tiles_are_joined_from_both_planes(d, rng):
     high, low = planes(segment.data, 100, d)
     words, columns = -(-d // 8), -(-d // 64)
     for first in (0, 64):
-        tile = np.zeros((4, 16 * columns, 16, 4), np.uint8)
+        tile = zeros((4, 16 * columns, 16, 4), np.uint8)
         inverses, ratios, rises = np.empty((3, 64), np.float32)
-        _pack(table_of(segment), first, words, columns, (tile.reshape(-1), inverses, ratios, rises))
+        _pack(table_of(segment), first, words, columns, (tile.ctypes.data, inverses, ratios, rises))
         rows = tile.transpose(0, 2, 1, 3).reshape(64, -1)
         count = min(64, 100 - first)
         expected = (16 * high + low)[first : first + 64]

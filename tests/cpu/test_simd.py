@@ -10,7 +10,7 @@ from numba import njit, types
 from halfspace.cpu.runtime import forms
 from halfspace.cpu.runtime import simd as _simd
 from halfspace.cpu.runtime.forms import FORMS
-from halfspace.cpu.runtime.lanes import block_verdicts, cell_verdicts, count_bits, lowest_bit_of, pairs_reaching
+from halfspace.cpu.runtime.lanes import block_verdicts, cell_verdicts, count_bits, lowest_bit_of, tile_reaching
 from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end, nibble_dot, row_dot, tile_dot
 from halfspace.model.layout import BLOCK, TILE
 
@@ -25,19 +25,28 @@ def _multiply(tile, digits, columns, out):
     matrix_end()
 
 
+def _compare(tile, digits, columns, rows, numbers, out):
+    matrix_begin()
+    tile_reaching(tile, digits, columns, rows, numbers, out)
+    matrix_end()
+
+
 BODIES = {
     "tile_dot": (lambda places, digits, steps, out: tile_dot(places, digits, steps, out), types.void, 4),
     "nibble_dot": (lambda p, digits, stride, words, out: nibble_dot(p, digits, stride, words, out), types.void, 5),
     "row_dot": (lambda row, digits, stride, words: row_dot(row, digits, stride, words), types.int64, 4),
     "matrix_dot": (_multiply, types.void, 4),
+    "tile_reaching": (_compare, types.void, (1, 1, 1, 2, 3, 1)),
+    "lifted_tile_reaching": (_compare, types.void, (1, 1, 1, 3, 4, 1)),
 }
 
 
 @cache
 def _compiled(name, form):
-    body, result, count = BODIES[name]
+    body, result, sizes = BODIES[name]  # how many arguments, or how many numbers each of them has
+    sizes = sizes if isinstance(sizes, tuple) else (1,) * sizes
     assert FORMS[_simd.FORM] == form
-    return njit(result(*[types.intp] * count))(body)
+    return njit(result(*[types.intp if size == 1 else types.UniTuple(types.intp, size) for size in sizes]))(body)
 
 
 @pytest.fixture
@@ -164,6 +173,40 @@ def test_matrix_dot(kernel, columns, extreme, rng):
     assert not out[:, BLOCK + 3].any()
 
 
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("columns", [1, 2, 7])
+@every_form
+def test_tile_reaching(kernel, columns, lifted, rng):
+    """Numbers are integers that float32 adds without error, in any order; and what is no number leaves all."""
+    name = "lifted_tile_reaching" if lifted else "tile_reaching"
+    for number in range(20):
+        codes = numbers(rng, 0, 255, (4, 16 * columns, BLOCK, 4), np.uint8, False)
+        digits = numbers(rng, -128, 127, (GROUP, 64 * columns), np.int8, False)
+        products = exact(digits, codes.transpose(0, 2, 1, 3).reshape(TILE, -1).T)
+        rows = rng.integers(0, 64, (3 if lifted else 2, TILE)).astype(np.float32)
+        own = rng.integers(-2048, 2048, (4 if lifted else 3, GROUP)).astype(np.float32)
+        rows[0, 5], rows[1, 5], rows[1, 6] = 0, inf, nan  # a vector at the centre; and no number at all
+        own[0, :4] = inf, -inf, nan, 0
+        with np.errstate(invalid="ignore"):
+            short = products[:, 9] - _needed(rows, own)[:, 9]
+            own[2, 4:] += short[4:] + number % 3 - 1  # one of the products is what is needed, or next to it
+            assert (abs(_needed(rows, own)[4:, 7:]) < 2**23).all()
+            expected = ~(products < _needed(rows, own))
+        assert 0.1 < expected[4:].mean() < 0.9
+        out = np.full(GROUP, -9)
+        places = (tuple(part.ctypes.data for part in parts) for parts in (rows, own))
+        kernel(name)(codes.ctypes.data, digits.ctypes.data, columns, *places, out.ctypes.data)
+        for direction in range(GROUP):
+            assert int(out[direction]) % 2**64 == sum(int(bit) << i for i, bit in enumerate(expected[direction]))
+
+
+def _needed(rows, own):
+    """What is needed of each product (16, 64), in float32."""
+    level, factor, offset, *lift = own[:, :, None]
+    needed = level * rows[0] - factor * rows[1] + offset
+    return needed + lift[0] * rows[2] if lift else needed
+
+
 def test_forms_that_the_host_lacks_are_refused(monkeypatch):
     offered = {FORMS[form] for form in forms._offered(forms._host_features())}
     assert "portable" in offered
@@ -208,11 +251,6 @@ def _block_verdicts(products, scales, radii, numbers):
 def _cell_verdicts(products, values, short, numbers):
     scales, radii, rests = short[0].ctypes.data, short[1].ctypes.data, short[2].ctypes.data
     return cell_verdicts((products.ctypes.data, values.ctypes.data, scales, radii, rests), numbers)
-
-
-@njit
-def _pairs_reaching(products, inverses, ratios, level, factor, offset):
-    return pairs_reaching(products.ctypes.data, inverses.ctypes.data, ratios.ctypes.data, level, factor, offset)
 
 
 @njit
@@ -274,22 +312,6 @@ def test_cell_verdicts(rng):
                     found = _cell_verdicts(products, values, short, args)
                     assert found == bits_of(~(value + width < below), value - width >= above)
                     np.testing.assert_array_equal(values, value)
-
-
-def test_pairs_reaching(rng):
-    for number in range(200):
-        products = rng.integers(-(2**20), 2**20, TILE).astype(np.int32)
-        inverses, ratios = rng.random((2, TILE)).astype(np.float32) * np.float32(2.0**10)
-        inverses[5], ratios[5], ratios[6] = 0, inf, nan  # a vector at the centre; and no number at all
-        level, factor, offset = (rng.standard_normal(3) * [2.0**10, 2.0**5, 2.0**10]).astype(np.float32)
-        level = np.float32([level, inf, -inf, nan, 0][number % 5])
-        with np.errstate(invalid="ignore"):
-            needed = level * inverses - factor * ratios + offset
-            assert needed.dtype == np.float32
-            products[7:20] = np.clip(np.nan_to_num(np.ceil(needed[7:20])), -(2**24), 2**24) + number % 3 - 1
-            expected = ~(products.astype(np.float32) < needed)
-        found = _pairs_reaching(products, inverses, ratios, level, factor, offset)
-        assert found % 2**64 == sum(int(bit) << i for i, bit in enumerate(expected))
 
 
 def test_bits_of_a_tile(rng):

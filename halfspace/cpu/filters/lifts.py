@@ -20,7 +20,7 @@ import numpy as np
 from halfspace.cpu.codes import dot_centre
 from halfspace.cpu.formats import exact64
 from halfspace.cpu.rounding import norm_bound, square_margin, threshold_margin
-from halfspace.cpu.runtime.jit import array_at, inlined
+from halfspace.cpu.runtime.jit import array_at, inlined, multiply_add
 from halfspace.model.metrics import Metric
 
 __all__ = ["COSINE", "IP", "L2", "LIFT_FIELDS", "coded_components", "cone", "sphere"]
@@ -72,7 +72,7 @@ def sphere(wide, direction, centre, slack, point, out):
     tau, total = direction.tau, 0.0
     for j in range(point.size):
         point[j] = wide[j] - exact64(centre[j])
-        total += point[j] * point[j]
+        total = multiply_add(total, point[j], point[j])
     norm = norm_bound(total, point.size)
     if np.isinf(tau):
         out.below, out.above, out.lift_below, out.lift_above = tau, tau, 0.0, 0.0

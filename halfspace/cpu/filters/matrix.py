@@ -1,12 +1,14 @@
 """Many directions at once: cells times directions as an integer matrix product, thresholds applied to it as it comes.
 
-For a batch, both halves of a tile's codes are joined into one byte, and multiplied with the high digits of 16
-directions at a time. A pair is left if
+For a batch, both halves of a tile's codes are joined into one byte, and multiplied with 16 directions at a time, which
+are coded in one digit. A pair is left if
 
     A c  >=  level / s - factor r / s + offset
 
 which is the upper bound of `halfspace.cpu.filters.cells`, solved for the integer product. It is evaluated in float32,
-with the slack of `halfspace.model.rounding.pair_margin`. Pairs that are left are verified while vectors are in cache.
+with the slack of `halfspace.model.rounding.pair_margin`, while products are in registers. Pairs that are left are
+verified while vectors are in cache.
+
 With the metrics "cosine" and "l2", lift e / s is added on the right, where e is the vector's length.
 
 Directions are sorted by tau / |q|, the norm that a vector must have to be a hit, so that those which a chunk can reach
@@ -17,10 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from halfspace.cpu.directions import largest_of
 from halfspace.cpu.filters.lifts import coded_components
 from halfspace.cpu.formats import widen16
 from halfspace.cpu.rounding import least_norm, norm_bound, pair_margin, radius_factor, reach
-from halfspace.cpu.runtime.jit import array_at, blank, cleared, inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, bits_of, blank, cleared, float64_of, inlined, multiply_add, pointer
+from halfspace.cpu.runtime.lanes import join_block
 from halfspace.cpu.runtime.simd import GROUP
 from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
 
@@ -30,7 +34,9 @@ PAIR_SHARE = 2.0**-20
 """What is taken from levels and lifts, which may cancel: it pays for rounding them, and their products, to float32."""
 MOST_LIFT = 2.0**126
 """Lifts beyond float32 are given up: everything is left."""
-LEAST = 24
+UNIT_BITS = (1 << 30) - 1
+"""Bits at the end of a float64 that are 0 in a unit, so that 23 are left: fewer than 46, for exact multiples."""
+LEAST = 16
 """Directions from which on a matrix product is faster than one after another."""
 
 
@@ -88,17 +94,10 @@ def fill_matrix(cells, directions, views, dim, space, out):
         k = order[place]
         view = views[k]
         coded_components(directions[k], cells.centre, view.moved, own)
-        digits = pointer(view.digits, np.int8)
-        unit = 256.0 * view.unit
-        rest, total, magnitude = 0.0, np.int64(0), np.int64(0)
         for j in range(dim):
-            digit = np.int64(digits[j])
-            out.digits[space, place, j] = digits[j]
-            error = own[j] * np.float64(weights[j]) - unit * digit
-            rest += error * error
-            total += digit
-            magnitude += abs(digit)
-        slack = reach(unit, norm_bound(rest, dim), view.norm, cells.low_span, dim) / unit
+            own[j] *= np.float64(weights[j])
+        unit, rest, total, magnitude = _code_in_one_digit(own, out.digits[space, place])
+        slack = reach(unit, rest, view.norm, cells.low_span, dim) / unit
         factor = radius_factor(view.norm) / unit
         margin = pair_margin(np.float64(magnitude), factor, dim)
         out.order[space, place], out.reach[space, place] = k, least[k]
@@ -110,6 +109,29 @@ def fill_matrix(cells, directions, views, dim, space, out):
         out.levels[space, place], out.lifts[space, place] = np.float32(level), np.float32(lift)
         out.factors[space, place] = np.float32(factor)
         out.offsets[space, place] = np.float32(128.0 * np.float64(total) - slack - margin)
+
+
+@inlined
+def _code_in_one_digit(values, digits):
+    """Code float64 (d,) as a * A + rest; digits : int8 (at least d,), gets A, within 127.
+
+    The unit a is as small as it may be, but for its last bits: with 23 of them its multiples are exact. Rests are
+    rounded once at most, which `norm_bound` pays for. Returns the unit, a bound on |rest|, and the sums of A and |A|.
+    """
+    largest = largest_of(values, values.size)
+    unit = 1.0
+    if largest > 0.0:
+        unit = float64_of(((bits_of(largest / 127.0) + UNIT_BITS) | UNIT_BITS) - UNIT_BITS)
+    inverse = 1.0 / unit
+    total, magnitude, squares = np.int64(0), np.int64(0), 0.0
+    for j in range(values.size):
+        digit = np.int64(np.rint(values[j] * inverse))
+        rest = values[j] - digit * unit
+        squares = multiply_add(squares, rest, rest)
+        digits[j] = digit
+        total += digit
+        magnitude += abs(digit)
+    return unit, norm_bound(squares, values.size), total, magnitude
 
 
 @inlined
@@ -153,23 +175,14 @@ def reachable_by(reach, peak):
 def pack_tile(cells, first, words, columns, out):
     """Join the codes of rows [first, first + 64) into bytes, and divide by their scales.
 
-    out : the codes, uint8 (4 blocks, 16 columns, 16 vectors, 4), of which steps beyond 2 * words stay zero; and three
-        of float32 (64,), which get 1 / s, r / s and e / s
+    out : address of the codes, uint8 (4 blocks, 16 columns, 16 vectors, 4), on a boundary of 64 bytes, of which steps
+        beyond 2 * words stay zero; and three of float32 (64,), which get 1 / s, r / s and e / s
     """
     tile, inverses, ratios, rises = out
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
-    low_half, high_half = np.uint32(0x0F0F0F0F), np.uint32(0xF0F0F0F0)
-    four = np.uint32(4)
     for b in range(TILE // BLOCK):
-        block = first // BLOCK + b
-        high = pointer(cells.high + block * (4 * BLOCK * words), np.uint32)
-        low = pointer(cells.low + block * (4 * BLOCK * words), np.uint32)
-        target = pointer(tile.ctypes.data + b * (1024 * columns), np.uint32)
-        for word in range(words):
-            for lane in range(BLOCK):
-                upper, lower = high[BLOCK * word + lane], low[lane * words + word]
-                target[2 * BLOCK * word + lane] = ((upper & low_half) << four) | (lower & low_half)
-                target[2 * BLOCK * word + BLOCK + lane] = (upper & high_half) | ((lower >> four) & low_half)
+        codes = 4 * words * (first + BLOCK * b)
+        join_block(cells.high + codes, cells.low + codes, words, tile + b * (1024 * columns))
     for i in range(TILE):
         scale, radius = widen16(scales[first + i]), widen16(radii[first + i])
         if scale > 0.0:

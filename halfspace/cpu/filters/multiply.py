@@ -10,10 +10,10 @@ from halfspace.cpu.filters.cascade import classify_cells
 from halfspace.cpu.filters.matrix import pack_tile, reachable_by
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.filters.views import borrow_seen
-from halfspace.cpu.job import COUNT, LOOK, bits_between, keep, must_stop, presence
+from halfspace.cpu.job import COUNT, LOOK, bits_between, fetch, keep, must_stop, presence
 from halfspace.cpu.runtime.jit import blank, cleared, hold, inlined, pointer, record_at
-from halfspace.cpu.runtime.lanes import lifted_pairs_reaching, lowest_bit_of, pairs_reaching
-from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end
+from halfspace.cpu.runtime.lanes import lowest_bit_of, tile_reaching
+from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_end
 from halfspace.model.layout import CHUNK, TILE
 
 __all__ = ["search_cells"]
@@ -34,21 +34,51 @@ def search_cells(job, segment, seen, directions, counts, span):
 
 
 @inlined
+def _fetch_rows(job, segment, low, rows):
+    """Have the vectors of a tile fetched that bits stand for; low : its first row."""
+    while rows:
+        row = low + lowest_bit_of(rows)
+        rows &= rows - 1
+        fetch(segment.vectors + row * job.row_bytes, job.row_bytes)
+
+
+@inlined
+def _list_left(job, segment, masks, some, first):
+    """List what a direction's masks (tiles,) leave, of the tiles that bits of `some` stand for; returns how many rows.
+
+    first : the first row of all
+    """
+    left = 0
+    while some:
+        t = lowest_bit_of(some)
+        some &= some - 1
+        low = first + TILE * t
+        rows = masks[t] & bits_between(0, min(TILE, segment.rows - low))
+        while rows:
+            row = low + lowest_bit_of(rows)
+            rows &= rows - 1
+            left = keep(job, segment, row, LOOK, left)
+    return left
+
+
+@inlined
 def _multiply(job, segment, matrix, directions, counts, span):
     """Search chunks [*span) for the directions of a space, all at once; returns the chunk at which it stopped."""
-    (start, stop), space, dim = span, job.space, job.dim
-    batch = matrix.order.shape[1]
+    (start, stop), space = span, job.space
+    padded = matrix.digits.shape[1]
     cells = record_at(segment.data, CELLS)
     peaks = pointer(cells.peaks, np.float32)
-    wide = blank(dim, np.float64)
     columns = matrix.digits.shape[2] // TILE
-    tile = cleared(TILE * TILE * columns, np.uint8)
-    products = blank((GROUP, TILE), np.int32)
+    codes = cleared(TILE * TILE * columns + 63, np.uint8)
+    tile = (codes.ctypes.data + 63) // 64 * 64
     inverses, ratios, rises = blank(TILE, np.float32), blank(TILE, np.float32), blank(TILE, np.float32)
     rows = inverses.ctypes.data, ratios.ctypes.data, rises.ctypes.data
     lifted = cells.lengths != 0
+    levels, factors = matrix.levels.ctypes.data, matrix.factors.ctypes.data
+    offsets, lifts = matrix.offsets.ctypes.data, matrix.lifts.ctypes.data
     tiles = min(max(PASS_BYTES // (TILE * job.row_bytes), 1), CHUNK // TILE)
-    masks = cleared((batch, tiles), np.int64)  # of each direction, the vectors that are left
+    masks = blank((tiles, padded), np.int64)  # the vectors of each tile that are left
+    some = blank(padded, np.int64)  # and bits of the tiles that have any, of each direction
     first, begin = (job.row, job.place) if job.resumed else (start * CHUNK, 0)
     at, chunk = stop, start
     matrix_begin()
@@ -56,44 +86,36 @@ def _multiply(job, segment, matrix, directions, counts, span):
         alive = reachable_by(matrix.reach[space], peaks[chunk]) if presence(segment, chunk) else 0
         last = min((chunk + 1) * CHUNK, segment.rows) if alive else 0
         while first < last and at == stop:
-            for t in range(tiles):
+            for place in range(padded):
+                some[place] = 0
+            for t in range((min(last, first + TILE * tiles) - first + TILE - 1) // TILE):
                 low = first + TILE * t
-                if low >= last:
-                    for place in range(alive):
-                        masks[place, t] = 0
-                    continue
-                present = bits_between(0, min(TILE, segment.rows - low))
+                fetched = np.int64(0)
                 pack_tile(cells, low, job.words, columns, (tile, inverses, ratios, rises))
                 for group in range(begin // GROUP * GROUP, alive, GROUP):
-                    digits = matrix.digits.ctypes.data + (space * matrix.digits.shape[1] + group) * (TILE * columns)
-                    matrix_dot(tile.ctypes.data, digits, columns, products.ctypes.data)
-                    for place in range(group, min(group + GROUP, alive)):
-                        own = products.ctypes.data + 4 * TILE * (place - group)
-                        level, factor = matrix.levels[space, place], matrix.factors[space, place]
-                        offset = matrix.offsets[space, place]
-                        if lifted:
-                            numbers = level, factor, offset, matrix.lifts[space, place]
-                            masks[place, t] = present & lifted_pairs_reaching(own, rows, numbers)
-                        else:
-                            masks[place, t] = present & pairs_reaching(own, rows[0], rows[1], level, factor, offset)
+                    at_group = space * padded + group
+                    digits = matrix.digits.ctypes.data + at_group * (TILE * columns)
+                    numbers = levels + 4 * at_group, factors + 4 * at_group, offsets + 4 * at_group
+                    out = masks.ctypes.data + 8 * (t * padded + group)
+                    if lifted:
+                        tile_reaching(tile, digits, columns, rows, (*numbers, lifts + 4 * at_group), out)
+                    else:
+                        tile_reaching(tile, digits, columns, rows[:2], numbers, out)
+                    fresh = np.int64(0)
+                    for place in range(group, group + GROUP):
+                        some[place] |= np.int64(masks[t, place] != 0) << t
+                        fresh |= masks[t, place]
+                    _fetch_rows(job, segment, low, fresh & ~fetched)
+                    fetched |= fresh
             job.weight += alive
             for place in range(begin, alive):
-                left = 0
-                for t in range(tiles):
-                    remaining = masks[place, t]
-                    while remaining:
-                        i = lowest_bit_of(remaining)
-                        remaining &= remaining - 1
-                        left = keep(job, segment, first + TILE * t + i, LOOK, left)
+                left = _list_left(job, segment, masks[:, place], some[place], first)
                 if left:
                     if must_stop(job, left, 0 if job.wanted == COUNT else left, place, first):
                         at = chunk
                         break
                     direction = directions[matrix.order[space, place]]
-                    narrow = pointer(direction.narrow, np.float32)
-                    for j in range(dim):
-                        wide[j] = np.float64(narrow[j])
-                    counts[direction.number] += verify(job, segment, direction, wide.ctypes.data, left)
+                    counts[direction.number] += verify(job, segment, direction, left)
             begin = 0
             first += TILE * tiles
             if at == stop and must_stop(job, 0, 0, 0, first):
@@ -102,7 +124,7 @@ def _multiply(job, segment, matrix, directions, counts, span):
             chunk += 1
             first = chunk * CHUNK
     matrix_end()
-    hold(wide)
+    hold(codes)
     hold(inverses)
     hold(ratios)
     hold(rises)

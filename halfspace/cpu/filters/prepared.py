@@ -31,7 +31,7 @@ def share(table: Table, directions: Directions) -> tuple[int, object]:
     levels = (np.full((multiplied, padded), value, np.float32) for value in (np.inf, 0.0, 0.0, 0.0))
     seen = Seen(
         np.zeros(total, VIEW),
-        np.zeros((total, 4, -(-dim // DIGITS) * DIGITS), np.int8),
+        np.zeros((0 if multiplied else total, 4, -(-dim // DIGITS) * DIGITS), np.int8),
         np.zeros((total, 2, axes), np.int8),
         Matrix(
             np.empty((multiplied, batch), np.int64),

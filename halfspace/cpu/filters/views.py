@@ -48,7 +48,8 @@ class Seen(NamedTuple):
     """All directions, seen from one segment in each space."""
 
     views: np.ndarray  # VIEW (total,)
-    digits: np.ndarray  # int8 (total, 4, stride): in order of dimensions, and as `row_dot` takes them
+    digits: np.ndarray  # int8 (total, 4, stride): in order of dimensions, and as `row_dot` takes them;
+    # of no directions where they are multiplied
     axes_digits: np.ndarray  # int8 (total, 2, stride)
     matrix: Matrix  # of no directions where they are not multiplied
 
@@ -58,7 +59,7 @@ def blank_seen(total, batch, dim, axes, multiplied):
     """Make room for views along so many axes, and for a matrix in so many spaces."""
     return Seen(
         cleared(total, VIEW),
-        cleared((total, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8),
+        cleared((0 if multiplied else total, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8),
         cleared((total, 2, axes), np.int8),
         blank_matrix(multiplied, batch, dim),
     )
@@ -99,9 +100,11 @@ def fill_seen(table, which, directions, dim, seen):
         low, high = space * batch, (space + 1) * batch
         for k in range(low, high):
             if cells.lengths == 0:
-                view_one(cells, directions[k], scaled, seen.digits[k], seen.views[k])
+                _aim(cells, directions[k], scaled, seen.views[k])
             else:
-                _view_lifted(cells, directions[k], scaled, seen.digits[k], seen.views[k])
+                _aim_lifted(cells, directions[k], scaled, seen.views[k])
+            if not multiplied:
+                _code(cells, scaled, seen.digits[k], seen.views[k])
             if axes:
                 _view_axes(cells, directions[k], scaled, seen.axes_digits[k], seen.views[k])
         if multiplied:
@@ -175,39 +178,41 @@ def view_one(cells, direction, scaled, digits, out):
     cells : a CELLS record; direction : a DIRECTION
     scaled : float64 (d,), to work in; digits : int8 (4, stride), zero; out : a VIEW
     """
-    dim = scaled.size
-    wide = array_at(direction.wide, np.float64, dim)
-    centre = array_at(cells.centre, np.float32, dim)
-    out.below, out.above = thresholds(wide, direction, centre)
-    out.lift_below, out.lift_above, out.moved = 0.0, 0.0, 0
-    for j in range(dim):
-        scaled[j] = wide[j]
-    _code(cells, direction.norm, scaled, digits, out)
+    _aim(cells, direction, scaled, out)
+    _code(cells, scaled, digits, out)
 
 
 @inlined
-def _view_lifted(cells, direction, scaled, digits, out):
-    """Do as `view_one` does, with the other metrics."""
-    dim = scaled.size
-    wide = array_at(direction.wide, np.float64, dim)
-    centre = array_at(cells.centre, np.float32, dim)
+def _aim(cells, direction, scaled, out):
+    """See the threshold of a direction from the centre, with the metric "ip"; scaled : (d,), gets what is coded."""
+    wide = array_at(direction.wide, np.float64, scaled.size)
+    out.below, out.above = thresholds(wide, direction, array_at(cells.centre, np.float32, scaled.size))
+    out.lift_below, out.lift_above, out.moved, out.norm = 0.0, 0.0, 0, direction.norm
+    for j in range(scaled.size):
+        scaled[j] = wide[j]
+
+
+@inlined
+def _aim_lifted(cells, direction, scaled, out):
+    """Do as `_aim` does, with the other metrics."""
+    wide = array_at(direction.wide, np.float64, scaled.size)
+    centre = array_at(cells.centre, np.float32, scaled.size)
     out.moved = direction.metric == L2
     if out.moved:
-        norm = sphere(wide, direction, centre, cells.slack, scaled, out)
-    else:
-        cone(wide, direction, centre, cells.slack, out)
-        norm = direction.norm
-        for j in range(dim):
-            scaled[j] = wide[j]
-    _code(cells, norm, scaled, digits, out)
+        out.norm = sphere(wide, direction, centre, cells.slack, scaled, out)
+        return
+    cone(wide, direction, centre, cells.slack, out)
+    out.norm = direction.norm
+    for j in range(scaled.size):
+        scaled[j] = wide[j]
 
 
 @inlined
-def _code(cells, norm, scaled, digits, out):
+def _code(cells, scaled, digits, out):
     """Code a direction (d,), which gets the weights' factors, and fill in what follows from its codes."""
     dim = scaled.size
     weights = array_at(cells.weights, np.float32, dim)
-    out.norm, out.factor = norm, radius_factor(norm)
+    norm, out.factor = out.norm, radius_factor(out.norm)
     for j in range(dim):
         scaled[j] *= np.float64(weights[j])
     unit, rest, total = code_in_digits(scaled, dim, digits[:2])

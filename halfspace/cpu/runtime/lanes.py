@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from halfspace.cpu.runtime.simd import splat
+from halfspace.cpu.runtime.simd import multiply_tile, splat
 from halfspace.model.layout import BLOCK, TILE
 
 __all__ = [
@@ -18,9 +18,8 @@ __all__ = [
     "join_block",
     "lifted_block_verdicts",
     "lifted_cell_verdicts",
-    "lifted_pairs_reaching",
     "lowest_bit_of",
-    "pairs_reaching",
+    "tile_reaching",
 ]
 
 _I16, _I32, _I64 = (ir.IntType(bits) for bits in (16, 32, 64))
@@ -171,87 +170,92 @@ def lifted_cell_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
     return signature, codegen
 
 
-def _reaching(builder: Any, args: Any, digits: int) -> Any:
-    """Bits of a tile's vectors whose product, of so many digits, reaches what `pairs_reaching` says."""
-    products, inverses, ratios, *numbers = args
-    level, factor, offset = (splat(builder, number, BLOCK) for number in numbers)
-    wide = ir.VectorType(_FLOAT, BLOCK)
-    mask = ir.Constant(_I64, 0)
-    for block in range(TILE // BLOCK):
-        here = [builder.add(place, ir.Constant(_I64, 4 * BLOCK * block)) for place in (products, inverses, ratios)]
-        product = builder.sitofp(_load(builder, here[0], _I32), wide)
-        if digits == 2:
-            low = _load(builder, builder.add(here[0], ir.Constant(_I64, 4 * TILE)), _I32)
-            high = builder.fmul(product, ir.Constant(wide, [256.0] * BLOCK))
-            product = builder.fadd(high, builder.sitofp(low, wide))
-        inverse, ratio = (_load(builder, place, _FLOAT) for place in here[1:])
-        needed = builder.fsub(builder.fmul(level, inverse), builder.fmul(factor, ratio))
-        reaches = builder.fcmp_unordered(">=", product, builder.fadd(needed, offset))
-        bits = builder.zext(builder.bitcast(reaches, _I16), _I64)
-        mask = builder.or_(mask, builder.shl(bits, ir.Constant(_I64, BLOCK * block)))
-    return mask
-
-
 @intrinsic
-def pairs_reaching(
-    typingctx: Any, products: Any, inverses: Any, ratios: Any, level: Any, factor: Any, offset: Any
-) -> Any:
-    """Bits of a tile's vectors whose int32 product is not below level * inverse - factor * ratio + offset, in float32.
+def tile_reaching(typingctx: Any, tile: Any, digits: Any, columns: Any, rows: Any, numbers: Any, out: Any) -> Any:
+    """Bits of a tile's vectors whose product with each of 16 directions is not below what is needed, in float32.
 
-    products : address of int32 (64,); inverses, ratios : addresses of float32 (64,)
+    tile, digits, columns : as for `matrix_dot`, and to be called where that may be
+    rows : addresses of inverses and ratios, float32 (64,), and of rises where thresholds are lifted
+    numbers : addresses of levels, factors and offsets, float32 (16,), and of lifts where thresholds are lifted
+    out : address of int64 (16,)
+
+    What is needed is level * inverse - factor * ratio + offset, and lift * rise more where thresholds are lifted; terms
+    are then added with or without fused multiply-add. Products need not leave registers for it.
     """
-    signature = types.int64(*[types.intp] * 3, *[types.float32] * 3)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _reaching(builder, args, 1)
-
-    return signature, codegen
-
-
-@intrinsic
-def lifted_pairs_reaching(typingctx: Any, products: Any, rows: Any, numbers: Any) -> Any:
-    """Bits of vectors whose product is not below level * inverse + lift * rise - factor * ratio + offset, in float32.
-
-    products : address of int32 (64,); rows : addresses of inverses, ratios and rises, float32 (64,)
-    numbers : level, factor, offset, lift; terms are added with or without fused multiply-add
-    """
-    signature = types.int64(types.intp, types.UniTuple(types.intp, 3), types.UniTuple(types.float32, 4))
+    signature = types.void(
+        *[types.intp] * 3,
+        types.UniTuple(types.intp, len(rows)),
+        types.UniTuple(types.intp, len(numbers)),
+        types.intp,
+    )
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         wide = ir.VectorType(_FLOAT, BLOCK)
-        rows = cgutils.unpack_tuple(builder, args[1])
-        level, factor, offset, lift = (
-            splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[2])
-        )
+        tile, digits, columns, *tuples, out = args
+        rows, numbers = (cgutils.unpack_tuple(builder, part) for part in tuples)
         fused = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(wide, [wide] * 3), f"llvm.fmuladd.v{BLOCK}f32"
         )
-        less = builder.fneg(factor)
-        mask = ir.Constant(_I64, 0)
-        for block in range(TILE // BLOCK):
+
+        def number_of(address: Any, direction: Any) -> Any:
+            place = builder.add(address, builder.mul(direction, ir.Constant(_I64, 4)))
+            return splat(builder, builder.load(builder.inttoptr(place, _FLOAT.as_pointer()), align=4), BLOCK)
+
+        def needed(block: int, own: list[Any]) -> Any:
             at = ir.Constant(_I64, 4 * BLOCK * block)
-            inverse, ratio, rise = (_load(builder, builder.add(row, at), _FLOAT) for row in rows)
-            product = builder.sitofp(_load(builder, builder.add(args[0], at), _I32), wide)
-            needed = offset
-            for one, other in ((less, ratio), (level, inverse), (lift, rise)):
-                needed = builder.call(fused, [one, other, needed])
-            reaches = builder.fcmp_unordered(">=", product, needed)
-            bits = builder.zext(builder.bitcast(reaches, _I16), _I64)
-            mask = builder.or_(mask, builder.shl(bits, ir.Constant(_I64, BLOCK * block)))
-        return mask
+            inverse, ratio, *rise = (_load(builder, builder.add(row, at), _FLOAT) for row in rows)
+            level, factor, offset, *lift = own
+            for one, other in ((builder.fneg(factor), ratio), (level, inverse), *zip(lift, rise, strict=True)):
+                offset = builder.call(fused, [one, other, offset])
+            return offset
+
+        def compare(direction: Any, products: list[Any]) -> None:
+            own = [number_of(address, direction) for address in numbers]
+            mask = ir.Constant(_I64, 0)
+            for block, product in enumerate(products):
+                reaches = builder.fcmp_unordered(">=", builder.sitofp(product, wide), needed(block, own))
+                mask = _joined(builder, mask, reaches, block)
+            place = builder.add(out, builder.mul(direction, ir.Constant(_I64, 8)))
+            builder.store(mask, builder.inttoptr(place, _I64.as_pointer()), align=8)
+
+        multiply_tile(builder, tile, digits, columns, compare)
+        return context.get_dummy_value()
 
     return signature, codegen
+
+
+def _joined(builder: Any, mask: Any, bits: Any, block: int) -> Any:
+    """Put the bits of a block into the mask of a tile."""
+    own = builder.zext(builder.bitcast(bits, _I16), _I64)
+    return builder.or_(mask, builder.shl(own, ir.Constant(_I64, BLOCK * block)))
 
 
 @intrinsic
 def digits_reaching(
     typingctx: Any, products: Any, inverses: Any, ratios: Any, level: Any, factor: Any, offset: Any
 ) -> Any:
-    """Like `pairs_reaching`, of 256 * high + low; products : address of int32 (2 digits, 64)."""
+    """Bits of a tile's vectors whose product is not below level * inverse - factor * ratio + offset, in float32.
+
+    products : address of int32 (2 digits, 64), which stand for 256 * high + low; inverses, ratios : of float32 (64,)
+    """
     signature = types.int64(*[types.intp] * 3, *[types.float32] * 3)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _reaching(builder, args, 2)
+        products, inverses, ratios, *numbers = args
+        level, factor, offset = (splat(builder, number, BLOCK) for number in numbers)
+        wide = ir.VectorType(_FLOAT, BLOCK)
+        mask = ir.Constant(_I64, 0)
+        for block in range(TILE // BLOCK):
+            at = ir.Constant(_I64, 4 * BLOCK * block)
+            high, inverse, ratio = (builder.add(place, at) for place in (products, inverses, ratios))
+            low = _load(builder, builder.add(high, ir.Constant(_I64, 4 * TILE)), _I32)
+            product = builder.fmul(builder.sitofp(_load(builder, high, _I32), wide), ir.Constant(wide, [256.0] * BLOCK))
+            product = builder.fadd(product, builder.sitofp(low, wide))
+            inverse, ratio = (_load(builder, place, _FLOAT) for place in (inverse, ratio))
+            needed = builder.fsub(builder.fmul(level, inverse), builder.fmul(factor, ratio))
+            reaches = builder.fcmp_unordered(">=", product, builder.fadd(needed, offset))
+            mask = _joined(builder, mask, reaches, block)
+        return mask
 
     return signature, codegen
 

@@ -24,6 +24,7 @@ __all__ = [
     "matrix_begin",
     "matrix_dot",
     "matrix_end",
+    "multiply_tile",
     "nibble_dot",
     "prefetch",
     "row_dot",
@@ -275,6 +276,62 @@ def matrix_end(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+def _by_tiles(builder: Any, tile: Any, digits: Any, columns: Any, out: Any) -> None:
+    """Emit `matrix_dot` in tile registers."""
+    stride = builder.mul(columns, _number(64))
+    registers = [_number(register, _I8) for register in range(8)]
+    for block in range(4):
+        _tile_instruction(builder, "tilezero", registers[block])
+    with cgutils.for_range(builder, columns) as loop:
+        here = _at(builder, digits, builder.mul(loop.index, _number(64)))
+        _tile_instruction(builder, "tileloadd64", registers[4], _place(builder, here), stride)
+        for block in range(4):
+            start = _at(builder, tile, builder.mul(columns, _number(1024 * block)))
+            codes = _place(builder, _at(builder, start, builder.mul(loop.index, _number(1024))))
+            own = registers[5 + block % 3]
+            _tile_instruction(builder, "tileloadd64", own, codes, _number(64))
+            _tile_instruction(builder, "tdpbsud", registers[block], registers[4], own)
+    for block in range(4):
+        place = _place(builder, _at(builder, out, 4 * BLOCK * block))
+        _tile_instruction(builder, "tilestored64", registers[block], place, _number(4 * TILE))
+
+
+def _by_vectors(builder: Any, tile: Any, digits: Any, columns: Any, use: Any) -> None:
+    """Emit `matrix_dot` with sums in vector registers, and what takes them from there: see `multiply_tile`."""
+    stride = builder.mul(columns, _number(64))
+    starts = [_at(builder, tile, builder.mul(columns, _number(1024 * block))) for block in range(4)]
+    count = 4 if FORM == AVX512 else 1
+    with cgutils.for_range(builder, _number(GROUP // count)) as group:
+        first = _at(builder, digits, builder.mul(group.index, builder.mul(stride, _number(count))))
+        sums = _Sums(builder, 4 * count)
+        with cgutils.for_range(builder, builder.mul(columns, _number(16))) as loop:
+            column = builder.mul(loop.index, _number(4 * BLOCK))
+            codes = [_read(builder, _at(builder, start, column), _BYTES) for start in starts]
+            here = _at(builder, first, builder.mul(loop.index, _number(4)))
+            for direction in range(count):
+                own = _broadcast(builder, _at(builder, here, builder.mul(stride, _number(direction))))
+                for block in range(4):
+                    sums.add(4 * direction + block, codes[block], own)
+        for direction in range(count):
+            number = builder.add(builder.mul(group.index, _number(count)), _number(direction))
+            use(number, [sums[4 * direction + block] for block in range(4)])
+
+
+def multiply_tile(builder: Any, tile: Any, digits: Any, columns: Any, use: Any) -> None:
+    """Emit dot products as `matrix_dot` forms them, and what becomes of them.
+
+    use : called for one direction after another, with its number and its products, int32 (16,) of each block
+    """
+    if FORM != AMX:
+        _by_vectors(builder, tile, digits, columns, use)
+        return
+    out = builder.ptrtoint(cgutils.alloca_once(builder, _LANES, size=GROUP * TILE // BLOCK), _I64)
+    _by_tiles(builder, tile, digits, columns, out)
+    with cgutils.for_range(builder, _number(GROUP)) as loop:
+        own = _at(builder, out, builder.mul(loop.index, _number(4 * TILE)))
+        use(loop.index, [_read(builder, _at(builder, own, 4 * BLOCK * block), _LANES, 4) for block in range(4)])
+
+
 @intrinsic
 def matrix_dot(typingctx: Any, tile: Any, digits: Any, columns: Any, out: Any) -> Any:
     """Dot products of the 64 vectors of a tile with 16 directions of one digit, exact in int32.
@@ -288,45 +345,16 @@ def matrix_dot(typingctx: Any, tile: Any, digits: Any, columns: Any, out: Any) -
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         tile, digits, columns, out = args
-        stride = builder.mul(columns, _number(64))
-        starts = [_at(builder, tile, builder.mul(columns, _number(1024 * block))) for block in range(4)]
 
-        def by_tiles() -> None:
-            registers = [_number(register, _I8) for register in range(8)]
-            for block in range(4):
-                _tile_instruction(builder, "tilezero", registers[block])
-            with cgutils.for_range(builder, columns) as loop:
-                here = _at(builder, digits, builder.mul(loop.index, _number(64)))
-                _tile_instruction(builder, "tileloadd64", registers[4], _place(builder, here), stride)
-                for block, start in enumerate(starts):
-                    codes = _place(builder, _at(builder, start, builder.mul(loop.index, _number(1024))))
-                    own = registers[5 + block % 3]
-                    _tile_instruction(builder, "tileloadd64", own, codes, _number(64))
-                    _tile_instruction(builder, "tdpbsud", registers[block], registers[4], own)
-            for block in range(4):
-                place = _place(builder, _at(builder, out, 4 * BLOCK * block))
-                _tile_instruction(builder, "tilestored64", registers[block], place, _number(4 * TILE))
-
-        def by_vectors(count: int) -> None:
-            with cgutils.for_range(builder, _number(GROUP // count)) as group:
-                first = _at(builder, digits, builder.mul(group.index, builder.mul(stride, _number(count))))
-                sums = _Sums(builder, 4 * count)
-                with cgutils.for_range(builder, builder.mul(columns, _number(16))) as loop:
-                    column = builder.mul(loop.index, _number(4 * BLOCK))
-                    codes = [_read(builder, _at(builder, start, column), _BYTES) for start in starts]
-                    here = _at(builder, first, builder.mul(loop.index, _number(4)))
-                    for direction in range(count):
-                        own = _broadcast(builder, _at(builder, here, builder.mul(stride, _number(direction))))
-                        for block in range(4):
-                            sums.add(4 * direction + block, codes[block], own)
-                rows = _at(builder, out, builder.mul(group.index, _number(4 * TILE * count)))
-                for at in range(4 * count):
-                    _write(builder, sums[at], _at(builder, rows, 4 * BLOCK * at))
+        def write(direction: Any, products: list[Any]) -> None:
+            row = _at(builder, out, builder.mul(direction, _number(4 * TILE)))
+            for block, product in enumerate(products):
+                _write(builder, product, _at(builder, row, 4 * BLOCK * block))
 
         if FORM == AMX:
-            by_tiles()
+            _by_tiles(builder, tile, digits, columns, out)
         else:
-            by_vectors(4 if FORM == AVX512 else 1)
+            _by_vectors(builder, tile, digits, columns, write)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), codegen
