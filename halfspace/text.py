@@ -157,8 +157,9 @@ def community_detection(
     Returns
     -------
     list of list of int
-        Disjoint communities, the largest first; in each, the centre first and then the others by their cosines with
-        it. Communities are chosen greedily: around the vectors with the most neighbours first.
+        Disjoint communities, the largest first; in each, the centre first, unless an earlier community has it, and then
+        the others by their cosines with it. Communities are chosen greedily: around the vectors with the most
+        neighbours first.
 
     Raises
     ------
@@ -182,8 +183,11 @@ def community_detection(
     taken: set[int] = set()
     communities: list[list[int]] = []
     for part in _parts(centres):
-        for hits in index.query(index.vectors(part), threshold, sort=True):
+        for centre, hits in zip(part.tolist(), index.query(index.vectors(part), threshold, sort=True), strict=True):
             left = [id for id in hits.ids.tolist() if id not in taken]
+            if centre in left[1:]:  # another cosine rounds to 1, too
+                left.remove(centre)
+                left.insert(0, centre)
             if len(left) >= least:
                 communities.append(left)
                 taken.update(left)
