@@ -158,7 +158,7 @@ def once(ids: Any, others: Any, scores: Any, own: Any) -> Edges:
     lowest, highest = own.min(), own.max()
     doubtful = xp.flatnonzero((others >= lowest) & (others <= highest) & (others <= ids))
     if doubtful.size:
-        if int(highest - lowest) + 1 > own.size:
+        if int(highest) - int(lowest) + 1 > own.size:  # in Python's integers: ids may lie 2^64 apart
             doubtful = doubtful[xp.isin(others[doubtful], own)]
         kept = xp.ones(ids.size, np.bool_)
         kept[doubtful] = False
