@@ -23,6 +23,7 @@ HELD = 2
 
 def best_pairs(index: HalfspaceIndex, most: int) -> Pairs:
     """Find the pairs with the best scores, so many at most, best first; equals by their ids. On the host."""
+    index = index.copy()  # one state, whoever changes it meanwhile
     n = len(index)
     total = n * (n - 1) // 2
     most = min(most, total)

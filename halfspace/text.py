@@ -172,7 +172,7 @@ def community_detection(
     >>> community_detection([[1.0, 0.0], [3.0, 4.0], [2.0, 0.1], [4.0, 3.0]], 0.9, min_community_size=2)
     [[0, 2], [1, 3]]
     """
-    index = _indexed(embeddings, "cosine", _BUILT)
+    index = _indexed(embeddings, "cosine", _BUILT).copy()  # one state, whoever changes it meanwhile
     ids = np.asarray(index.ids)
     least = min(checks.as_count(min_community_size, "min_community_size", 1), max(ids.size, 1))
     sizes = np.concatenate(

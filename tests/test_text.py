@@ -188,6 +188,24 @@ def test_the_centre_of_a_community_comes_first(rng):
     assert community_detection(index, 1 - 3e-9, 3)[0][0] == sizes.argmax()
 
 
+@pytest.mark.parametrize(
+    "find",
+    [lambda index: paraphrase_mining_embeddings(index, max_pairs=9), lambda index: community_detection(index, 0.9, 2)],
+)
+def test_an_index_that_changes_meanwhile_is_asked_at_one_moment(find, rng, monkeypatch):
+    index = HalfspaceIndex(3, metric="cosine")
+    index.insert(rng.standard_normal((300, 3)))
+    expected, vectors = find(index), HalfspaceIndex.vectors
+
+    def cleared(self, ids):
+        index.clear()
+        return vectors(self, ids)
+
+    monkeypatch.setattr(HalfspaceIndex, "vectors", cleared)
+    assert find(index) == expected
+    assert len(index) == 0
+
+
 def test_communities_are_those_of_the_greedy_rule(rng):
     vectors = rng.integers(-4, 5, (120, 3)).astype(np.float32)
     vectors[(vectors == 0).all(axis=1)] = 1
