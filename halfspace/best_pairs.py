@@ -9,6 +9,7 @@ import numpy.typing as npt
 from halfspace.index import HalfspaceIndex
 from halfspace.joins.pairs import Pairs
 from halfspace.model.arrays import host, namespace
+from halfspace.scores import threshold_of
 
 __all__ = ["best_pairs", "estimated_pairs"]
 
@@ -22,6 +23,7 @@ HELD = 2
 
 def best_pairs(index: HalfspaceIndex, most: int) -> Pairs:
     """Find the pairs with the best scores, so many at most, best first; equals by their ids. On the host."""
+    index = index.copy()  # one state, whoever changes it meanwhile
     n = len(index)
     total = n * (n - 1) // 2
     most = min(most, total)
@@ -43,14 +45,19 @@ def best_pairs(index: HalfspaceIndex, most: int) -> Pairs:
 
 
 def _suggested(index: HalfspaceIndex, share: float) -> float:
-    """Return a threshold that about this share of all pairs reaches, rather more than fewer."""
+    """Return a threshold that about this share of all pairs reaches, rather more than fewer.
+
+    All pairs whose scores round to one float32 reach it or none: an answer does not depend on the sample.
+    """
     ids, directions = _sample(index)
     expected = share * ids.size * len(index)
     rank = ceil(expected + 3.0 * sqrt(expected)) + ids.size  # each vector is paired with itself, too
-    scores = np.sort(host(index.search(directions, ceil(rank / ids.size) + 1).scores).astype(np.float64))
+    loosest = np.inf if index.metric == "l2" else -np.inf
+    best = index.query(directions, loosest, limit=ceil(rank / ids.size) + 1)  # a search would order equals, in integers
+    scores = np.sort(host(best.scores).astype(np.float64))
     if rank >= scores.size:
-        return np.inf if index.metric == "l2" else -np.inf
-    return float(scores[rank] if index.metric == "l2" else scores[-1 - rank])
+        return loosest
+    return float(threshold_of(scores[rank] if index.metric == "l2" else scores[-1 - rank], index.metric))
 
 
 def _cut(columns: list[np.ndarray], nearest: float, most: int) -> list[np.ndarray]:

@@ -135,8 +135,13 @@ def dedup(
         start = time.perf_counter()
         options: dict[str, Any] = {"metric": metric, "dtype": dtype, "threads": threads}
         index, rows = _built(vectors, output, ids, [] if priority is None else [priority], **options)
-        order = np.argsort(rows)  # a priority for each row, and answers are in order of ids
-        first = None if priority is None else read_column(priority, rows.size, "priority", "fiu")[order]
+        first = None
+        if priority is not None:
+            given = read_column(priority, rows.size, "priority", "fiu")
+            bad = np.flatnonzero(np.isnan(given))
+            if bad.size:
+                raise ValueError(f"{priority}: row {int(bad[0])}: nan")
+            first = given[np.argsort(rows)]  # a priority for each row, and answers are in order of ids
         with progress("choosing") as report:
             kept = index.representatives(tau, priority=first, progress=report)
         write_table(output, iter([{"id": kept}]))

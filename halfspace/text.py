@@ -157,8 +157,9 @@ def community_detection(
     Returns
     -------
     list of list of int
-        Disjoint communities, the largest first; in each, the centre first and then the others by their cosines with
-        it. Communities are chosen greedily: around the vectors with the most neighbours first.
+        Disjoint communities, the largest first; in each, the centre first, unless an earlier community has it, and then
+        the others by their cosines with it. Communities are chosen greedily: around the vectors with the most
+        neighbours first.
 
     Raises
     ------
@@ -171,7 +172,7 @@ def community_detection(
     >>> community_detection([[1.0, 0.0], [3.0, 4.0], [2.0, 0.1], [4.0, 3.0]], 0.9, min_community_size=2)
     [[0, 2], [1, 3]]
     """
-    index = _indexed(embeddings, "cosine", _BUILT)
+    index = _indexed(embeddings, "cosine", _BUILT).copy()  # one state, whoever changes it meanwhile
     ids = np.asarray(index.ids)
     least = min(checks.as_count(min_community_size, "min_community_size", 1), max(ids.size, 1))
     sizes = np.concatenate(
@@ -182,8 +183,11 @@ def community_detection(
     taken: set[int] = set()
     communities: list[list[int]] = []
     for part in _parts(centres):
-        for hits in index.query(index.vectors(part), threshold, sort=True):
+        for centre, hits in zip(part.tolist(), index.query(index.vectors(part), threshold, sort=True), strict=True):
             left = [id for id in hits.ids.tolist() if id not in taken]
+            if centre in left[1:]:  # another cosine rounds to 1, too
+                left.remove(centre)
+                left.insert(0, centre)
             if len(left) >= least:
                 communities.append(left)
                 taken.update(left)

@@ -95,6 +95,14 @@ def test_refusals_name_the_file(files, tmp_path):
     assert "tau" in fail(2, "groups", files / "x.npy", "--tau", "nan", "-o", output)
 
 
+def test_a_priority_that_is_no_number_is_named_by_its_row(files, tmp_path):
+    bad = np.zeros(N)
+    bad[3] = np.nan
+    np.save(tmp_path / "bad.npy", bad)
+    options = ["--ids", files / "ids.npy", "--priority", tmp_path / "bad.npy", "-o", tmp_path / "kept.csv"]
+    assert "bad.npy: row 3: nan" in fail(2, "dedup", files / "x.npy", *options)
+
+
 def _touched(path):
     path.touch()
     return path

@@ -158,6 +158,54 @@ def test_the_best_pairs_by_other_scores(function, rng):
     assert [score for score, _, _ in found] == real
 
 
+def test_the_best_pairs_where_products_are_too_large_for_float32():
+    vectors = np.full((50, 2), 1e30, np.float32)
+    found = paraphrase_mining_embeddings(vectors, max_pairs=3, score_function="dot_score")
+    assert found == [[np.inf, 0, 1], [np.inf, 0, 2], [np.inf, 0, 3]]
+
+
+@pytest.mark.parametrize("spread", [3e-4, 1e-5])
+@pytest.mark.parametrize("most", [1, 10, 100])
+def test_the_best_pairs_where_float32_cannot_tell_them(spread, most, rng, monkeypatch):
+    """Pairs whose scores round to one number come by their ids, whatever the sample, and are not told apart."""
+    monkeypatch.setattr("halfspace.best_pairs.SAMPLE", 64)
+    monkeypatch.setattr("halfspace.nearest._order", None)
+    vectors = (rng.standard_normal(8) + spread * rng.standard_normal((400, 8))).astype(np.float32)
+    index = HalfspaceIndex(8, metric="cosine")
+    index.insert(vectors)
+    pairs = sorted((-pair.score, pair.id_a, pair.id_b) for pair in index.pairs(-1.0))
+    assert paraphrase_mining_embeddings(index, max_pairs=most) == [[-score, i, j] for score, i, j in pairs[:most]]
+
+
+def test_the_centre_of_a_community_comes_first(rng):
+    """Also where other cosines round to 1."""
+    vectors = (rng.standard_normal(8) + 1e-4 * rng.standard_normal((300, 8))).astype(np.float32)
+    index = HalfspaceIndex(8, metric="cosine")
+    index.insert(vectors)
+    sizes = index.count(vectors, 1 - 3e-9)
+    assert int(sizes.argmax()) > 0
+    assert sizes.max() < 300
+    assert community_detection(index, 1 - 3e-9, 3)[0][0] == sizes.argmax()
+
+
+@pytest.mark.parametrize(
+    "find",
+    [lambda index: paraphrase_mining_embeddings(index, max_pairs=9), lambda index: community_detection(index, 0.9, 2)],
+)
+def test_an_index_that_changes_meanwhile_is_asked_at_one_moment(find, rng, monkeypatch):
+    index = HalfspaceIndex(3, metric="cosine")
+    index.insert(rng.standard_normal((300, 3)))
+    expected, vectors = find(index), HalfspaceIndex.vectors
+
+    def cleared(self, ids):
+        index.clear()
+        return vectors(self, ids)
+
+    monkeypatch.setattr(HalfspaceIndex, "vectors", cleared)
+    assert find(index) == expected
+    assert len(index) == 0
+
+
 def test_communities_are_those_of_the_greedy_rule(rng):
     vectors = rng.integers(-4, 5, (120, 3)).astype(np.float32)
     vectors[(vectors == 0).all(axis=1)] = 1

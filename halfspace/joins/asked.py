@@ -159,7 +159,7 @@ class Joins(Pairwise):
         levels = host(self._backend.asarray(taus, "taus"))
         if levels.ndim != 1:
             raise ValueError(f"taus must have one dimension, got shape {levels.shape}")
-        asks = [self._asking(level, None, threads, "taus") for level in levels]
+        asks = [self._asking(level, None, threads, f"taus[{place}]") for place, level in enumerate(levels)]
         of, meter = self._rows(within, threads), Meter(progress, STEPS)
         with self._on:
             if directions is None:

@@ -13,7 +13,7 @@ from halfspace.joins.blocks import blocks as cut_in_blocks
 from halfspace.joins.pairs import PairBlocks, Pairs
 from halfspace.model.counters import Want
 from halfspace.model.filters import AUTO
-from halfspace.model.metrics import as_scores
+from halfspace.model.metrics import Metric, as_scores
 from halfspace.model.question import Question
 from halfspace.model.table import Table
 from halfspace.questions import Questions
@@ -200,6 +200,8 @@ class Pairwise(Questions):
             with self._on:
                 numbers, _ = checks.as_matrix(self._backend.asarray(other, "other"), self._dim, "other")
                 numbers = checks.rounded(numbers, np.dtype(np.float32), "other", self._backend, self._threads)
+                if self._metric == Metric.COSINE:
+                    checks.nonzero(numbers, "other")
             size = last = len(numbers)
 
         def given() -> Iterator[tuple[Any, Any]]:

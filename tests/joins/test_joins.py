@@ -258,3 +258,34 @@ def test_bad_input_is_named():
     for call, error, words in cases:
         with pytest.raises(error, match=words):
             call()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1, 300])
+def test_ids_may_lie_2_64_apart(size):
+    """Blocks of a segment, whose ids are those of hashes, beside another segment."""
+    ids = np.arange(0, 4000, 2)
+    ids[:2] = -(2**63), 2**63 - 1
+    index = HalfspaceIndex(1)
+    for own in (ids, np.arange(1, 2 * size, 2)):
+        index.insert(np.ones((own.size, 1), np.float32), own)
+    n = len(index)
+    found = index.pairs(1.0)
+    assert len(found) == len(set(listed(found))) == n * (n - 1) // 2 == index.histogram([1.0])[0]
+    assert len(index.pairs(1.0, within=index.ids[1:])) == (n - 1) * (n - 2) // 2
+    assert np.unique(index.groups(1.0)).tolist() == [-(2**63)]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_join_names_vectors_that_are_zero_at_once(blocks):
+    index = make(np.eye(2, dtype=np.float32), "cosine")
+    other = np.ones((20_000, 2), np.float32)
+    other[15_000] = 0
+    with pytest.raises(ValueError, match=r"other\[15000\] is zero"):
+        index.join(other, 0.5, blocks=blocks)
+
+
+def test_a_histogram_names_the_threshold():
+    index = make(np.eye(2, dtype=np.float32), "ip")
+    with pytest.raises(ValueError, match=r"taus\[1\] is nan"):
+        index.histogram([0.5, np.nan])
