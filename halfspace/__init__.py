@@ -6,8 +6,20 @@ That is maximum inner product search above a threshold (above-theta MIPS), whose
 from halfspace.explain import Explanation, Stage
 from halfspace.hits import Hit, Hits
 from halfspace.index import HalfspaceIndex
+from halfspace.joins.pairs import Pair, PairBlocks, Pairs
 from halfspace.scores import threshold_of
 from halfspace.warmup import warmup
 
-__all__ = ["Explanation", "HalfspaceIndex", "Hit", "Hits", "Stage", "threshold_of", "warmup"]
+__all__ = [
+    "Explanation",
+    "HalfspaceIndex",
+    "Hit",
+    "Hits",
+    "Pair",
+    "PairBlocks",
+    "Pairs",
+    "Stage",
+    "threshold_of",
+    "warmup",
+]
 __version__ = "0.1.0"

@@ -28,7 +28,9 @@ _METRIC = "What is compared with --tau: cosine, ip (inner products), or l2 (Eucl
 _IDS = ".npy file of one integer id per vector, in place of those in lines of JSON, or of 0, 1, ..."
 _TABLE = ".csv, .jsonl or .parquet. It is replaced as a whole. It may be no input, pipe or device."
 
-Vectors = Annotated[str, typer.Argument(help="File of vectors, as for `halfspace build`.", show_default=False)]
+Vectors = Annotated[
+    str, typer.Argument(help="File of vectors, as for `halfspace build`; not an index.", show_default=False)
+]
 Tau = Annotated[float, typer.Option("--tau", "--radius", help="Threshold, of the metric.", show_default=False)]
 Metric = Annotated[str, typer.Option(help=_METRIC)]
 Dtype = Annotated[str, typer.Option(help="Type to store: float32, float16 or bfloat16.")]
@@ -112,7 +114,12 @@ def dedup(
     output: Annotated[
         Path, typer.Option("--output", "-o", help=f"Write the ids to keep here: {_TABLE}", show_default=False)
     ],
-    tau: Annotated[float, typer.Option("--tau", "--radius", help="Threshold, of the metric.")] = 0.95,
+    tau: Annotated[
+        float | None,
+        typer.Option(
+            "--tau", "--radius", help="Threshold, of the metric.  [default: 0.95 of cosines]", show_default=False
+        ),
+    ] = None,
     priority: Annotated[
         Path | None,
         typer.Option(
@@ -133,6 +140,9 @@ def dedup(
         from halfspace.files.vectors import read_column
 
         start = time.perf_counter()
+        if tau is None and metric != "cosine":
+            raise ValueError(f"--tau has no default for the metric {metric}: give one")
+        tau = 0.95 if tau is None else tau
         options: dict[str, Any] = {"metric": metric, "dtype": dtype, "threads": threads}
         index, rows = _built(vectors, output, ids, [] if priority is None else [priority], **options)
         first = None

@@ -92,6 +92,7 @@ def test_refusals_name_the_file(files, tmp_path):
     assert "unknown suffix" in fail(2, "pairs", files / "x.npy", "--tau", 0.9, "-o", tmp_path / "out.txt")
     assert "is the input" in fail(2, "dedup", files / "x.npy", "--priority", output, "-o", _touched(output))
     assert "priority" in fail(2, "dedup", files / "x.npy", "--priority", files / "x.npy", "-o", tmp_path / "a.csv")
+    assert "--tau" in fail(2, "dedup", files / "x.npy", "--metric", "l2", "-o", tmp_path / "a.csv")
     assert "tau" in fail(2, "groups", files / "x.npy", "--tau", "nan", "-o", output)
 
 

@@ -1,4 +1,4 @@
-"""Counting pairs for many thresholds at once."""
+"""Counting the pairs that reach each of some thresholds."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ __all__ = ["count_pairs"]
 
 
 def count_pairs(of: Rows, asks: list[Ask], dim: int, meter: Meter) -> npt.NDArray[np.int64]:
-    """Count the pairs of the rows that reach each of some thresholds (t,), in one pass.
+    """Count the pairs of the rows that reach each of some thresholds (t,), block by block.
 
     What lies beyond a block is counted; of its pairs with itself, each comes twice, and is told by its ids.
     """

@@ -138,7 +138,11 @@ class PairBlocks:
         self._begin, self._make, self._none = begin, make, none
 
     def __iter__(self) -> Iterator[Pairs]:
-        return map(self._make, self._begin())
+        for edges in self._begin():
+            yield self._make(edges)
+
+    def __repr__(self) -> str:
+        return "<PairBlocks: iterate, or write them by to_parquet>"
 
     def to_parquet(self, path: str | PathLike[str]) -> int:
         """Write all pairs to a file of Parquet, in one step, block by block; returns their number.

@@ -24,6 +24,8 @@ __all__ = ["STEPS", "Pairwise"]
 
 STEPS = 1 << 20
 """What all of a join counts as, for progress."""
+AT_ONCE = 1 << 20
+"""Hits of a block that are held at once: each passes through several copies."""
 
 
 class Pairwise(Questions):
@@ -160,7 +162,8 @@ class Pairwise(Questions):
         ----------
         other : HalfspaceIndex, or array_like of real numbers, shape (m, d)
             Another index on the same device, with the same dimensions and metric; or vectors, rounded to float32, whose
-            ids are their rows.
+            ids are their rows. An index joined with itself has each pair twice, and each vector with itself: `pairs`
+            has neither.
         tau, unless, scores, within, blocks, threads, progress : optional
             As for `pairs`; `within` is about this index.
 
@@ -230,12 +233,13 @@ class Pairwise(Questions):
             level = self._thresholds(tau, 1, True, name)
             end = None if unless is None else self._thresholds(unless, 1, True, "unless")
         workers, backend = self._workers(threads), self._backend
+        most = min(backend.MOST_HITS, AT_ONCE)
 
         def ask(table: Table, directions: Any, wanted: Want) -> Question:
             def each(limit: Any) -> Any:
                 return backend.xp.zeros(len(directions), np.float64) + limit
 
-            how = self._filter == AUTO, workers, wanted, backend.MOST_HITS
+            how = self._filter == AUTO, workers, wanted, most
             last = None if end is None else each(end)
             return Question(table, self._like, directions, each(level), *how, last, self._metric)
 

@@ -32,6 +32,7 @@ def test_items_slices_and_copies(index):
     for other in (copy.copy(pairs), pickle.loads(pickle.dumps(pairs))):
         assert list(other) == list(pairs)
     assert repr(pairs) == "<Pairs: 3>"
+    assert repr(index.pairs(1.0, blocks=True)).startswith("<PairBlocks")
 
 
 def test_tables_of_other_libraries(index):
