@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from halfspace import join_commands
-from halfspace.commands import answers, errors, fail, located, open_index, read_ids
+from halfspace.commands import answers, built, errors, fail, open_index
 from halfspace.model.filters import FILTERS, names
 from halfspace.terminal import (
     console,
@@ -136,28 +136,18 @@ def build(
     """Build an index from a file of vectors."""
     with errors():
         from halfspace.files.outputs import check_output
-        from halfspace.files.vectors import file_of, read_identified, read_vectors
+        from halfspace.files.vectors import file_of
 
         start = time.perf_counter()
         check_output(output, [file_of(vectors), *([] if ids is None else [ids])])
-        with progress("reading") as report:
-            from halfspace import HalfspaceIndex
-
-            data, own = read_identified(vectors, report) if ids is None else (read_vectors(vectors, report), None)
-        n, dim = data.shape
-        own = own if ids is None else read_ids(ids, n)
         how: dict[str, Any] = {"threads": threads, "subspaces": subspaces, "group_size": group_size}
-        index = HalfspaceIndex(dim, metric=metric, filter=filter, dtype=dtype, **how)
-        with progress("inserting") as report, located(vectors, data, 0, dtype):
-            index.insert(data, own, progress=report)
-        with progress("compacting") as report:
-            index.compact(progress=report)
+        index, rows = built(vectors, ids, metric=metric, filter=filter, dtype=dtype, **how)
         with spinner("saving"):
             index.save(output)
         summary = {
             "index": str(output),
-            "vectors": n,
-            "dim": dim,
+            "vectors": rows.size,
+            "dim": index.dim,
             "metric": metric,
             "dtype": dtype,
             "filter": filter,

@@ -94,6 +94,28 @@ def read_ids(path: Path, n: int) -> NDArray[np.int64]:
     return ids
 
 
+def built(vectors: str, ids: Path | None, **options: Any) -> tuple[HalfspaceIndex, NDArray[np.int64]]:
+    """Read vectors from a file, and build an index of them.
+
+    options : those of `HalfspaceIndex`, ``dtype`` among them
+
+    Returns it, and the id of each row of the file.
+    """
+    from halfspace.files.vectors import read_identified, read_vectors
+
+    with progress("reading") as report:
+        from halfspace import HalfspaceIndex
+
+        data, own = read_identified(vectors, report) if ids is None else (read_vectors(vectors, report), None)
+    own = own if ids is None else read_ids(ids, len(data))
+    index = HalfspaceIndex(data.shape[1], **options)
+    with progress("inserting") as report, located(vectors, data, 0, options["dtype"]):
+        rows = index.insert(data, own, progress=report)
+    with progress("compacting") as report:
+        index.compact(progress=report)
+    return index, rows
+
+
 def answers(
     path: str, directions: NDArray[Any], ask: Callable[[NDArray[Any], slice], Hits | NDArray[np.int64]]
 ) -> dict[str, NDArray[Any]]:

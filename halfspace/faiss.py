@@ -129,7 +129,7 @@ class _IndexFlat(ABC):
         close = np.flatnonzero(self._close(scores, edges[owners]))
         for first in range(0, close.size, _ROWS):
             part = close[first : first + _ROWS]
-            beyond[part] = self._beyond(queries[owners[part]], self._stored(ids[part]), edges[owners[part]])
+            beyond[part] = self._beyond(queries[owners[part]], self.reconstruct_batch(ids[part]), edges[owners[part]])
         owners, ids, scores = owners[beyond], ids[beyond], scores[beyond]
         lims = np.searchsorted(owners, np.arange(len(queries) + 1))
         return lims.astype(np.int64), self._values(queries, owners, ids, scores), ids
@@ -185,9 +185,6 @@ class _IndexFlat(ABC):
         checks.real(array, "x")
         with np.errstate(over="ignore"):  # an index refuses what became infinite
             return np.ascontiguousarray(array, np.float32)
-
-    def _stored(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        return self.reconstruct_batch(ids)
 
     @abstractmethod
     def _reaching(self, edge: float) -> float:
@@ -334,7 +331,7 @@ class IndexFlatL2(_IndexFlat):
         squares = np.empty(ids.size, np.float32)
         for first in range(0, ids.size, _ROWS):
             part = slice(first, first + _ROWS)
-            apart = widen32(self._stored(ids[part])) - widen32(queries[owners[part]])
+            apart = widen32(self.reconstruct_batch(ids[part])) - widen32(queries[owners[part]])
             with np.errstate(over="ignore"):
                 squares[part] = np.einsum("ij,ij->i", apart, apart)
         return squares

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from halfspace.commands import errors, located, read_ids
+from halfspace.commands import built, errors
 from halfspace.terminal import print_summary, progress, spinner
 
 if TYPE_CHECKING:
@@ -74,9 +74,8 @@ def pairs(
                 "free: raise the threshold, or try all the same with --force"
             )
         with progress(f"about {estimate:,} pairs") as report:
-            counted = _Counted(index.pairs(tau, blocks=True, progress=report).columns())
-            write_table(output, counted)
-        summary = {"vectors": len(index), "metric": metric, "tau": tau, "pairs": counted.rows}
+            count = write_table(output, index.pairs(tau, blocks=True, progress=report).columns())
+        summary = {"vectors": len(index), "metric": metric, "tau": tau, "pairs": count}
         print_summary(summary | {"output": str(output), "seconds": round(time.perf_counter() - start, 3)}, as_json)
 
 
@@ -162,34 +161,9 @@ def dedup(
 def _built(
     vectors: str, output: Path, ids: Path | None, others: Iterable[Path] = (), **options: Any
 ) -> tuple[HalfspaceIndex, NDArray[np.int64]]:
-    """Refuse an output that must not be written, read vectors and build an index.
-
-    Returns it, and the id of each row of the file.
-    """
+    """Refuse an output that must not be written; then as `built`."""
     from halfspace.files.outputs import TABLES, check_output
-    from halfspace.files.vectors import file_of, read_identified, read_vectors
+    from halfspace.files.vectors import file_of
 
     check_output(output, [file_of(vectors), *filter(None, [ids]), *others], tuple(TABLES))
-    with progress("reading") as report:
-        from halfspace import HalfspaceIndex
-
-        data, own = read_identified(vectors, report) if ids is None else (read_vectors(vectors, report), None)
-    own = own if ids is None else read_ids(ids, len(data))
-    index = HalfspaceIndex(data.shape[1], **options)
-    with progress("inserting") as report, located(vectors, data, 0, options["dtype"]):
-        rows = index.insert(data, own, progress=report)
-    with progress("compacting") as report:
-        index.compact(progress=report)
-    return index, rows
-
-
-class _Counted:
-    """Pieces of a table, whose rows are counted as they pass."""
-
-    def __init__(self, pieces: Iterator[dict[str, np.ndarray]]) -> None:
-        self._pieces, self.rows = pieces, 0
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for piece in self._pieces:
-            self.rows += len(piece["id_a"])
-            yield piece
+    return built(vectors, ids, **options)

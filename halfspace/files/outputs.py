@@ -108,8 +108,8 @@ def write_hits(path: Path, found: dict[str, NDArray[Any]]) -> None:
         _npz(file, found)
 
 
-def write_table(path: Path, pieces: Iterable[dict[str, NDArray[Any]]], suffix: str = "") -> None:
-    """Write a table, in one step, as its pieces come; there is at least one.
+def write_table(path: Path, pieces: Iterable[dict[str, NDArray[Any]]], suffix: str = "") -> int:
+    """Write a table, in one step, as its pieces come; there is at least one. Returns its number of rows.
 
     Parameters
     ----------
@@ -129,8 +129,17 @@ def write_table(path: Path, pieces: Iterable[dict[str, NDArray[Any]]], suffix: s
     suffix = suffix or path.suffix.lower()
     if suffix == ".parquet":
         _pyarrow(path)
+    rows = 0
+
+    def counted() -> Iterator[dict[str, NDArray[Any]]]:
+        nonlocal rows
+        for piece in pieces:
+            rows += len(next(iter(piece.values())))
+            yield piece
+
     with replacing(path) as file:
-        TABLES[suffix](file, pieces)
+        TABLES[suffix](file, counted())
+    return rows
 
 
 def _pieces(found: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:

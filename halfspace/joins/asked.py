@@ -115,7 +115,7 @@ class Joins(Pairwise):
                 checks.real(wanted, "priority")
                 checks.numbers(wanted, "priority")
                 order = np.lexsort((order, _descending(wanted)))
-            return ids[greedy(of, ask, self._dim, order, Meter(progress, STEPS))]
+            return ids[greedy(of, ids, ask, self._dim, order, Meter(progress, STEPS))]
 
     def histogram(
         self,
@@ -164,8 +164,7 @@ class Joins(Pairwise):
         with self._on:
             if directions is None:
                 return count_pairs(of, asks, self._dim, meter)
-            numbers, _ = checks.as_matrix(self._backend.asarray(directions, "directions"), self._dim, "directions")
-            numbers = checks.rounded(numbers, np.dtype(np.float32), "directions", self._backend, self._threads)
+            numbers = self._numbers(directions, "directions")
             counts, advance, table = np.zeros((len(numbers), len(asks)), np.int64), meter.over(len(asks)), of.table()
             for place, ask in enumerate(asks):
                 counts[:, place] = host(asking.counts(self._backend, ask(table, numbers, Want.COUNT)))

@@ -31,6 +31,7 @@ __all__ = [
     "blocks",
     "once",
     "ordered_pairs",
+    "told",
     "within_itself",
 ]
 
@@ -122,16 +123,22 @@ def blocks(of: Rows, dim: int) -> Iterator[Block]:
                 yield Block(segment.ids[own], directions, number, first, min(first + size, segment.rows))
 
 
-def within_itself(of: Rows, ask: Ask, dim: int, wanted: Want, meter: Meter) -> Iterator[Edges]:
-    """Find all pairs of the rows, the smaller id first."""
+def told(of: Rows, dim: int, meter: Meter) -> Iterator[Block]:
+    """Cut the rows into blocks, each of which is paired with itself and what follows, and tell how far that is."""
     left = of.size
     advance = meter.over(left * (left + 1) // 2)
     for block in blocks(of, dim):
-        for edges in answered(of, ask(block.since(of, block.first), block.directions, wanted), block.ids):
-            yield once(*edges, block.ids)
+        yield block
         advance(block.ids.size * (left - block.ids.size / 2))
         left -= block.ids.size
     meter.finish()
+
+
+def within_itself(of: Rows, ask: Ask, dim: int, wanted: Want, meter: Meter) -> Iterator[Edges]:
+    """Find all pairs of the rows, the smaller id first."""
+    for block in told(of, dim, meter):
+        for edges in answered(of, ask(block.since(of, block.first), block.directions, wanted), block.ids):
+            yield once(*edges, block.ids)
 
 
 def across(of: Rows, others: Iterator[tuple[Any, Any]], ask: Ask, wanted: Want, advance: Advance) -> Iterator[Edges]:

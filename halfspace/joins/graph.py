@@ -47,14 +47,16 @@ def _contracted(labels: npt.NDArray[np.int64], held: list[npt.NDArray[np.int64]]
     return merged
 
 
-def greedy(of: Rows, ask: Ask, dim: int, order: npt.NDArray[np.int64], meter: Meter) -> npt.NDArray[np.bool_]:
+def greedy(
+    of: Rows, ids: npt.NDArray[np.int64], ask: Ask, dim: int, order: npt.NDArray[np.int64], meter: Meter
+) -> npt.NDArray[np.bool_]:
     """Keep, of the vectors in an order, each that reaches the threshold with none that is kept before it.
 
-    order : (n,), places among the ascending ids
+    ids : (n,), of the rows, ascending; order : (n,), places among them
 
     Returns whether each is kept (n,). Answers come direction by direction: what one rules out is not looked at again.
     """
-    backend, ids = of.backend, of.ids
+    backend = of.backend
     undecided, kept = np.ones(ids.size, np.bool_), np.zeros(ids.size, np.bool_)
     places = [np.searchsorted(ids, host(segment.ids)).clip(max=ids.size - 1) for segment in of.snapshot.segments]
     size = block_size(of, dim)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace import query as asking
-from halfspace.joins.blocks import Ask, Rows, answered, blocks, once
+from halfspace.joins.blocks import Ask, Rows, answered, once, told
 from halfspace.model.arrays import host
 from halfspace.model.counters import Want
 from halfspace.runtime.progress import Meter
@@ -18,15 +18,10 @@ def count_pairs(of: Rows, asks: list[Ask], dim: int, meter: Meter) -> npt.NDArra
     What lies beyond a block is counted; of its pairs with itself, each comes twice, and is told by its ids.
     """
     counts = np.zeros(len(asks), np.int64)
-    left = of.size
-    advance = meter.over(left * (left + 1) // 2)
-    for block in blocks(of, dim):
+    for block in told(of, dim, meter):
         own, beyond = block.own(of), block.since(of, block.stop)
         for place, ask in enumerate(asks):
             counts[place] += int(host(asking.counts(of.backend, ask(beyond, block.directions, Want.COUNT))).sum())
             for edges in answered(of, ask(own, block.directions, Want.IDS), block.ids):
                 counts[place] += once(*edges, block.ids)[0].size
-        advance(block.ids.size * (left - block.ids.size / 2))
-        left -= block.ids.size
-    meter.finish()
     return counts

@@ -166,13 +166,4 @@ class PairBlocks:
 def _written(path: str | PathLike[str], blocks: Iterator[dict[str, np.ndarray]]) -> int:
     library("pyarrow", "to_parquet")
     check_output(Path(path), [])
-    count = 0
-
-    def tables() -> Iterator[dict[str, np.ndarray]]:
-        nonlocal count
-        for block in blocks:
-            count += len(block["id_a"])
-            yield block
-
-    write_table(Path(path), tables(), ".parquet")
-    return count
+    return write_table(Path(path), blocks, ".parquet")

@@ -201,8 +201,7 @@ class Pairwise(Questions):
             size, last = theirs.size, theirs.snapshot.next_id
         else:
             with self._on:
-                numbers, _ = checks.as_matrix(self._backend.asarray(other, "other"), self._dim, "other")
-                numbers = checks.rounded(numbers, np.dtype(np.float32), "other", self._backend, self._threads)
+                numbers = self._numbers(other, "other")
                 if self._metric == Metric.COSINE:
                     checks.nonzero(numbers, "other")
             size = last = len(numbers)
@@ -226,6 +225,11 @@ class Pairwise(Questions):
     def _rows(self, within: Any, threads: int | None) -> Rows:
         with self._on:
             return Rows.of(self._backend, self._snapshot, within, self._workers(threads))
+
+    def _numbers(self, given: Any, name: str) -> Any:
+        """Validate vectors (m, d) or (d,), and round them to float32 (m, d)."""
+        numbers, _ = checks.as_matrix(self._backend.asarray(given, name), self._dim, name)
+        return checks.rounded(numbers, np.dtype(np.float32), name, self._backend, self._threads)
 
     def _asking(self, tau: Any, unless: Any, threads: int | None, name: str = "tau") -> Ask:
         """Validate thresholds, and return what makes a question of directions."""
