@@ -8,7 +8,7 @@ from helpers.checking import FILTERS
 from helpers.interrupts import DIMENSION, ROWS, Calls, Stop, exact, integers
 from typer.testing import CliRunner
 
-from halfspace import HalfspaceIndex, cli
+from halfspace import HalfspaceIndex, cli, commands
 
 pytestmark = pytest.mark.usefixtures("no_gc_callbacks")
 
@@ -84,7 +84,8 @@ def test_the_command_line_shows_progress_of_every_long_step(rng, tmp_path, monke
         seen[text] = Calls()
         yield seen[text]
 
-    monkeypatch.setattr(cli, "progress", noted)
+    for module in (cli, commands):
+        monkeypatch.setattr(module, "progress", noted)
     np.save(tmp_path / "vectors.npy", integers(rng, 3000).astype(np.float32))
     built = CliRunner().invoke(cli.app, ["build", str(tmp_path / "vectors.npy"), "-o", str(tmp_path / "index")])
     assert built.exit_code == 0, built.output
