@@ -11,6 +11,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, cast
 
+import numpy.typing as npt
+
 from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.model.segment import Segment
@@ -117,14 +119,17 @@ class Backend(Protocol):
         and the counters of its ``work``.
         """
 
-    def rough_scores(self, vectors: Any, directions: Any, threads: int, metric: Metric = Metric.IP) -> Any:
-        """Score stored bits (s, d) for directions (m, d) in float32, about, as kernels do: (m, s)."""
+    def guess(self, question: Question, sample: Any, rank: int) -> Any:
+        """Return thresholds (m,) that about so many of a sample of stored bits (s, d) reach, none below the question's.
+
+        They rest on float32 scores: good guesses, and no more.
+        """
 
     def collect(self, found: Any, threads: int) -> Any:
         """Return offsets (m + 1,), ids and scores of what was found, in order of ids."""
 
-    def best(self, found: Any, limit: int, threads: int) -> Any:
-        """Return only the best of each direction, in order of ids."""
+    def best(self, found: Any, limit: int, threads: int, sort: bool = False) -> Any:
+        """Return only the best of each direction, in order of ids, or by descending score and then by id."""
 
     def sort_by_score(self, offsets: Any, ids: Any, scores: Any, threads: int) -> Any:
         """Order each row by descending score, then by id."""
@@ -137,6 +142,9 @@ class Backend(Protocol):
 
     def joined(self, whole: Any, block: Any) -> Any:
         """Add a block of rows to those before."""
+
+    def place(self, *arrays: npt.NDArray[Any]) -> tuple[Any, ...]:
+        """Return arrays of the host on the device."""
 
     def preallocate(self, capacity: int, directions: int | None, scores: bool) -> Any:
         """Make room for an answer that is filled without waiting."""

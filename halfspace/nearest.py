@@ -124,10 +124,10 @@ def work(
     counted = np.zeros(WORK_SHAPE, np.int64)
     hits, final = 0, k == 0
     while hits < k and not final:
-        tau, reached = guess.thresholds()
+        tau = guess.thresholds()
         hits, stages = asking.work(backend, question._replace(tau=tau))
         counted += [row[1:] for row in stages]
-        final = bool(reached[0])
+        final = bool(guess.reach_the_lowest(tau)[0])
         guess = guess.lower()
     return min(hits, k), [(name, *row) for name, row in zip(STAGES, counted.tolist(), strict=True)]
 
@@ -140,7 +140,7 @@ def _first(guess: "_Guess", keep: int, whole: bool) -> Answer:
     backend, question, k = guess.backend, guess.question, guess.k
     if not k:
         return Answer.empty(len(question.directions))
-    tau, final = guess.thresholds()
+    tau = guess.thresholds()
     asked = question._replace(tau=tau, wanted=Want.SCORES)
     most = None if len(tau) == 1 else keep  # the hits of one direction are few, and sooner sorted than sifted
     *columns, totals = map(host, asking.rows(backend, asked, True, most))
@@ -149,10 +149,10 @@ def _first(guess: "_Guess", keep: int, whole: bool) -> Answer:
     if whole:
         last = found.scores[found.offsets[:-1][enough] + k - 1]
         enough[enough] = host(tau)[enough] <= threshold_of(last)
-    left = np.flatnonzero(~(enough | final))
-    if not left.size:
+    if enough.all():
         return found
-    return found.replaced(left, _first(guess.lower().only(left), keep, whole))
+    left = np.flatnonzero(~(enough | guess.reach_the_lowest(tau)))
+    return found.replaced(left, _first(guess.lower().only(left), keep, whole)) if left.size else found
 
 
 class _Guess(NamedTuple):
@@ -175,20 +175,21 @@ class _Guess(NamedTuple):
         tau = question.tau if isinstance(question.tau, float) else question.tau[which]
         return self._replace(question=question._replace(directions=question.directions[which], tau=tau))
 
-    def thresholds(self) -> tuple[Any, npt.NDArray[np.bool_]]:
-        """Return thresholds (m,), and which of them are the lowest that count."""
+    def thresholds(self) -> Any:
+        """Return thresholds (m,), none below the lowest that count."""
         xp, question = self.backend.xp, self.question
-        directions, floor = question.directions, question.tau
+        directions = question.directions
         sample = self.snapshot.sample[: ceil(SCORED * sqrt(max(self.available, self.k) / directions.shape[1]))]
-        size = len(sample)
-        expected = self.k * size / max(self.available, 1)
+        expected = self.k * len(sample) / max(self.available, 1)
         rank = ceil(self.depth * (expected + SPARE * sqrt(expected) + 1.0))
-        if rank > size:
-            return xp.zeros(len(directions), np.float64) + floor, np.ones(len(directions), np.bool_)
-        rough = self.backend.rough_scores(sample, directions, question.threads, question.metric)
-        guessed = xp.partition(rough, size - rank, axis=1)[:, size - rank].astype(np.float64)
-        tau = xp.fmax(guessed, floor)  # what is not a number is no guess
-        return tau, host(tau <= floor)
+        if rank > len(sample):
+            return xp.zeros(len(directions), np.float64) + question.tau
+        return self.backend.guess(question, sample, rank)
+
+    def reach_the_lowest(self, tau: Any) -> npt.NDArray[np.bool_]:
+        """Say which thresholds (m,) cannot be lowered."""
+        lowest: npt.NDArray[np.bool_] = host(tau <= self.question.tau)
+        return lowest
 
 
 def _order(

@@ -41,8 +41,8 @@ def _rows(backend: Backend, question: Question, sort: bool, limit: int | None) -
     threads = question.threads
     whole: Any = None
     for found in answers(backend, question):
-        own = backend.collect(found, threads) if limit is None else backend.best(found, limit, threads)
-        if sort:
+        own = backend.collect(found, threads) if limit is None else backend.best(found, limit, threads, sort)
+        if sort and limit is None:
             offsets, ids, scores = own
             own = backend.sort_by_score(offsets, ids, scores, threads)
         block = *own, found.counts

@@ -126,6 +126,9 @@ class Questions(Contents):
                 shape: dict[str, Any] = {"sort": sort, "limit": best, "single": single, "columns": snapshot.next_id}
                 filled: Hits = self._backend.fill(out, question, scores=scores, **shape)
                 return filled
+            as_they_come = best is None and not sort  # nothing compares scores after the search
+            if as_they_come and self._metric == Metric.L2:
+                question = question._replace(as_users=True)
             if best is None:
                 found = asking.rows(self._backend, question, sort, None)
             else:
@@ -133,8 +136,9 @@ class Questions(Contents):
                 found = nearest.limited(self._backend, snapshot, question, sort, best, available)
             offsets, ids, values, totals = found
             snapshot.builder.remember(question.directions, question.tau)
-            own = as_scores(values, self._metric) if scores else None
-            return Hits(ids, own, offsets, totals, single=single, columns=snapshot.next_id)
+            if not as_they_come:
+                values = as_scores(values, self._metric)
+            return Hits(ids, values if scores else None, offsets, totals, single=single, columns=snapshot.next_id)
 
     def count(
         self,
@@ -212,10 +216,9 @@ class Questions(Contents):
             question, single = self._asked(snapshot, directions, lowest, None, within, Want.SCORES, threads)
             available = _available(snapshot, question, within)
             found = nearest.nearest(self._backend, snapshot, question, most, available)
-            offsets, ids, scores = map(self._backend.xp.asarray, found)
-            totals = offsets[1:] - offsets[:-1]
-            own = as_scores(scores, self._metric)
-            return Hits(ids, own, offsets, totals, single=single, columns=snapshot.next_id)
+            scores = as_scores(found.scores, self._metric)
+            columns = self._backend.place(found.ids, scores, found.offsets, np.diff(found.offsets))
+            return Hits(*columns, single=single, columns=snapshot.next_id)
 
     def explain(self, direction: npt.ArrayLike, tau: float | None = None, *, k: int | None = None) -> Explanation:
         """Answer one query or search, with scores, and count what each stage tested, decided and read.

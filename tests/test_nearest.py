@@ -11,7 +11,11 @@ from helpers.families import FAMILIES
 
 import halfspace.nearest as nearest_module
 from halfspace import HalfspaceIndex
+from halfspace.backend import load
+from halfspace.model.arrays import host
 from halfspace.model.filters import FILTERS
+from halfspace.model.metrics import Metric
+from halfspace.model.question import Question
 from halfspace.state import snapshot
 
 
@@ -254,9 +258,9 @@ def test_explanations_add_what_lowered_thresholds_cost(rng, monkeypatch):
     guess, tried = nearest_module._Guess.thresholds, []
 
     def too_high(self):
-        tau, final = guess(self)
-        tried.append(final)
-        return (tau, final) if len(tried) > 2 else (tau + 1e30, final & False)
+        tau = guess(self)
+        tried.append(tau)
+        return tau if len(tried) > 2 else tau + 1e30
 
     monkeypatch.setattr(nearest_module._Guess, "thresholds", too_high)
     assert index.explain(vectors[0], k=5).hits == 5
@@ -273,11 +277,11 @@ def test_thresholds_that_were_too_high_are_lowered_alone(metric, rng, monkeypatc
     guess, tried = nearest_module._Guess.thresholds, []
 
     def too_high(self):
-        tau, final = guess(self)
+        tau = guess(self)
         tried.append(len(tau))
         high = np.zeros(len(tau), np.bool_)
         high[1 :: len(tried)] = len(tried) < 4
-        return np.where(high, 0.5 * tau if metric == "l2" else 1.5 * tau, tau), final & ~high
+        return np.where(high, 0.5 * tau if metric == "l2" else 1.5 * tau, tau)
 
     monkeypatch.setattr(nearest_module._Guess, "thresholds", too_high)
     for k in (1, 40):
@@ -341,3 +345,19 @@ def test_a_limit_without_a_threshold_reads_little(rng):
         patch.setattr(index._backend, "search", lambda question: asked.append(search(question)) or asked[-1])
         index.query(np.ones(8), -np.inf, limit=10)
     assert sum(found.hits for found in asked) < 400
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_guesses_are_scores_at_a_rank_of_the_sample_and_never_below_the_floor(device, rng, request):
+    """Small integers have no rounding errors; infinite by infinite is no number, and no guess."""
+    module = load(device) if device == "cpu" else request.getfixturevalue("gpu")
+    xp, floors = module.xp, np.array([-np.inf, 0.5, 1e9, -4.0, -np.inf, -7.0])
+    sample, directions = (rng.integers(-3, 4, (rows, 5)).astype(np.float32) for rows in (700, 6))
+    descending = -np.sort(-(directions.astype(np.float64) @ sample.T), axis=1)
+    question = Question(None, sample[:0], xp.asarray(directions), xp.asarray(floors))
+    for rank in (1, 2, 60, 700):
+        guessed = host(module.guess(question, xp.asarray(sample), rank))
+        assert guessed.tolist() == np.maximum(descending[:, rank - 1], floors).tolist()
+    vast = xp.asarray(np.full((9, 2), 3e38, np.float32))
+    cosine = Question(None, vast[:0], vast[:1], xp.asarray(floors[3:4]), metric=Metric.COSINE)
+    assert host(module.guess(cosine, vast, 2)).tolist() == [-4.0]

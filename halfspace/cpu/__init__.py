@@ -11,8 +11,8 @@ from halfspace.cpu.filters.balls import enclose
 from halfspace.cpu.filters.cells import encode
 from halfspace.cpu.filters.groups import enclose_groups
 from halfspace.cpu.formats import measure, store
+from halfspace.cpu.guess import guess
 from halfspace.cpu.partition import partition
-from halfspace.cpu.rough import rough_scores
 from halfspace.cpu.runtime.device import (
     DEVICE,
     REMEMBERED,
@@ -22,6 +22,7 @@ from halfspace.cpu.runtime.device import (
     is_kernel_ready,
     may_fill,
     on,
+    place,
     preallocate,
     wait,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "extend",
     "fill",
     "finish",
+    "guess",
     "higher",
     "is_kernel_ready",
     "joined",
@@ -57,10 +59,10 @@ __all__ = [
     "new_cache",
     "on",
     "partition",
+    "place",
     "preallocate",
     "reframe",
     "room",
-    "rough_scores",
     "search",
     "sort_by_score",
     "store",

@@ -52,8 +52,8 @@ def sort_by_score(
     return offsets, ids, scores
 
 
-def best(found: Any, limit: int, threads: int) -> Rows:
-    """Keep of each direction the `limit` best, by score and then by id, in order of ids."""
+def best(found: Any, limit: int, threads: int, sort: bool = False) -> Rows:
+    """Keep of each direction the `limit` best, by score and then by id: in order of ids, or in that of scores."""
     counts, parts = found.counts, found.parts
     if limit < counts.max(initial=0):
         if found.hits >= max(MANY, SELECTIVE * limit * counts.size):
@@ -62,7 +62,7 @@ def best(found: Any, limit: int, threads: int) -> Rows:
     else:
         rows = _gathered(counts, parts, threads)
     _order(*rows, False, threads)
-    return rows
+    return sort_by_score(*rows, threads) if sort else rows
 
 
 def higher(tau: npt.NDArray[np.float64], unless: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -18,6 +18,7 @@ from halfspace.cpu.runtime.records import new_job, pack_head, work_of
 from halfspace.cpu.stored import readers_of
 from halfspace.model.counters import WORK_SHAPE, State
 from halfspace.model.layout import CHUNK, chunks_of
+from halfspace.model.metrics import as_scores
 from halfspace.model.question import ALL, Question
 from halfspace.model.segment import SCAN, address
 from halfspace.model.table import Table
@@ -121,7 +122,7 @@ def _run(
 
     The kernel returns every so often, for an interrupt to take effect, and where more hits come than there is room for.
     """
-    table, like, directions, tau, may_scan, _, wanted, most, _, metric = question
+    table, like, directions, tau, may_scan, _, wanted, most, _, metric, as_users = question
     kernel, readers = search_kernel(code), readers_of(like.dtype, metric)
     ready = (0, 0) if prepared is None else (address(prepared.directions.records), prepared.shared)
     first, last = span
@@ -142,6 +143,8 @@ def _run(
             break
         _threads.go_on()
     hits = columns.taken(0 if state else found, wanted >= SCORES)
+    if as_users:
+        as_scores(hits.scores, metric)
     return Answer(counts, [hits], job, state), first
 
 

@@ -15,9 +15,9 @@ from halfspace.gpu.filters.balls import enclose
 from halfspace.gpu.filters.cells import encode
 from halfspace.gpu.filters.groups import enclose_groups
 from halfspace.gpu.formats import measure, store
+from halfspace.gpu.guess import guess
 from halfspace.gpu.out import fill, may_fill, preallocate
 from halfspace.gpu.partition import partition
-from halfspace.gpu.rough import rough_scores
 from halfspace.gpu.runtime.device import (
     DEVICE,
     REMEMBERED,
@@ -28,6 +28,7 @@ from halfspace.gpu.runtime.device import (
     finish,
     is_kernel_ready,
     on,
+    place,
     stream,
     wait,
     zeros,
@@ -54,6 +55,7 @@ __all__ = [
     "extend",
     "fill",
     "finish",
+    "guess",
     "higher",
     "is_kernel_ready",
     "joined",
@@ -62,10 +64,10 @@ __all__ = [
     "new_cache",
     "on",
     "partition",
+    "place",
     "preallocate",
     "reframe",
     "room",
-    "rough_scores",
     "search",
     "sort_by_score",
     "store",

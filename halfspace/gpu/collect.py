@@ -9,7 +9,27 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
+from halfspace.gpu.runtime.launch import Kernel
+from halfspace.gpu.runtime.records import THREADS
+
 __all__ = ["best", "collect", "higher", "joined", "order_by_id", "sort_by_score", "without"]
+
+FEW = 1 << 16
+"""Hits that are ordered by comparing each with all of its row, in one kernel; more are sorted."""
+BLOCKS = 1 << 13
+"""Blocks of that kernel, about: rows are cut into parts where they are few."""
+
+_rank_hits = Kernel(
+    "select.cu",
+    "rank_hits",
+    ("offsets", np.int64),
+    ("ids", np.int64),
+    ("scores", np.float32),
+    ("limit", int),
+    ("kept_offsets", np.int64),
+    ("kept_ids", np.int64),
+    ("kept_scores", np.float32),
+)
 
 
 def collect(found: Any, threads: int) -> tuple[Any, Any, Any]:
@@ -43,17 +63,37 @@ def order_by_id(offsets: Any, ids: Any, scores: Any) -> tuple[Any, Any, Any]:
 
 def sort_by_score(offsets: Any, ids: Any, scores: Any, threads: int) -> tuple[Any, Any, Any]:
     """Order each row by descending score, then by id; rows come ordered by id."""
+    if ids.size <= FEW:
+        return _ranked(offsets, ids, scores, ids.size)
     order, _ = _by_score(offsets, scores)
     return offsets, ids[order], scores[order]
 
 
-def best(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any]:
-    """Keep of each direction the `limit` best, by score and then by id, in order of ids."""
+def best(found: Any, limit: int, threads: int, sort: bool = False) -> tuple[Any, Any, Any]:
+    """Keep of each direction the `limit` best, by score and then by id: in order of ids, or in that of scores."""
     offsets, ids, scores = collect(found, threads)
+    if sort and ids.size <= FEW:
+        return _ranked(offsets, ids, scores, limit)
     order, rows = _by_score(offsets, scores)
-    kept = cp.sort(order[cp.arange(scores.size) - offsets[rows] < limit])
+    kept = order[cp.arange(scores.size) - offsets[rows] < limit]
+    if not sort:
+        kept = cp.sort(kept)
     lengths = cp.minimum(offsets[1:] - offsets[:-1], limit)
     return cp.concatenate([offsets[:1], cp.cumsum(lengths)]), ids[kept], scores[kept]
+
+
+def _ranked(offsets: Any, ids: Any, scores: Any, limit: int) -> tuple[Any, Any, Any]:
+    """Keep of each row the `limit` best, by score and then by place, in that order."""
+    rows = offsets.size - 1
+    room = min(ids.size, rows * limit)
+    kept = cp.empty(rows + 1, np.int64), cp.empty(room, np.int64), cp.empty(room, np.float32)
+    parts = max(1, min(-(-ids.size // THREADS), BLOCKS // rows))
+    _rank_hits((rows, parts), THREADS, offsets, ids, scores, limit, *kept)
+    if limit >= ids.size:
+        return kept
+    own_offsets, own_ids, own_scores = kept
+    total = int(own_offsets[-1])  # some rows may have fewer
+    return own_offsets, own_ids[:total], own_scores[:total]
 
 
 def higher(tau: Any, unless: Any) -> Any:

@@ -12,7 +12,7 @@ from halfspace.gpu.runtime.tables import Uploaded, upload
 from halfspace.gpu.search import room
 from halfspace.hits import Hits
 from halfspace.model.counters import Want
-from halfspace.model.metrics import Metric, as_scores
+from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 
 __all__ = ["Preallocated", "fill", "may_fill", "preallocate"]
@@ -73,11 +73,10 @@ class Preallocated(Hits):
             self._run, self._uploaded = run, uploaded
         self._columns = columns
         self._forget()
-        run.ask(question.directions, question.tau)
+        run.ask(question._replace(as_users=question.metric == Metric.L2))
         run.answer_into(self.buffers)
         run.launch()
         run.fill()
-        as_scores(self.buffers.scores, question.metric)
         self._keep((question, uploaded, run, list(run.keepalive), self.buffers, self._status))
 
     def _keep(self, read: object) -> None:

@@ -30,9 +30,12 @@ _place_hits = Kernel("place.cu", "place_hits", ("call", CALL))
 _fill_ids = Kernel("place.cu", "fill_ids", ("call", CALL))
 _fill_scored = Kernel("place.cu", "fill_scored", ("call", CALL))
 
-_DIRECTIONS, _TAU, _ONE_TAU, _OFFSETS, _TOTALS, _IDS, _VALUES, _ANSWER_ROOM = (
+_DIRECTIONS, _TAU, _ONE_TAU, _WITHOUT_SIGN, _OFFSETS, _TOTALS, _IDS, _VALUES, _ANSWER_ROOM = (
     (CALL.names or ()).index(name)
-    for name in ("directions", "tau", "one_tau", "offsets", "totals", "ids", "values", "answer_room")
+    for name in (
+        *("directions", "tau", "one_tau", "without_sign"),
+        *("offsets", "totals", "ids", "values", "answer_room"),
+    )
 )
 
 
@@ -110,9 +113,12 @@ class Run:
         self._fill = self._bound_fill(uploaded)
         self.keepalive: list[Any] = []  # what the last launches read and wrote besides
 
-    def ask(self, directions: Any, tau: Any) -> None:
-        """Say what the question is: float32 (m, d), and float64 (m,) or a float for all; whoever asks keeps them."""
+    def ask(self, question: Question) -> None:
+        """Say what is asked, by a question of the same shape; whoever asks keeps its arrays."""
+        directions: Any = question.directions
+        tau = question.tau
         self._fields[_DIRECTIONS] = directions.data.ptr
+        self._fields[_WITHOUT_SIGN] = question.as_users
         if self.work is not None:
             self.work.fill(0)
         if isinstance(tau, float):

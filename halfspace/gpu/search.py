@@ -89,7 +89,7 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
     count, wanted = len(question.directions), int(question.wanted)
     run = _run_for(uploaded, question, rooms)
     buffers = Buffers.of(count, expected, run.wanted)
-    run.ask(question.directions, question.tau)
+    run.ask(question)
     run.answer_into(buffers)
     run.launch()
     run.fill()

@@ -28,6 +28,7 @@ class Question(NamedTuple):
     most: int = ALL  # hits that may be held at once, if there are several directions
     unless: Any = None  # like `tau`, or None: what reaches it is left out
     metric: Metric = Metric.IP  # thresholds are those of `halfspace.model.metrics.as_threshold`
+    as_users: bool = False  # whether scores of distances leave the search without their sign, as users have them
 
     def part(self, first: int, last: int) -> "Question":
         """Return the same question of directions [first, last) alone."""

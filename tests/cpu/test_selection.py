@@ -120,7 +120,9 @@ def copied(found):
 def shaped(found, limit, by_score, threads):
     """What `halfspace.query.Query.rows` does with an answer."""
     found = copied(found)
-    rows = cpu.collect(found, threads) if limit is None else cpu.best(found, limit, threads)
+    if limit is not None:
+        return cpu.best(found, limit, threads, by_score)
+    rows = cpu.collect(found, threads)
     return cpu.sort_by_score(*rows, threads) if by_score else rows
 
 
@@ -240,15 +242,18 @@ def test_any_scores(values, limit):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("few", [0, 1 << 16])
 @pytest.mark.parametrize("scores", ["awkward", "equal", "normal", "any"])
-def test_both_devices_keep_and_order_alike(scores, rng, gpu):
-    found = drawn([0, 1, 200, 0, 63], scores, "wide", rng)
+def test_both_devices_keep_and_order_alike(scores, few, rng, gpu):
+    found = drawn([0, 1, 300, 0, 63], scores, "wide", rng)
     offsets, ids, values = (gpu.xp.asarray(column) for column in rows_of(found))
     there = SimpleNamespace(offsets=offsets, ids=ids, scores=values)
-    for limit in (None, 0, 1, 50, 1000):
-        rows = gpu.collect(there, 2) if limit is None else gpu.best(there, limit, 2)
-        same_rows(map(gpu.xp.asnumpy, rows), shaped(found, limit, False, 2))
-        same_rows(map(gpu.xp.asnumpy, gpu.sort_by_score(*rows, 2)), shaped(found, limit, True, 2))
+    with mock.patch.object(importlib.import_module("halfspace.gpu.collect"), "FEW", few):
+        for limit in (None, 0, 1, 50, 1000):
+            rows = gpu.collect(there, 2) if limit is None else gpu.best(there, limit, 2)
+            same_rows(map(gpu.xp.asnumpy, rows), shaped(found, limit, False, 2))
+            ordered = gpu.sort_by_score(*rows, 2) if limit is None else gpu.best(there, limit, 2, True)
+            same_rows(map(gpu.xp.asnumpy, ordered), shaped(found, limit, True, 2))
 
 
 def test_totals_count_all(rng):

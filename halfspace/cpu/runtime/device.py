@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = [
     "DEVICE",
@@ -14,6 +15,7 @@ __all__ = [
     "is_kernel_ready",
     "may_fill",
     "on",
+    "place",
     "preallocate",
     "wait",
 ]
@@ -45,6 +47,11 @@ def is_kernel_ready(array: np.ndarray) -> bool:
 
 def wait() -> None:
     """Wait for what was begun."""
+
+
+def place(*arrays: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    """Return arrays of the host on the device."""
+    return arrays
 
 
 def preallocate(capacity: int, directions: int | None, scores: bool) -> Any:

@@ -109,6 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
         out += __popc(call.bits[32 * at + word] & ((1u << (place & 31)) - 1));
         if (out >= call.answer_room) continue;
         call.ids[out] = segment.ids[row];
-        call.values[out] = call.scores[i];
+        const unsigned bits = __float_as_uint(call.scores[i]);
+        call.values[out] = __uint_as_float(call.without_sign ? bits & 0x7fffffffu : bits);
     }
 }

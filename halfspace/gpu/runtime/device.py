@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import cupy as cp
 import numpy as np
+import numpy.typing as npt
 
 from halfspace.arguments import checks
 from halfspace.arguments.columns import is_column
@@ -251,6 +252,21 @@ def _widen(array: Any) -> Any:
     tiny = (bits & 0x7F800000) == 0
     by_bits = (bits & 0x7FFFFF).astype(np.float64) * 2.0**-149
     return cp.where(tiny, cp.where(bits < 0, -by_bits, by_bits), array.astype(np.float64))
+
+
+def place(*arrays: npt.NDArray[Any]) -> tuple[Any, ...]:
+    """Return arrays of the host on the device: in one piece, since each has its price."""
+    starts, size = [], 0
+    for array in arrays:
+        starts.append(size)
+        size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    packed = np.zeros(size, np.uint8)
+    for start, array in zip(starts, arrays, strict=True):
+        packed[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+    memory = cp.asarray(packed).data
+    return tuple(
+        cp.ndarray(array.shape, array.dtype, memory + start) for start, array in zip(starts, arrays, strict=True)
+    )
 
 
 def is_kernel_ready(array: Any) -> bool:

@@ -189,7 +189,7 @@ class Kernel:
             packed, fits = value, kind == "V"
         elif type(value) in (bool, int, float):
             packed = {bool: np.bool_, int: np.int64, float: np.float64}[type(value)](value)
-            fits = packed.dtype.kind == kind or (kind in "iup" and type(value) is int)
+            fits = packed.dtype.kind == kind or (kind in "iupP" and type(value) is int)
         elif isinstance(value, np.number | np.bool_):
             packed, fits = value, value.dtype.kind == kind or kind + value.dtype.kind in ("iu", "ui")
         else:

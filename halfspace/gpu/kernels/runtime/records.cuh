@@ -174,6 +174,7 @@ struct Call {
     long long* ids;
     float* values;
     long long answer_room;
+    long long without_sign;    // whether scores lose their sign: distances, as users have them
     unsigned long long* work;  // (stages, columns), or null
 };
 

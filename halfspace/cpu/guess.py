@@ -1,4 +1,4 @@
-"""Rough scores: in float32, for guesses alone."""
+"""Guesses of thresholds, from float32 scores of a sample."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,15 +8,24 @@ from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, multiply_add
 from halfspace.model.formats import as_float32
 from halfspace.model.metrics import Metric
+from halfspace.model.question import Question
 
-__all__ = ["rough_scores"]
+__all__ = ["guess"]
 
 PRODUCTS = 1 << 26
 """Multiplications that are done as one task."""
 
 
-def rough_scores(
-    vectors: np.ndarray, directions: npt.NDArray[np.float32], threads: int, metric: Metric = Metric.IP
+def guess(question: Question, sample: np.ndarray, rank: int) -> npt.NDArray[np.float64]:
+    """Return thresholds (m,) that about so many of a sample of stored bits (s, d) reach, none below the question's."""
+    scores = _rough_scores(sample, question.directions, question.threads, question.metric)
+    reached = np.partition(scores, -rank, axis=1)[:, -rank].astype(np.float64)
+    thresholds: npt.NDArray[np.float64] = np.fmax(reached, question.tau)  # what is not a number is no guess
+    return thresholds
+
+
+def _rough_scores(
+    vectors: np.ndarray, directions: npt.NDArray[np.float32], threads: int, metric: Metric
 ) -> npt.NDArray[np.float32]:
     """Score stored bits (s, d) for directions (m, d) in float32, about, as kernels do: (m, s)."""
     scores = np.empty((len(directions), len(vectors)), np.float32)
