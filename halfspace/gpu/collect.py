@@ -10,26 +10,21 @@ import cupy as cp
 import numpy as np
 
 from halfspace.gpu.runtime.launch import Kernel
-from halfspace.gpu.runtime.records import THREADS
+from halfspace.gpu.runtime.records import THREADS, WIDE
 
 __all__ = ["best", "collect", "higher", "joined", "order_by_id", "sort_by_score", "without"]
 
 FEW = 1 << 16
-"""Hits that are ordered by comparing each with all of its row, in one kernel; more are sorted."""
+"""Hits that are ordered by comparing each with all of its row; more are sorted."""
 BLOCKS = 1 << 13
-"""Blocks of that kernel, about: rows are cut into parts where they are few."""
+"""Blocks that compare, about: rows are cut into parts where they are few."""
+LONG = 1 << 18
+"""Hits of a row, in the mean, that one block looks through for the best; longer rows are sorted."""
 
-_rank_hits = Kernel(
-    "select.cu",
-    "rank_hits",
-    ("offsets", np.int64),
-    ("ids", np.int64),
-    ("scores", np.float32),
-    ("limit", int),
-    ("kept_offsets", np.int64),
-    ("kept_ids", np.int64),
-    ("kept_scores", np.float32),
-)
+_HITS = ("offsets", np.int64), ("ids", np.int64), ("scores", np.float32)
+_KEPT = ("kept_offsets", np.int64), ("kept_ids", np.int64), ("kept_scores", np.float32)
+_keep_hits = Kernel("select.cu", "keep_hits", *_HITS, ("limit", int), *_KEPT)
+_rank_hits = Kernel("select.cu", "rank_hits", *_HITS, ("ranked_ids", np.int64), ("ranked_scores", np.float32))
 
 
 def collect(found: Any, threads: int) -> tuple[Any, Any, Any]:
@@ -63,35 +58,36 @@ def order_by_id(offsets: Any, ids: Any, scores: Any) -> tuple[Any, Any, Any]:
 
 def sort_by_score(offsets: Any, ids: Any, scores: Any, threads: int) -> tuple[Any, Any, Any]:
     """Order each row by descending score, then by id; rows come ordered by id."""
-    if ids.size <= FEW:
-        return _ranked(offsets, ids, scores, ids.size)
-    order, _ = _by_score(offsets, scores)
-    return offsets, ids[order], scores[order]
+    if ids.size > FEW:
+        order, _ = _by_score(offsets, scores)
+        return offsets, ids[order], scores[order]
+    rows, ranked = offsets.size - 1, (cp.empty_like(ids), cp.empty_like(scores))
+    parts = max(1, min(-(-ids.size // THREADS), BLOCKS // rows))
+    _rank_hits((rows, parts), THREADS, offsets, ids, scores, *ranked)
+    return offsets, *ranked
 
 
 def best(found: Any, limit: int, threads: int, sort: bool = False) -> tuple[Any, Any, Any]:
     """Keep of each direction the `limit` best, by score and then by id: in order of ids, or in that of scores."""
-    offsets, ids, scores = collect(found, threads)
-    if sort and ids.size <= FEW:
-        return _ranked(offsets, ids, scores, limit)
-    order, rows = _by_score(offsets, scores)
-    kept = order[cp.arange(scores.size) - offsets[rows] < limit]
-    if not sort:
-        kept = cp.sort(kept)
-    lengths = cp.minimum(offsets[1:] - offsets[:-1], limit)
-    return cp.concatenate([offsets[:1], cp.cumsum(lengths)]), ids[kept], scores[kept]
+    rows = collect(found, threads)
+    if limit < rows[1].size:
+        rows = _kept(*rows, limit)
+    return sort_by_score(*rows, threads) if sort else rows
 
 
-def _ranked(offsets: Any, ids: Any, scores: Any, limit: int) -> tuple[Any, Any, Any]:
-    """Keep of each row the `limit` best, by score and then by place, in that order."""
-    rows = offsets.size - 1
-    room = min(ids.size, rows * limit)
-    kept = cp.empty(rows + 1, np.int64), cp.empty(room, np.int64), cp.empty(room, np.float32)
-    parts = max(1, min(-(-ids.size // THREADS), BLOCKS // rows))
-    _rank_hits((rows, parts), THREADS, offsets, ids, scores, limit, *kept)
-    if limit >= ids.size:
-        return kept
-    own_offsets, own_ids, own_scores = kept
+def _kept(offsets: Any, ids: Any, scores: Any, limit: int) -> tuple[Any, Any, Any]:
+    """Keep of each row the `limit` best, by score and then by place; places stay in order."""
+    rows, hits = offsets.size - 1, ids.size
+    if hits > LONG * rows:
+        order, owners = _by_score(offsets, scores)
+        kept = cp.sort(order[cp.arange(hits) - offsets[owners] < limit])
+        lengths = cp.minimum(offsets[1:] - offsets[:-1], limit)
+        return cp.concatenate([offsets[:1], cp.cumsum(lengths)]), ids[kept], scores[kept]
+    room = min(hits, rows * limit)
+    own_offsets, own_ids, own_scores = (
+        cp.empty(size, kind) for size, kind in ((rows + 1, np.int64), (room, np.int64), (room, np.float32))
+    )
+    _keep_hits((rows,), WIDE, offsets, ids, scores, limit, own_offsets, own_ids, own_scores)
     total = int(own_offsets[-1])  # some rows may have fewer
     return own_offsets, own_ids[:total], own_scores[:total]
 

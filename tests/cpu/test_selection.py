@@ -242,13 +242,13 @@ def test_any_scores(values, limit):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("few", [0, 1 << 16])
+@pytest.mark.parametrize("few", [0, 1 << 16])  # hits that kernels compare; more are sorted
 @pytest.mark.parametrize("scores", ["awkward", "equal", "normal", "any"])
 def test_both_devices_keep_and_order_alike(scores, few, rng, gpu):
     found = drawn([0, 1, 300, 0, 63], scores, "wide", rng)
     offsets, ids, values = (gpu.xp.asarray(column) for column in rows_of(found))
     there = SimpleNamespace(offsets=offsets, ids=ids, scores=values)
-    with mock.patch.object(importlib.import_module("halfspace.gpu.collect"), "FEW", few):
+    with mock.patch.multiple(importlib.import_module("halfspace.gpu.collect"), FEW=few, LONG=few):
         for limit in (None, 0, 1, 50, 1000):
             rows = gpu.collect(there, 2) if limit is None else gpu.best(there, limit, 2)
             same_rows(map(gpu.xp.asnumpy, rows), shaped(found, limit, False, 2))

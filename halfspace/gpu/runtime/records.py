@@ -20,6 +20,7 @@ __all__ = [
     "SEGMENT",
     "THREADS",
     "VIEW",
+    "WIDE",
     "Kind",
     "codes_at",
     "tabulate",
@@ -27,6 +28,8 @@ __all__ = [
 
 THREADS = 256
 """Threads of a block of the kernels that answer questions."""
+WIDE = 1024
+"""Threads of a block that goes through a row alone."""
 
 
 class Kind(IntEnum):
