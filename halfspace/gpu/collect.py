@@ -10,7 +10,7 @@ import cupy as cp
 import numpy as np
 
 from halfspace.gpu.runtime.launch import Kernel
-from halfspace.gpu.runtime.records import THREADS, WIDE
+from halfspace.gpu.runtime.records import ROW_THREADS, THREADS
 
 __all__ = ["best", "collect", "higher", "joined", "order_by_id", "sort_by_score", "without"]
 
@@ -87,7 +87,7 @@ def _kept(offsets: Any, ids: Any, scores: Any, limit: int) -> tuple[Any, Any, An
     own_offsets, own_ids, own_scores = (
         cp.empty(size, kind) for size, kind in ((rows + 1, np.int64), (room, np.int64), (room, np.float32))
     )
-    _keep_hits((rows,), WIDE, offsets, ids, scores, limit, own_offsets, own_ids, own_scores)
+    _keep_hits((rows,), ROW_THREADS, offsets, ids, scores, limit, own_offsets, own_ids, own_scores)
     total = int(own_offsets[-1])  # some rows may have fewer
     return own_offsets, own_ids[:total], own_scores[:total]
 

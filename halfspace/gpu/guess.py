@@ -6,7 +6,7 @@ import cupy as cp
 import numpy as np
 
 from halfspace.gpu.runtime.launch import Kernel
-from halfspace.gpu.runtime.records import WIDE
+from halfspace.gpu.runtime.records import ROW_THREADS
 from halfspace.model.formats import as_float32
 from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
@@ -30,7 +30,7 @@ def guess(question: Question, sample: Any, rank: int) -> Any:
     scores = _rough_scores(as_float32(sample), question.directions, question.metric)
     found = cp.empty(len(scores), np.float64)
     floors, floor = (None, question.tau) if isinstance(question.tau, float) else (question.tau, 0.0)
-    _score_at_rank((len(scores),), WIDE, scores, scores.shape[1], rank, floors, floor, found)
+    _score_at_rank((len(scores),), ROW_THREADS, scores, scores.shape[1], rank, floors, floor, found)
     return found
 
 

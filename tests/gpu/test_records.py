@@ -134,7 +134,7 @@ def test_constants(gpu):
         assert known[name] == value
     records = importlib.import_module("halfspace.gpu.runtime.records")
     assert defined("THREADS") == {"runtime/records.cuh": str(records.THREADS)}
-    assert defined("WIDE") == {"select.cu": str(records.WIDE)}
+    assert defined("ROW_THREADS") == {"select.cu": str(records.ROW_THREADS)}
     assert defined("RESERVOIR")["attention/cache.cuh"] == str(kv_cache.RESERVOIR)
     assert defined("HIGH_SPAN") == {"attention/heads.cuh": "HIGH_MIDDLE"}
     assert defined("LOW_SPAN") == {"attention/heads.cuh": str(layout.LARGEST_CODE)}

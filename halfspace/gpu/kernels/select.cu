@@ -3,7 +3,7 @@
 #include "runtime/ptx.cuh"
 #include "runtime/records.cuh"
 
-#define WIDE 1024  // threads of a block that goes through a row alone
+#define ROW_THREADS 1024  // threads of a block that goes through a row alone
 #define AHEAD 4    // scores that a thread reads before it looks at them
 #define SIGN 0x80000000u
 
@@ -59,7 +59,7 @@ __device__ Cut cut_at(const float* scores, long long size, long long rank) {
 
 // Of each row (m, size), the score that so many reach, or the floor where that is higher or the score is not a number;
 // the floors are (m,), or one for all. One row a block.
-extern "C" __global__ void __launch_bounds__(WIDE) score_at_rank(
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) score_at_rank(
     const float* scores, long long size, long long rank, const double* floors, double floor, double* found
 ) {
     const Cut cut = cut_at(scores + blockIdx.x * size, size, rank);
@@ -84,7 +84,7 @@ __device__ long long kept_before(const long long* offsets, long long row, long l
 
 // Count over a block the threads before this one that say yes, and all that do.
 __device__ int yes_before(bool yes, int& all) {
-    __shared__ int counts[WIDE / WARP];
+    __shared__ int counts[ROW_THREADS / WARP];
     const unsigned warp = __ballot_sync(FULL, yes);
     __syncthreads();
     if (lane_number() == 0) counts[threadIdx.x / WARP] = __popc(warp);
@@ -100,7 +100,7 @@ __device__ int yes_before(bool yes, int& all) {
 
 // Keep of each row the `limit` hits with the largest scores, the first of those that share the last; places stay in
 // order. One row a block.
-extern "C" __global__ void __launch_bounds__(WIDE) keep_hits(
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) keep_hits(
     const long long* offsets, const long long* ids, const float* scores, long long limit, long long* kept_offsets,
     long long* kept_ids, float* kept_scores
 ) {

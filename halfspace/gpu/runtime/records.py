@@ -17,10 +17,10 @@ __all__ = [
     "LEVEL",
     "LIFT",
     "PLAN",
+    "ROW_THREADS",
     "SEGMENT",
     "THREADS",
     "VIEW",
-    "WIDE",
     "Kind",
     "codes_at",
     "tabulate",
@@ -28,7 +28,7 @@ __all__ = [
 
 THREADS = 256
 """Threads of a block of the kernels that answer questions."""
-WIDE = 1024
+ROW_THREADS = 1024
 """Threads of a block that goes through a row alone."""
 
 
