@@ -132,6 +132,15 @@ class Contents:
             (rows not sealed yet); ``filters`` (rows by the filter that they have); ``dim``, ``metric``, ``dtype``,
             ``filter``, ``device``, ``threads``; ``bytes_vectors``, ``bytes_codes`` (what filters derived) and, under
             its name of before, ``bytes_cells``, ``bytes_ids`` and ``bytes_bounds`` (norms and tombstones).
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> index.delete(0)
+        >>> index.stats()["vectors"], index.stats()["deleted"]
+        (2, 1)
         """
         snapshot = self._snapshot
         given = {"dim": self._dim, "metric": self.metric, "dtype": self._format}
@@ -166,6 +175,12 @@ class Contents:
         ------
         ValueError
             If the index is on the CPU, where `query` returns its answer.
+
+        Examples
+        --------
+        >>> index = HalfspaceIndex(2, device="gpu")  # doctest: +SKIP
+        >>> out = index.preallocate(100)  # doctest: +SKIP
+        >>> index.query([1, 0], 0.5, out=out).check()  # doctest: +SKIP
         """
         with self._on:
             return self._backend.preallocate(capacity, directions, scores)
@@ -219,6 +234,13 @@ class Contents:
         ------
         ValueError
             If anything is damaged; the error says what.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> index.verify()  # says nothing: all is well
         """
         snapshot = self._snapshot
         meter = Meter(progress, snapshot.live)

@@ -34,6 +34,12 @@ class PyDocs:
         Embeddings of the questions, of unit length to within 1e-4.
     query_texts : ndarray of str, shape (32,)
         The questions, such as "walk a directory tree".
+
+    Examples
+    --------
+    >>> docs = load_pydocs()
+    >>> str(docs.names[0]), str(docs.query_texts[7])
+    ('__future__._Feature.getOptionalRelease', 'walk a directory tree')
     """
 
     vectors: NDArray[np.float16]
@@ -58,6 +64,12 @@ class AttentionKeys:
         The values that belong to the keys.
     queries : ndarray of float16, shape (4, 64, 128)
         64 queries of each of the 4 query heads that share these keys.
+
+    Examples
+    --------
+    >>> data = load_keys()
+    >>> data.keys.shape, data.values.shape
+    ((8192, 128), (8192, 128))
     """
 
     keys: NDArray[np.float16]

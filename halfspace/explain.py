@@ -32,6 +32,15 @@ class Stage:
         Floating-point (or exact) dot products with stored vectors.
     bytes_read : int
         Bytes of vectors, codes and bounds touched.
+
+    Examples
+    --------
+    >>> from halfspace import HalfspaceIndex
+    >>> index = HalfspaceIndex(2)
+    >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+    >>> stage = index.explain([1, 0], 0.5).stage("verify")
+    >>> stage.tested, stage.dropped, stage.taken
+    (2, 0, 2)
     """
 
     name: str
@@ -78,6 +87,15 @@ class Explanation:
         What each stage tested and decided, in order; a stage that had nothing to do is left out.
     choices : tuple of Choice
         What each segment was built for, and the counts that decided.
+
+    Examples
+    --------
+    >>> from halfspace import HalfspaceIndex
+    >>> index = HalfspaceIndex(2)
+    >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+    >>> explained = index.explain([1, 0], 0.5)
+    >>> explained.filter, explained.hits, explained.vectors
+    ('auto', 2, 3)
     """
 
     filter: str
@@ -88,7 +106,13 @@ class Explanation:
 
     @classmethod
     def of(cls, filter: str, hits: int, work: Iterable[tuple[Any, ...]], segments: Sequence[Segment]) -> "Explanation":
-        """Explain a query by the counters of each stage, its name first, and the segments that it searched."""
+        """Explain a query by the counters of each stage, its name first, and the segments that it searched.
+
+        Examples
+        --------
+        >>> Explanation.of("scan", 0, [("scan", 3, 3, 0, 0, 3, 24)], []).stages[0].dropped
+        3
+        """
         return cls(
             filter,
             hits,
@@ -115,6 +139,11 @@ class Explanation:
         """Return a stage by its name; KeyError if it had nothing to do.
 
         ``"cells"`` is the name of before for ``"rows"``.
+
+        Examples
+        --------
+        >>> Explanation.of("scan", 0, [("scan", 3, 3, 0, 0, 3, 24)], []).stage("scan").tested
+        3
         """
         renamed = {"cells": "rows"}
         for stage in self.stages:

@@ -1,4 +1,17 @@
-"""The face of FAISS's flat indexes, over answers that are decided exactly; FAISS itself is not needed."""
+"""The face of FAISS's flat indexes, over answers that are decided exactly; FAISS itself is not needed.
+
+>>> from halfspace.faiss import IndexFlatIP
+>>> index = IndexFlatIP(2)
+>>> index.train([[1, 0]])  # nothing to learn
+>>> index.add_with_ids([[1, 0], [0, 1], [3, 4]], [7, 8, 9])
+>>> index.reconstruct(9).tolist(), index.reconstruct_n(7, 2).tolist(), index.reconstruct_batch([8, 7]).tolist()
+([3.0, 4.0], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]])
+>>> index.remove_ids([8])
+1
+>>> index.reset()
+>>> index.ntotal
+0
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

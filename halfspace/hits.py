@@ -16,7 +16,13 @@ __all__ = ["Hit", "Hits", "columns", "library"]
 
 
 class Hit(NamedTuple):
-    """One vector of an answer."""
+    """One vector of an answer.
+
+    Examples
+    --------
+    >>> Hit(7, 0.5)
+    Hit(id=7, score=0.5)
+    """
 
     id: int
     score: float | None
@@ -55,6 +61,17 @@ class Hits:
         Hits ``offsets[i]:offsets[i + 1]`` belong to direction i; (2,) for one direction.
     totals : ndarray of int64, shape (m,)
         How many vectors reach each threshold, also where ``limit`` kept fewer; (1,) for one direction.
+
+    Examples
+    --------
+    >>> from halfspace import HalfspaceIndex
+    >>> index = HalfspaceIndex(2)
+    >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+    >>> hits = index.query([[1, 0], [1, 1]], [0.5, 1.5])
+    >>> hits.offsets.tolist(), hits.ids.tolist(), hits.scores.tolist()
+    ([0, 2, 2], [0, 1], [1.0, 0.5])
+    >>> [len(answer) for answer in hits]
+    [2, 0]
     """
 
     __slots__ = ("_columns", "_single", "ids", "offsets", "scores", "totals")
@@ -85,7 +102,12 @@ class Hits:
 
     @staticmethod
     def preallocate(capacity: int, directions: int | None = None, *, scores: bool = True) -> Any:
-        """Make room on the current GPU: the name of before for `HalfspaceIndex.preallocate`."""
+        """Make room on the current GPU: the name of before for `HalfspaceIndex.preallocate`.
+
+        Examples
+        --------
+        >>> out = Hits.preallocate(100)  # doctest: +SKIP
+        """
         return backend.load("gpu").preallocate(capacity, directions, scores)
 
     def __len__(self) -> int:
@@ -158,6 +180,14 @@ class Hits:
         ------
         ValueError
             If an id is negative, or larger than a column can be.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> index.query([[1, 0], [0, 1]], 0.5).to_scipy().toarray().tolist()
+        [[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]]
         """
         from scipy.sparse import csr_array
 
@@ -194,13 +224,30 @@ class Hits:
         return library("pyarrow", "to_arrow").table(self._table())
 
     def to_pandas(self) -> Any:
-        """Return the answer as a DataFrame of pandas; like `to_arrow`, of which it needs pandas alone."""
+        """Return the answer as a DataFrame of pandas; like `to_arrow`, of which it needs pandas alone.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> index.query([1, 0], 0.5).to_pandas().shape
+        (2, 3)
+        """
         return library("pandas", "to_pandas").DataFrame(self._table(), copy=False)
 
     def to_polars(self) -> Any:
         """Return the answer as a DataFrame of polars; like `to_arrow`, of which it needs polars alone.
 
         All columns are copied.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> index.query([1, 0], 0.5).to_polars().shape
+        (2, 3)
         """
         return library("polars", "to_polars").DataFrame(self._table())
 

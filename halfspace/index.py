@@ -33,9 +33,10 @@ _SEALING = 30.0
 class HalfspaceIndex(Joins):
     """Vectors that can be asked for *all* of their number in a halfspace, a cone or a ball, exactly.
 
-    `query` returns the set {i : sum_j q_j x_ij >= tau}, evaluated in real arithmetic on the stored floats: no false
+    `query` returns the set ``{i : sum_j q_j x_ij >= tau}``, evaluated in real arithmetic on the stored floats: no false
     negative and no false positive, the same set for one direction or a batch, for every filter and any number of
-    threads. With ``metric="cosine"`` it is {i : cos(q, x_i) >= tau}, with ``metric="l2"`` {i : |x_i - q| <= radius}.
+    threads. With ``metric="cosine"`` it is ``{i : cos(q, x_i) >= tau}``, and with
+    ``metric="l2"`` it is ``{i : |x_i - q| <= radius}``.
 
     Any number of threads may query at once, also while one of them inserts, deletes or saves: a query answers for the
     state of the index at one moment between its start and its end.
@@ -90,6 +91,10 @@ class HalfspaceIndex(Joins):
     >>> _ = index.insert([[0, 0], [3, 4], [6, 8]])
     >>> [(hit.id, hit.score) for hit in index.query([0, 0], 5, sort=True)]
     [(0, 0.0), (1, 5.0)]
+    >>> index.delete([0, 2])
+    >>> index.compact()
+    >>> index.ids.tolist()
+    [1]
     """
 
     def __init__(
@@ -344,6 +349,18 @@ class HalfspaceIndex(Joins):
             If `path` is none of these.
         OSError
             If it cannot be read, or is no regular file.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 2], [3, 4]])
+        >>> with TemporaryDirectory() as folder:
+        ...     index.save(Path(folder) / "my.index")
+        ...     HalfspaceIndex.load(Path(folder) / "my.index").query([1, 1], 5.0).ids.tolist()
+        [1]
         """
         loaded = index_file.load(path, mmap)
         index = cls(

@@ -41,7 +41,7 @@ class Questions(Contents):
         threads: int | None = None,
         out: Hits | None = None,
     ) -> Hits:
-        """Find every vector that reaches tau: <q, x> >= tau, cos(q, x) >= tau, or |x - q| <= tau, by the metric.
+        """Find every vector whose inner product or cosine is at least tau, or whose distance is at most tau.
 
         Parameters
         ----------
@@ -52,8 +52,8 @@ class Questions(Contents):
             The threshold, or one for each direction; the boundary belongs to the answer. ``-inf`` returns all, ``inf``
             none. With ``"l2"`` it is a radius, a distance and not its square: ``inf`` returns all, a negative one none.
         unless : array_like of float, scalar or shape (m,), optional
-            A second threshold, of a band: leave out what reaches it, so that tau <= <q, x> < unless, and with ``"l2"``
-            unless < |x - q| <= tau. Bands that share an edge have no vector in common and miss none.
+            A second threshold, of a band: leave out what reaches it, so that ``tau <= <q, x> < unless``, and with
+            ``"l2"`` ``unless < |x - q| <= tau``. Bands that share an edge have no vector in common and miss none.
         scores : bool
             Whether to return dot products, cosines or distances; without them, balls that lie wholly inside are taken
             unread.
@@ -154,6 +154,14 @@ class Questions(Contents):
         Returns
         -------
         int, or ndarray of int64 of shape (m,), on the index's device, for a batch
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(2)
+        >>> _ = index.insert([[1, 0], [0.5, 0.5], [0, 1]])
+        >>> index.count([1, 0], 0.5), index.count([[1, 0], [1, 1]], [0.5, 1.0]).tolist()
+        (2, [2, 3])
         """
         snapshot = self._snapshot
         with self._on:

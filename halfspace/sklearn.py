@@ -237,9 +237,9 @@ class HalfspaceNeighbors(_RadiusNeighbors, _KNeighbors):
     ----------
     index_ : HalfspaceIndex
         What answers. Ids are the rows of the samples.
-    n_samples_fit_ : int
-    n_features_in_ : int
-    feature_names_in_ : ndarray of str, shape (n_features_in_,)
+    n_samples_fit_, n_features_in_ : int
+        How many samples, and of how many dimensions.
+    feature_names_in_ : ndarray of str, shape (n_features,)
         Where all names of features are text.
 
     Notes
@@ -257,6 +257,8 @@ class HalfspaceNeighbors(_RadiusNeighbors, _KNeighbors):
     ([0.0, 1.0], [0, 1])
     >>> neighbors.kneighbors(n_neighbors=1, return_distance=False).tolist()
     [[1], [0], [1]]
+    >>> neighbors.kneighbors_graph(n_neighbors=1).nnz, neighbors.radius_neighbors_graph().nnz
+    (3, 2)
     """
 
     def __init__(
@@ -296,6 +298,10 @@ class HalfspaceRadiusTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMix
     >>> clusters = make_pipeline(graph, DBSCAN(eps=1.0, min_samples=2, metric="precomputed"))
     >>> clusters.fit_predict([[0.0, 0.0], [0.5, 0.5], [5.0, 5.0]]).tolist()
     [0, 0, -1]
+    >>> graph.fit([[0.0, 0.0], [0.5, 0.5]]).transform([[0.0, 0.0]]).nnz
+    2
+    >>> len(graph.radius_neighbors([[9.0, 9.0]], return_distance=False)[0]), graph.radius_neighbors_graph().nnz
+    (0, 2)
     """
 
     def __init__(
@@ -346,6 +352,10 @@ class HalfspaceKNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, Transforme
     >>> graph = HalfspaceKNeighborsTransformer(n_neighbors=1)
     >>> graph.fit_transform([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]).toarray().tolist()
     [[0.0, 5.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    >>> graph.fit([[0.0, 0.0], [3.0, 4.0]]).transform([[0.0, 1.0]]).nnz
+    2
+    >>> graph.kneighbors([[0.0, 1.0]], return_distance=False).tolist(), graph.kneighbors_graph().nnz
+    ([[0]], 2)
     """
 
     def __init__(

@@ -53,6 +53,11 @@ def warmup(
     ------
     TypeError, ValueError
         If an argument is not one of the above.
+
+    Examples
+    --------
+    >>> from halfspace import warmup
+    >>> warmup("float16", metric="cosine")  # doctest: +SKIP
     """
     rng = np.random.default_rng(0)
     checks.one_of(metric, "metric", METRICS)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "halfspace"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BASES = [ROOT, PACKAGE, *(PACKAGE / name for name in ("cpu", "gpu", "gpu/kernels", "model")), ROOT / "asv_benchmarks"]
 DEFINITIONS = {
     *(
@@ -53,7 +53,7 @@ DEFINITIONS = {
 }
 """Constants that could not have another value alone: layouts, limits of formats and kernels, codes of states."""
 NUMBERS = (ast.BinOp, ast.UnaryOp, ast.Tuple, ast.Name, ast.IfExp, ast.Compare, ast.operator, ast.unaryop, ast.cmpop)
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
 def headings(page):

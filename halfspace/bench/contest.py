@@ -32,7 +32,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a call, round by round."""
+    """Seconds of a call, round by round.
+
+    Examples
+    --------
+    >>> timing = Timing((1.0, 2.0, 4.0))
+    >>> timing.median, timing.quartiles
+    (2.0, (1.5, 3.0))
+    """
 
     samples: tuple[float, ...]
 
@@ -60,6 +67,12 @@ def alternate(
         At least 1.
     progress : callable, optional
         Called with how many turns are done, and of how many.
+
+    Examples
+    --------
+    >>> timings = alternate({"sum": lambda: sum(range(99)), "max": lambda: max(range(99))}, rounds=3)
+    >>> len(timings["sum"].samples)
+    3
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     lengths = {}
@@ -82,7 +95,13 @@ def alternate(
 
 
 def median_ratio(above: Timing, below: Timing) -> float:
-    """Return the median over rounds of one call's time over another's."""
+    """Return the median over rounds of one call's time over another's.
+
+    Examples
+    --------
+    >>> median_ratio(Timing((2.0, 4.0, 9.0)), Timing((1.0, 2.0, 3.0)))
+    2.0
+    """
     return statistics.median(a / b for a, b in zip(above.samples, below.samples, strict=True))
 
 

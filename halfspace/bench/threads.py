@@ -30,6 +30,11 @@ def pinned(threads: int) -> Iterator[None]:
     ----------
     threads : int
         At least 1.
+
+    Examples
+    --------
+    >>> with pinned(1):
+    ...     pass  # NumPy's BLAS and FAISS use one thread here
     """
     from threadpoolctl import threadpool_limits
 

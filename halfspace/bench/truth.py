@@ -53,6 +53,13 @@ def exact_hits(vectors: ArrayLike, directions: ArrayLike, tau: ArrayLike, metric
     ------
     TypeError
         If an array holds other numbers: the products of float64 numbers would not be exact.
+
+    Examples
+    --------
+    >>> from halfspace.bench import exact_hits
+    >>> truth = exact_hits(np.float32([[1, 0], [0, 1], [2, 2]]), np.float32([[1, 1]]), 1.0)
+    >>> [part.tolist() for part in truth]
+    [[0, 3], [0, 1, 2]]
     """
     x, q = _narrow(vectors, "vectors"), _narrow(directions, "directions").astype(np.float64)
     n, m = len(x), len(q)
@@ -131,6 +138,12 @@ def midpoints(vectors: ArrayLike, directions: ArrayLike, share: float, metric: s
         The midpoint between the k-th and the (k + 1)-th largest float64 score, where k is share times n, rounded, and
         at least 1; ``-inf`` where k is n. Equal scores at that place are all on the boundary. Of distances it is a
         radius, and ``inf``.
+
+    Examples
+    --------
+    >>> from halfspace.bench import midpoints
+    >>> midpoints(np.float32([[1, 0], [0, 0], [2, 2], [3, 3]]), np.float32([[1, 1]]), share=0.5).tolist()
+    [2.5]
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
@@ -162,13 +175,28 @@ def recall_and_false(found: Rows, truth: Rows) -> tuple[float, int]:
         The share of all true hits that was found; 1 where there are none.
     false_positives : int
         How many others were found; an id that is there twice counts as one.
+
+    Examples
+    --------
+    >>> from halfspace.bench import recall_and_false
+    >>> truth = np.array([0, 4]), np.array([1, 3, 5, 8])
+    >>> recall_and_false((np.array([0, 3]), np.array([1, 2, 3])), truth)
+    (0.5, 1)
     """
     true, both = len(truth[1]), sum(len(np.intersect1d(own, exact)) for own, exact in _pairs(found, truth))
     return (both / true if true else 1.0), len(found[1]) - both
 
 
 def wrong_answers(found: Rows, truth: Rows) -> int:
-    """Count the directions whose answer is not the exact set."""
+    """Count the directions whose answer is not the exact set.
+
+    Examples
+    --------
+    >>> from halfspace.bench import wrong_answers
+    >>> truth = np.array([0, 1, 2]), np.array([7, 8])
+    >>> wrong_answers((np.array([0, 1, 2]), np.array([7, 9])), truth)
+    1
+    """
     return sum(not np.array_equal(np.sort(own), exact) for own, exact in _pairs(found, truth))
 
 

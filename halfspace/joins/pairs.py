@@ -20,7 +20,13 @@ __all__ = ["Pair", "PairBlocks", "Pairs"]
 
 
 class Pair(NamedTuple):
-    """Two vectors whose score reaches the threshold."""
+    """Two vectors whose score reaches the threshold.
+
+    Examples
+    --------
+    >>> Pair(3, 8, 0.5)
+    Pair(id_a=3, id_b=8, score=0.5)
+    """
 
     id_a: int
     id_b: int
@@ -37,6 +43,19 @@ class Pairs:
         that in the other. In ascending order of ``ids_a``, then of ``ids_b``, unless they are one block of many.
     scores : ndarray of float32, shape (pairs,), or None
         The real score of each pair, rounded once to the nearest float32; None with ``scores=False``.
+
+    Examples
+    --------
+    >>> from halfspace import HalfspaceIndex
+    >>> index = HalfspaceIndex(1, metric="l2")
+    >>> _ = index.insert([[0], [5], [1], [2]])
+    >>> pairs = index.pairs(1.0)
+    >>> pairs[0], len(pairs)
+    (Pair(id_a=0, id_b=2, score=1.0), 2)
+    >>> pairs.columns()["id_b"].tolist(), pairs.to_scipy().shape
+    ([2, 3], (4, 4))
+    >>> pairs.to_arrow().num_rows, pairs.to_pandas().shape, pairs.to_polars().shape
+    (2, (2, 3), (2, 3))
     """
 
     __slots__ = ("_shape", "ids_a", "ids_b", "scores")
@@ -99,7 +118,19 @@ class Pairs:
         return library("polars", "to_polars").DataFrame(self.columns())
 
     def to_parquet(self, path: str | PathLike[str]) -> int:
-        """Write the table of `to_arrow` to a file, in one step; returns the number of pairs."""
+        """Write the table of `to_arrow` to a file, in one step; returns the number of pairs.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(1, metric="l2")
+        >>> _ = index.insert([[0], [5], [1], [2]])
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     index.pairs(1.0).to_parquet(Path(folder) / "pairs.parquet")
+        2
+        """
         return _written(path, iter([self.columns()]))
 
     def to_scipy(self) -> Any:
@@ -132,6 +163,16 @@ class PairBlocks:
     """Pairs, block by block, in bounded memory: an iterable of `Pairs`, each time anew.
 
     Blocks come as they are found: in each, and among them, pairs are in no particular order.
+
+    Examples
+    --------
+    >>> from halfspace import HalfspaceIndex
+    >>> index = HalfspaceIndex(1, metric="l2")
+    >>> _ = index.insert([[0], [5], [1], [2]])
+    >>> sum(len(block) for block in index.pairs(1.0, blocks=True))
+    2
+    >>> [len(columns["id_a"]) for columns in index.pairs(1.0, blocks=True).columns()]
+    [0, 2]
     """
 
     def __init__(self, begin: Callable[[], Iterator[Edges]], make: Callable[[Edges], Pairs], none: Edges) -> None:
@@ -155,6 +196,17 @@ class PairBlocks:
             If pyarrow, of the extra ``tables``, is missing.
         OSError, ValueError
             If the file cannot be written; what was there before is untouched.
+
+        Examples
+        --------
+        >>> from halfspace import HalfspaceIndex
+        >>> index = HalfspaceIndex(1, metric="l2")
+        >>> _ = index.insert([[0], [5], [1], [2]])
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     index.pairs(1.0, blocks=True).to_parquet(Path(folder) / "pairs.parquet")
+        2
         """
         return _written(path, self.columns())
 

@@ -1,4 +1,20 @@
-"""The cache of `transformers`: its models generate with a `halfspace.attention.KVIndex` for each layer."""
+"""The cache of `transformers`: its models generate with a `halfspace.attention.KVIndex` for each layer.
+
+>>> import torch
+>>> from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+>>> from halfspace.attention.hf import HalfspaceCache, attention, register
+>>> register()
+>>> AttentionInterface()["halfspace"] is attention
+True
+>>> sizes = dict(vocab_size=32, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1)
+>>> config = LlamaConfig(**sizes, num_key_value_heads=1, head_dim=64, pad_token_id=0, eos_token_id=None)
+>>> model = LlamaForCausalLM._from_config(config, attn_implementation="halfspace").eval()
+>>> cache = HalfspaceCache(config, eps=1e-3)
+>>> prompt = torch.arange(1, 21)[None]
+>>> tokens = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, cache=cache)
+>>> tokens.shape, cache.layers[0].index.lengths.tolist()
+(torch.Size([1, 25]), [24])
+"""
 
 from halfspace.attention.hf.cache import HalfspaceCache, attention, register
 

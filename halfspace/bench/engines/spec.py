@@ -47,6 +47,23 @@ class Engine(ABC):
     expected_hits : int
         How many candidates an engine without range search ranks: a favour, the true greatest number of hits of a
         direction. All vectors, unless it is set.
+
+    Examples
+    --------
+    >>> from halfspace.bench import build, gaussian
+    >>> vectors = gaussian(200, 8, seed=1)
+    >>> engine = build("numpy", vectors, threads=1)
+    >>> engine.label, engine.nbytes
+    ('numpy', 6400)
+    >>> offsets, ids = engine.query(vectors[:1], 1.0)  # brings the question into the library's form, and asks
+    >>> call = engine.prepare(vectors[:1], 1.0)  # what is timed is this call alone
+    >>> np.array_equal(engine.rows(call())[1], ids)
+    True
+    >>> answer = engine.ask(vectors[:1], np.array([1.0]))()  # as the library returns it
+    >>> np.array_equal(engine.found(answer)[1], ids)
+    True
+    >>> build("halfspace", vectors, threads=1).tuned(limit=3).setting
+    {'limit': 3}
     """
 
     many_taus = True
@@ -150,6 +167,15 @@ class EngineSpec:
         Names of settings that another index must be built for.
     least_dim, most_dim, least_rows : int
         Between which dimensions, and from how many vectors on, it suits.
+
+    Examples
+    --------
+    >>> from halfspace.bench import ENGINES
+    >>> spec = ENGINES["numpy"]
+    >>> spec.available(), spec.lacking(spec.needs), spec.why_not(1000, 8, metric="l2")
+    (None, None, None)
+    >>> spec.complete({})
+    {}
     """
 
     name: str

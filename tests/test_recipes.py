@@ -1,0 +1,27 @@
+"""Every example of the guide and of the recipes runs, and prints what its page shows."""
+
+from pathlib import Path
+
+import pytest
+from helpers import pages
+
+DOCS = Path(__file__).parents[1] / "docs"
+RECIPES = sorted((DOCS / "recipes").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", [DOCS / "guide.md", *RECIPES], ids=lambda path: path.stem)
+def test_a_page_prints_what_it_shows(path, tmp_path):
+    shown = [example.shown for example in pages.examples(path)]
+    printed = pages.outputs(path, tmp_path)
+    if path.parent == DOCS:  # the guide shows nothing
+        assert any(printed)
+        return
+    assert shown == printed
+
+
+def test_recipes_show_something_and_are_listed():
+    index = (DOCS / "recipes/index.md").read_text("utf-8")
+    for path in RECIPES:
+        if path.stem != "index":
+            assert any(example.shown for example in pages.examples(path)), path.name
+            assert f"({path.name})" in index, path.name
