@@ -66,6 +66,31 @@ def test_no_text_installs_another_project():
     ] == []
 
 
+# -- what else says so ------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_everywhere_the_same():
+    version = PROJECT["version"]
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f'version: "{version}"\n' in (ROOT / "conda/meta.yaml").read_text()
+    newest = re.search(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)[1]
+    assert newest in (version, "Unreleased")
+
+
+def test_the_recipe_of_conda_has_the_requirements_of_the_project():
+    text = (ROOT / "conda/meta.yaml").read_text()
+    run = re.search(r"^  run:\n((?:    - .*\n)+)", text, re.MULTILINE)[1]
+    recipe = [Requirement(line.removeprefix("    - ")) for line in run.splitlines()]
+    expected = [Requirement(line) for line in PROJECT["dependencies"]]
+    assert recipe[0] == Requirement(f"python{PROJECT['requires-python']}")
+
+    def known(requirements):
+        return {(constraints.canonical(one.name), str(one.specifier)) for one in requirements}
+
+    assert known(recipe[1:]) == known(expected)
+    assert PROJECT["license"] in text
+
+
 # -- versions that were tested together -------------------------------------------------------------------------------
 
 

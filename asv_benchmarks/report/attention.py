@@ -14,21 +14,30 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from asv_benchmarks.report.style import GREY, STYLE
+from asv_benchmarks.report.style import COLOURS as ENGINES
+from asv_benchmarks.report.style import GREY, OURS, STYLE, logarithmic, number, power, titled
 
 COLOURS = {
-    "halfspace, tau": "#2f9e44",
-    "halfspace, eps": "#2f9e44",
-    "halfspace, keep (budget)": "#1c7ed6",
-    "halfspace, keep (max)": "#9775fa",
-    "halfspace, keep (gap)": "#22b8cf",
-    "HNSW": "#f59f00",
-    "Quest": "#e8590c",
-    "StreamingLLM": "#e64980",
-    "H2O": "#a0522d",
+    "halfspace, tau": OURS,
+    "halfspace, eps": OURS,
+    "halfspace, keep (budget)": OURS,
+    "halfspace, keep (max)": OURS,
+    "halfspace, keep (gap)": OURS,
+    "HNSW": "#4263eb",
+    "Quest": "#0ca678",
+    "StreamingLLM": "#d6336c",
+    "H2O": "#a0763a",
+}
+MARKS = {
+    "halfspace, eps": "s:",
+    "halfspace, keep (budget)": "D--",
+    "halfspace, keep (max)": "^--",
+    "halfspace, keep (gap)": "v--",
 }
 Report = dict[str, Any]
 RATIOS = ("kept / smallest, mean", "worst", "simple / smallest, mean")
+SHARES = (0.5, 1, 2, 5, 10, 20)
+WINDOW = {"machine": "a language model of 23 million parameters, 8,192 tokens of context"}
 ASKED = ("method", "eps", "keep", "share", "rank", "where", "layer")
 """What tells rows of one window apart."""
 
@@ -72,7 +81,7 @@ def mean(values: list[Any]) -> Any:
 
 def losses(report: Report) -> Figure:
     """Loss above dense attention's, and divergence from it, against the share of the keys that was kept."""
-    figure, panels = plt.subplots(2, 1, figsize=(7.2, 7.2), sharex=True)
+    figure, panels = plt.subplots(2, 1, figsize=(8.4, 6.6), sharex=True, layout="constrained")
     _, rows = next(windows(report))
     for axes, figure_of in zip(panels, ("more", "divergence"), strict=True):
         for name, colour in COLOURS.items():
@@ -81,27 +90,27 @@ def losses(report: Report) -> Figure:
             axes.plot(
                 [100 * row["kept"] for row in own],
                 [row[figure_of] for row in own],
-                "s:" if by_eps else "o-",
+                MARKS.get(name, "o-"),
                 color=colour,
                 label=name + (" = 0.1 ... 0.0001" if by_eps else ""),
             )
-        axes.set_xscale("log")
+        logarithmic(axes.xaxis, at=(*SHARES, 50))
     panels[0].set_yscale("symlog", linthresh=0.01, linscale=0.5)
     panels[0].set_ylabel("loss above dense, nats per token")
-    panels[1].set_yscale("log")
+    panels[0].yaxis.set_major_formatter(number)
+    logarithmic(panels[1].yaxis, power)
     panels[1].set_ylabel("KL to dense, nats per token")
     panels[1].set_xlabel("keys kept, % (mean over layers, heads and steps)")
-    panels[1].xaxis.set_major_formatter("{x:g}")
-    panels[0].legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return figure
+    panels[0].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return titled(figure, "What attention over a part of the keys costs", WINDOW)
 
 
 def missed(report: Report) -> Figure:
     """Divergence of the next token against the rank of the key that was hidden."""
-    figure, axes = plt.subplots(figsize=(7.2, 3.6))
+    figure, axes = plt.subplots(figsize=(8.4, 3.8), layout="constrained")
     rows = merged(rows_of(report, "missed"))
     ranks = list(dict.fromkeys(str(row["rank"]) for row in rows))
-    for where, colour in (("all heads", "#e64980"), ("one layer", "#f59f00"), ("one head", "#1c7ed6")):
+    for where, colour in (("all heads", "#d6336c"), ("one layer", "#b8860b"), ("one head", "#1c7ed6")):
         means = []
         for rank in ranks:
             own = [row["divergence"] for row in rows if str(row["rank"]) == rank and row["where"] == where]
@@ -112,11 +121,11 @@ def missed(report: Report) -> Figure:
             "one head": "in one head",
         }
         axes.plot(ranks, means, "o-", color=colour, label=label[where])
-    axes.set_yscale("log")
+    logarithmic(axes.yaxis, power)
     axes.set_xlabel("rank of the hidden key by its softmax weight")
     axes.set_ylabel("KL to dense, nats, mean")
     axes.legend(fontsize=8)
-    return figure
+    return titled(figure, "What one missed key changes", WINDOW)
 
 
 def half_sets(report: Report) -> Figure:
@@ -124,28 +133,34 @@ def half_sets(report: Report) -> Figure:
     rows = rows_of(report, "sets")
     rows = [row for row in rows if row["start"] == rows[0]["start"]]
     figure, panels = plt.subplots(
-        -(-len(rows) // 3), 3, figsize=(7.2, 1.7 * -(-len(rows) // 3)), sharex=True, sharey=True, squeeze=False
+        -(-len(rows) // 3),
+        3,
+        figsize=(8.4, 2 * -(-len(rows) // 3)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for row, axes in zip(rows, panels.flat, strict=False):
         axes.plot(row["sizes of the first head"][:256], color="#1c7ed6", linewidth=0.6)
-        axes.set_yscale("log")
+        logarithmic(axes.yaxis)
         axes.set_title(f"layer {row['layer']}", fontsize=9)
     for axes in panels[-1]:
         axes.set_xlabel("step")
     for axes in panels[:, 0]:
         axes.set_ylabel("keys")
-    return figure
+    return titled(figure, "Keys that hold half of the softmax, step by step, first head of each layer", WINDOW)
 
 
 def certificates(report: Report) -> Figure:
     """Shares of keys that are kept at eps = 0.01, by layer."""
     rows = [row for row in rows_of(report, "certificate") if row["eps"] == 0.01 and row["dtype"] == "float32"]
     layers = sorted({row["layer"] for row in rows})
-    figure, axes = plt.subplots(figsize=(7.2, 3.2))
+    figure, axes = plt.subplots(figsize=(8.4, 3.6), layout="constrained")
     kinds = (
-        ("smallest set", "#868e96", "smallest set that holds 99 %"),
-        ("kept", "#2f9e44", "kept, certified"),
-        ("simple bound", "#f59f00", "simple bound, m + ln(eps / n)"),
+        ("smallest set", ENGINES["numpy"], "smallest set that holds 99 %"),
+        ("kept", OURS, "kept by halfspace, certified"),
+        ("simple bound", "#b8860b", "simple bound, m + ln(eps / n)"),
     )
     for place, (name, colour, label) in enumerate(kinds):
         means = [[row[name] for row in rows if row["layer"] == layer] for layer in layers]
@@ -159,29 +174,29 @@ def certificates(report: Report) -> Figure:
     axes.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
     axes.set_ylabel("keys, %")
     axes.legend(fontsize=8)
-    return figure
+    return titled(figure, "Keys that are kept when at most 1 % of each softmax may be dropped", WINDOW)
 
 
 def spread(report: Report) -> Figure:
     """Coefficient of variation of the kept share, over heads and steps."""
-    figure, axes = plt.subplots(figsize=(7.2, 3.4))
+    figure, axes = plt.subplots(figsize=(8.4, 3.6), layout="constrained")
     rows = merged(rows_of(report, "estimates"))
     for name in COLOURS:
         own = [row for row in rows if row["method"] == name and "keep" in name]
         if own:
             shares = [100 * row["share"] for row in own]
-            for kind, line in (("over all", "o-"), ("over steps, mean of heads", "o:")):
+            for kind, line in (("over all", "-"), ("over steps, mean of heads", ":")):
                 values = [100 * row["variation"][kind] for row in own]
                 label = f"{name.partition('(')[2][:-1]}, {kind.partition(',')[0]}"
-                axes.plot(shares, values, line, color=COLOURS[name], label=label)
+                axes.plot(shares, values, MARKS[name][0] + line, color=COLOURS[name], label=label)
     axes.axhline(25, color=GREY, linewidth=1, linestyle="--")
-    axes.set_xscale("log")
+    logarithmic(axes.xaxis, at=SHARES)
     axes.set_ylim(0)
-    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("share asked for, %")
     axes.set_ylabel("coefficient of variation, %")
-    axes.legend(fontsize=8, ncols=2)
-    return figure
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.annotate("the paper: up to 25 %", (SHARES[-2], 25), (0, 4), textcoords="offset points", fontsize=8)
+    return titled(figure, "How far the kept share varies when it is estimated from a sample", WINDOW)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -355,7 +370,6 @@ def main() -> None:
     for name, (part, draw) in PICTURES.items():
         if rows_of(report, part):
             figure = draw(report)
-            figure.tight_layout()
             figure.savefig(options.folder / f"{name}.svg", transparent=True, metadata={"Date": None})
             plt.close(figure)
 

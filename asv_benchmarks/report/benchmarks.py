@@ -20,58 +20,43 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from asv_benchmarks.report.style import GREY, STYLE
+from asv_benchmarks.report.style import COLOURS, DASHES, GREY, OURS, STYLE, Ends, logarithmic, percent, titled
 from asv_benchmarks.report.tables import Report, Row, rows_of, updated
 
 RESULTS = Path(__file__).parents[1] / "results"
 DOCS = Path(__file__).parents[2] / "docs"
-COLOURS = {
-    "halfspace": "#2f9e44",
-    "halfspace-cells": "#2f9e44",
-    "halfspace-groups": "#94d82d",
-    "halfspace-balls": "#f06595",
-    "halfspace-sweep": "#22b8cf",
-    "halfspace-scan": "#fab005",
-    "faiss-flat": "#1c7ed6",
-    "faiss-panorama": "#9775fa",
-    "faiss-ivf": "#f59f00",
-    "faiss-hnsw": "#e8590c",
-    "faiss-ivfpq": "#e64980",
-    "faiss-lsh": "#a0522d",
-    "usearch-exact": "#c2255c",
-    "numpy": "#868e96",
-    "sklearn-balltree": "#b8860b",
-    "halfspace-gpu": "#2f9e44",
-    "cupy": "#1c7ed6",
-    "torch": "#e8590c",
-}
-DASHED = {"halfspace-cells", "halfspace-groups", "halfspace-balls", "halfspace-sweep", "halfspace-scan"}
+SHARES = (1e-4, 1e-3, 1e-2, 1e-1)
+MAIN = ("halfspace", "faiss-flat", "faiss-panorama", "usearch-exact", "numpy")
+"""Engines that every picture has; single filters are in the tables."""
 
 
-def lines(axes: Axes, rows: Iterable[Row], x: str, by: str = "engine", scale: float = 1e3) -> None:
-    """Draw a line for each engine, with quartiles where there are any, on logarithmic axes."""
+def lines(axes: Axes, rows: Iterable[Row], x: str, scale: float = 1e3) -> Ends:
+    """Draw a line for each engine, with quartiles where there are any, on logarithmic axes; returns where they end."""
     rows = list(rows)
-    for name in dict.fromkeys(row[by] for row in rows):
-        own = [row for row in rows if row[by] == name]
-        colour, style = COLOURS.get(name), "o--" if name in DASHED else "o-"
-        axes.plot([row[x] for row in own], [scale * row["value"] for row in own], style, color=colour, label=name)
+    ends = {}
+    for name in dict.fromkeys(row["engine"] for row in rows):
+        own = [row for row in rows if row["engine"] == name]
+        colour, dashes = COLOURS[name], DASHES.get(name, "-")
+        width = 2.2 if name in ("halfspace", "halfspace-gpu") else 1.3
+        places, values = [row[x] for row in own], [scale * row["value"] for row in own]
+        axes.plot(places, values, marker="o", linestyle=dashes, color=colour, label=name, linewidth=width)
         if all("low" in row for row in own):
             low, high = ([scale * row[key] for row in own] for key in ("low", "high"))
-            axes.fill_between([row[x] for row in own], low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-
-
-def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """Put the legend above all panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, ncols=columns, loc="outside upper center")
+            axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        ends[name] = places[-1], values[-1], colour
+    logarithmic(axes.yaxis)
+    return ends
 
 
 def panels(count: int, height: float = 3.8, **options: Any) -> tuple[Figure, list[Axes]]:
     """Make panels side by side."""
-    figure, axes = plt.subplots(1, count, figsize=(7.6, height), squeeze=False, layout="constrained", **options)
+    figure, axes = plt.subplots(1, count, figsize=(8.4, height), squeeze=False, layout="constrained", **options)
     return figure, list(axes[0])
+
+
+def main_of(rows: Iterable[Row]) -> list[Row]:
+    """Keep the engines that every picture has."""
+    return [row for row in rows if row["engine"] in MAIN]
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
@@ -80,54 +65,59 @@ def panels(count: int, height: float = 3.8, **options: Any) -> tuple[Figure, lis
 def share(report: Report) -> Figure:
     """Time of a query against the share of hits."""
     figure, (axes,) = panels(1)
-    lines(axes, rows_of(report, "share.Query.time_query"), "share", scale=1e3)
+    logarithmic(axes.xaxis, percent, SHARES)
+    ends = lines(axes, rows_of(report, "share.Query.time_query"), "share")
     axes.set_xlabel("hits, share of the vectors")
     axes.set_ylabel("ms per query")
-    legend(figure, axes)
-    return figure
+    return titled(figure, "Time of a query: 100,000 clustered unit vectors, d = 128", report, {axes: ends})
 
 
 def ratios(report: Report) -> Figure:
     """Time of each engine over that of `halfspace`, in the same process."""
-    rows = rows_of(report, "share.Turns.track_ratio")
+    rows = main_of(rows_of(report, "share.Turns.track_ratio"))
     kinds = list(dict.fromkeys(row["data"] for row in rows))
-    figure, parts = panels(len(kinds), sharey=True)
-    for axes, kind in zip(parts, kinds, strict=True):
-        lines(axes, (row for row in rows if row["data"] == kind), "share", scale=1)
-        axes.set_title(kind, fontsize=9)
-        axes.set_xlabel("hits, share of the vectors")
-    parts[0].set_ylabel("time / time of halfspace")
-    legend(figure, parts[0])
-    return figure
+    figure, axes = plt.subplots(2, 2, figsize=(8.4, 6.0), sharex=True, sharey=True, layout="constrained")
+    ends = {}
+    for own, kind in zip(axes.flat, kinds, strict=True):
+        logarithmic(own.xaxis, percent, SHARES)
+        ends[own] = lines(own, (row for row in rows if row["data"] == kind), "share", scale=1)
+        own.axhline(1, color=OURS, linewidth=0.8)
+        own.set_title(kind)
+    for own in axes[-1]:
+        own.set_xlabel("hits, share of the vectors")
+    for own in axes[:, 0]:
+        own.set_ylabel("time / time of halfspace")
+    return titled(figure, "How many times the time of halfspace others take, one query at a time", report, ends)
 
 
 def size(report: Report) -> Figure:
     """Time of a query against the number of vectors."""
     figure, (axes,) = panels(1)
-    lines(axes, rows_of(report, "size.Query.time_query"), "n")
-    axes.set_xlabel("vectors, d = 64")
+    rows = main_of(rows_of(report, "size.Query.time_query"))
+    logarithmic(axes.xaxis, at=sorted({row["n"] for row in rows}))
+    ends = lines(axes, rows, "n")
+    axes.set_xlabel("vectors")
     axes.set_ylabel("ms per query")
-    legend(figure, axes)
-    return figure
+    return titled(
+        figure, "Time of a query: clustered unit vectors, d = 64, a thousandth are hits", report, {axes: ends}
+    )
 
 
 def dimension(report: Report) -> Figure:
     """Time of a query against the number of dimensions."""
-    figure, (low, high) = panels(2, sharey=True)
+    figure, parts = panels(2, sharey=True)
+    ends = {}
     for axes, name, title in (
-        (low, "dimension.Low.time_query", "Gaussian, n = 200,000"),
-        (high, "dimension.High.time_query", "clustered unit vectors, n = 50,000"),
+        (parts[0], "dimension.Low.time_query", "200,000 Gaussian vectors"),
+        (parts[1], "dimension.High.time_query", "50,000 clustered unit vectors"),
     ):
-        rows = rows_of(report, name)
-        lines(axes, rows, "d")
-        ticks = sorted({row["d"] for row in rows})
-        axes.set_xticks(ticks, [str(d) for d in ticks])
-        axes.minorticks_off()
-        axes.set_title(title, fontsize=9)
+        rows = [row for row in rows_of(report, name) if row["engine"] != "halfspace-cells"]
+        logarithmic(axes.xaxis, at=sorted({row["d"] for row in rows}))
+        ends[axes] = lines(axes, rows, "d")
+        axes.set_title(title)
         axes.set_xlabel("dimensions")
-    low.set_ylabel("ms per query")
-    legend(figure, low)
-    return figure
+    parts[0].set_ylabel("ms per query")
+    return titled(figure, "Time of a query against dimensions, a thousandth are hits", report, ends)
 
 
 def recall(report: Report) -> Figure:
@@ -140,43 +130,48 @@ def recall(report: Report) -> Figure:
         for name in dict.fromkeys(row["engine"].split()[0] for row in found):
             own = [row for row in found if row["data"] == kind and row["engine"].split()[0] == name]
             points = [(times[kind, row["engine"]], row["value"]) for row in own]
-            axes.plot(*zip(*points, strict=True), "o-" if len(points) > 1 else "D", color=COLOURS[name], label=name)
-        axes.set_xscale("log")
-        axes.set_title(kind, fontsize=9)
+            marker = "o-" if len(points) > 1 else "D"
+            axes.plot(*zip(*points, strict=True), marker, color=COLOURS[name], label=name)
+        logarithmic(axes.xaxis)
+        axes.set_title(kind)
         axes.set_xlabel("ms per query")
-    parts[0].set_ylabel("recall")
-    legend(figure, parts[0])
-    return figure
+    parts[0].set_ylabel("share of the hits that is found")
+    handles, labels = parts[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside right upper")
+    return titled(figure, "What approximate engines find in what time; diamonds find all", report)
 
 
 def batch(report: Report) -> Figure:
     """Time per query against the size of a batch."""
     figure, (axes,) = panels(1)
-    rows = rows_of(report, "batch.Batch.time_batch")
+    rows = main_of(rows_of(report, "batch.Batch.time_batch"))
     for row in rows:
         for key in ("value", "low", "high"):
             row[key] /= row["directions"]
-    lines(axes, rows, "directions")
+    logarithmic(axes.xaxis, at=sorted({row["directions"] for row in rows}))
+    ends = lines(axes, rows, "directions")
     axes.set_xlabel("directions in a batch")
     axes.set_ylabel("ms per query")
-    legend(figure, axes)
-    return figure
+    return titled(
+        figure, "Time of each query in a batch: 100,000 clustered unit vectors, d = 128", report, {axes: ends}
+    )
 
 
 def build(report: Report) -> Figure:
     """Time to build, and bytes of the index."""
-    figure, (left, right) = panels(2, sharey=True)
+    figure, parts = panels(2, sharey=True)
     for axes, name, label in (
-        (left, "build.Build.time_build", "s to build"),
-        (right, "build.Build.track_bytes", "bytes, float32 vectors = 1"),
+        (parts[0], "build.Build.time_build", "s to build"),
+        (parts[1], "build.Build.track_bytes", "bytes, over those of the float32 vectors"),
     ):
         rows = rows_of(report, name)
         names = [row["engine"] for row in rows]
-        axes.barh(names, [row["value"] for row in rows], color=[COLOURS.get(name) for name in names])
+        axes.barh(names, [row["value"] for row in rows], color=[COLOURS[name] for name in names])
+        axes.grid(visible=False, axis="y")
         axes.set_xlabel(label)
-    left.set_xscale("log")
-    left.invert_yaxis()
-    return figure
+    logarithmic(parts[0].xaxis)
+    parts[0].invert_yaxis()
+    return titled(figure, "Building an index of 50,000 clustered unit vectors, d = 128", report)
 
 
 def roofline(report: Report) -> Figure:
@@ -184,51 +179,69 @@ def roofline(report: Report) -> Figure:
     figure, (axes,) = panels(1)
     seconds = {tuple(row[key] for key in POINT): row["value"] for row in rows_of(report, "work.Roofline.track_seconds")}
     rows = rows_of(report, "work.Roofline.track_bytes")
-    for name in dict.fromkeys(row["filter"] for row in rows):
-        own = [(row["value"], seconds[tuple(row[key] for key in POINT)]) for row in rows if row["filter"] == name]
-        axes.plot(*zip(*own, strict=True), "o", color=COLOURS[f"halfspace-{name}"], label=f'filter="{name}"')
+    markers = itertools.cycle("osD^v")
+    for name, marker in zip(dict.fromkeys(row["filter"] for row in rows), markers, strict=False):
+        own = [
+            (row["value"] / 1e6, 1e3 * seconds[tuple(row[key] for key in POINT)])
+            for row in rows
+            if row["filter"] == name
+        ]
+        axes.plot(*zip(*own, strict=True), marker, color=OURS, alpha=0.7, label=f'filter="{name}"', markersize=5)
     (bandwidth,) = (row["value"] for row in rows_of(report, "work.track_bandwidth"))
     ends = [min(row["value"] for row in rows), max(row["value"] for row in rows)]
-    axes.plot(ends, [end / bandwidth for end in ends], color=GREY, label=f"memory: {bandwidth / 1e9:.1f} GB/s")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("bytes read by a query")
-    axes.set_ylabel("s per query")
-    legend(figure, axes)
-    return figure
+    times = [1e3 * end / bandwidth for end in ends]
+    axes.plot([end / 1e6 for end in ends], times, color=GREY, label=f"memory: {bandwidth / 1e9:.1f} GB/s")
+    logarithmic(axes.xaxis)
+    logarithmic(axes.yaxis)
+    axes.set_ylim(top=400)
+    axes.text(
+        0.03,
+        0.93,
+        "above the line: arithmetic, or the cost of a call, takes longer than reading",
+        transform=axes.transAxes,
+        fontsize=8,
+    )
+    axes.text(
+        0.97, 0.06, "below the line: what is read lies in a cache", transform=axes.transAxes, fontsize=8, ha="right"
+    )
+    axes.set_xlabel("MB read by a query")
+    axes.set_ylabel("ms per query")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return titled(figure, "Time of a query against what it reads", report)
 
 
 def gpu(report: Report) -> Figure:
     """Time per query on a GPU against the share of hits."""
     rows = rows_of(report, "")
     sizes = sorted({row["directions"] for row in rows})
-    figure, parts = panels(len(sizes))
+    figure, parts = panels(len(sizes), sharey=True)
+    ends = {}
     for axes, size in zip(parts, sizes, strict=True):
-        lines(axes, (row for row in rows if row["directions"] == size), "share", scale=1e6)
-        axes.set_title("one at a time" if size == 1 else f"{size:,} at once", fontsize=9)
+        logarithmic(axes.xaxis, percent, SHARES[:3])
+        ends[axes] = lines(axes, (row for row in rows if row["directions"] == size), "share", scale=1e6)
+        axes.set_title("one at a time" if size == 1 else f"{size:,} at once")
         axes.set_xlabel("hits, share of the vectors")
     parts[0].set_ylabel("µs per query")
-    legend(figure, parts[0])
-    return figure
+    return titled(figure, "Time of a query on one NVIDIA H200: 1,000,000 vectors, d = 128", report, ends)
 
 
 def attention(report: Report) -> Figure:
     """Time of a decode step against context length."""
     figure, (axes,) = panels(1)
     rows = rows_of(report, "kv.Attend.time_step")
-    colours = itertools.cycle(("#868e96", "#2f9e44", "#94d82d", "#1c7ed6", "#e8590c"))
-    for name, colour in zip(dict.fromkeys(row["how"] for row in rows), colours, strict=False):
+    ends = {}
+    looks: dict[str, Any] = {"dense, torch": "-", "tau, 1 %": "-", "tau, 5 %": (0, (6, 2)), "keep, 5 %": (0, (2, 2))}
+    for name in dict.fromkeys(row["how"] for row in rows):
         own = [row for row in rows if row["how"] == name]
-        axes.plot([row["keys"] for row in own], [1e3 * row["value"] for row in own], "o-", color=colour, label=name)
-    ticks = sorted({row["keys"] for row in rows})
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
-    axes.minorticks_off()
+        colour = COLOURS["numpy"] if name.startswith("dense") else OURS
+        places, times = [row["keys"] for row in own], [1e3 * row["value"] for row in own]
+        axes.plot(places, times, marker="o", linestyle=looks.get(name, (0, (1, 2))), color=colour)
+        ends[name] = places[-1], times[-1], colour
+    logarithmic(axes.xaxis, at=sorted({row["keys"] for row in rows}))
+    logarithmic(axes.yaxis)
     axes.set_xlabel("keys")
     axes.set_ylabel("ms per decode step")
-    legend(figure, axes)
-    return figure
+    return titled(figure, "Time of a decode step: 4 query heads over one KV head, d = 128", report, {axes: ends})
 
 
 POINT = ("n", "filter", "share")

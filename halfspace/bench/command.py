@@ -15,6 +15,7 @@ from halfspace.arguments import checks
 from halfspace.bench.contest import REFERENCE, compare
 from halfspace.bench.engines import ENGINES, Engine, build, build_curve
 from halfspace.bench.engines.spec import reason_of
+from halfspace.bench.machine import processors
 from halfspace.bench.plot import draw
 from halfspace.bench.report import Report, markdown, show
 from halfspace.bench.threads import pinned
@@ -177,13 +178,13 @@ def _report(task: Task, plan: Plan, names: Sequence[str], threads: int) -> Repor
     engines = list(_built(task, names, threads, plan.metric, left_out))
     if not engines:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+    before = processors(threads)
     with progress(task.data) as report:
         how = {"threads": threads, "rounds": plan.rounds, "batch": plan.batch}
         rows = compare(engines, task.directions, tau, truth, **how, progress=report)
-    n, d = task.vectors.shape
-    return Report(
-        task.data, plan.metric, n, d, len(task.directions), **how, hits=len(truth[1]), rows=rows, left_out=left_out
-    )
+    least, (n, d) = min(before, processors(threads)), task.vectors.shape
+    asked, hits = len(task.directions), len(truth[1])
+    return Report(task.data, plan.metric, n, d, asked, **how, hits=hits, rows=rows, left_out=left_out, processors=least)
 
 
 def _built(task: Task, names: Sequence[str], threads: int, metric: str, left_out: dict[str, str]) -> Iterator[Engine]:

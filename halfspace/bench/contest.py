@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a call, round by round.
+    """Seconds of a call, round by round, and how long all threads of the process ran meanwhile.
 
     Examples
     --------
@@ -42,6 +42,13 @@ class Timing:
     """
 
     samples: tuple[float, ...]
+    ran: tuple[float, ...] = ()
+
+    @property
+    def waited(self) -> float:
+        """The share of the time in which not one thread ran, in the median over rounds; 0 where that is not known."""
+        parts = [max(0.0, 1 - own / seconds) for own, seconds in zip(self.ran, self.samples, strict=False)]
+        return statistics.median(parts) if parts else 0.0
 
     @property
     def median(self) -> float:
@@ -58,7 +65,7 @@ class Timing:
 def alternate(
     calls: Mapping[str, Callable[[], object]], rounds: int, progress: Progress | None = None
 ) -> dict[str, Timing]:
-    """Time calls by turns: in each round, each has a pause, a warm-up unless it is long, and is timed once.
+    """Time calls in alternating turns: in each round, each has a pause, a warm-up unless it is long, and is timed once.
 
     Parameters
     ----------
@@ -75,6 +82,7 @@ def alternate(
     3
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
+    ran: dict[str, list[float]] = {name: [] for name in calls}
     lengths = {}
     for name, call in calls.items():
         begin = time.perf_counter()
@@ -86,12 +94,13 @@ def alternate(
             begin = time.perf_counter()
             while lengths[name] < _LONG and time.perf_counter() - begin < _WARM_UP:
                 call()
-            begin = time.perf_counter()
+            begin, own = time.perf_counter(), time.process_time()
             call()
             times[name].append(time.perf_counter() - begin)
+            ran[name].append(time.process_time() - own)
             if progress:
                 progress(turn * len(calls) + place + 1, rounds * len(calls))
-    return {name: Timing(tuple(samples)) for name, samples in times.items()}
+    return {name: Timing(tuple(samples), tuple(ran[name])) for name, samples in times.items()}
 
 
 def median_ratio(above: Timing, below: Timing) -> float:
@@ -120,7 +129,7 @@ class Row:
     label, name, setting
         As of the `Engine`.
     exact : bool
-        Whether it promises all, as of the `EngineSpec`.
+        Whether it is meant to find all, as of the `EngineSpec`.
     build_seconds : float
     nbytes : int
     median, low, high : float
@@ -135,6 +144,8 @@ class Row:
     directions : int
     hits : int
         What it found, for all directions.
+    waited : float
+        The share of its time in which it had no processor, as of `Timing`; 0 of an engine on a GPU.
     """
 
     label: str
@@ -152,6 +163,7 @@ class Row:
     wrong: int
     directions: int
     hits: int
+    waited: float = 0.0
 
 
 def compare(
@@ -240,4 +252,5 @@ def _row(engine: Engine, timing: Timing, reference: Timing | None, found: Rows, 
         wrong=wrong_answers(found, truth),
         directions=queries,
         hits=len(found[1]),
+        waited=timing.waited if ENGINES[engine.name].device == "cpu" else 0.0,
     )

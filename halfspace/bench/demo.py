@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from halfspace.bench.contest import compare
 from halfspace.bench.engines import ENGINES, Engine, Rows, build
 from halfspace.bench.engines.spec import rows_of
+from halfspace.bench.machine import processors, warning
+from halfspace.bench.report import duration
 from halfspace.cpu.runtime.threads import available
 from halfspace.datasets import PyDocs, load_pydocs
 from halfspace.explain import Stage
@@ -82,6 +84,7 @@ class Report:
     bytes_read: int
     bytes_dense: int
     timings: tuple[Timing, ...]
+    warning: str | None
 
 
 def exact_dots(vectors: NDArray[np.float16], directions: NDArray[np.float16]) -> NDArray[np.int64]:
@@ -137,22 +140,26 @@ def _faults(what: str, hits: Hits, dots: NDArray[np.int64], least: int) -> list[
 
 
 def _race(
-    engines: Sequence[Engine], directions: NDArray[np.float32], tau: float, truth: Rows, rounds: int
-) -> tuple[Timing, ...]:
-    """Time the engines by turns, one question at a time and all at once; judge the answers of single questions."""
-    asked = len(directions)
+    engines: Sequence[Engine], directions: NDArray[np.float32], tau: float, truth: Rows, rounds: int, threads: int
+) -> tuple[tuple[Timing, ...], str | None]:
+    """Time the engines in alternating turns, one question at a time and all at once; judge single answers.
+
+    Returns them with a warning, if other programs were at work.
+    """
+    asked, least = len(directions), processors(threads)
     one, batch = (compare(engines, directions, tau, truth, rounds=rounds, batch=size) for size in (1, asked))
-    return tuple(
+    timings = tuple(
         Timing(single.name.partition("-")[0], 1e3 * single.median, 1e3 * asked * whole.median, asked - single.wrong)
         for single, whole in zip(one, batch, strict=True)
     )
+    waited = max((row.waited for row in [*one, *batch]), default=0.0)
+    return timings, warning(threads, min(least, processors(threads)), waited)
 
 
-def _contenders(vectors: NDArray[np.float32], filter: str, threads: int | None) -> list[Engine]:
+def _contenders(vectors: NDArray[np.float32], filter: str, threads: int) -> list[Engine]:
     """Build the engines that race; FAISS where it is installed."""
     names = ["halfspace" if filter == "auto" else f"halfspace-{filter}", "numpy", "faiss-flat"]
-    workers = available() if threads is None else threads
-    return [build(name, vectors, threads=workers) for name in names if ENGINES[name].available() is None]
+    return [build(name, vectors, threads=threads) for name in names if ENGINES[name].available() is None]
 
 
 def _stage_totals(index: HalfspaceIndex, directions: NDArray[np.float32], tau: float) -> tuple[str, tuple[Stage, ...]]:
@@ -224,6 +231,11 @@ def run(
     places, ids = np.nonzero(dots >= least)
     truth = rows_of(places, ids, len(directions))
     used, stages = _stage_totals(index, directions, tau)
+    workers = available() if threads is None else threads
+    timings: tuple[Timing, ...] = ()
+    warned: str | None = None
+    if rounds:
+        timings, warned = _race(_contenders(vectors, filter, workers), directions, tau, truth, rounds, workers)
     return Report(
         tau=tau,
         vectors=n,
@@ -240,7 +252,8 @@ def run(
         dot_products_dense=n * len(directions),
         bytes_read=sum(stage.bytes_read for stage in stages),
         bytes_dense=vectors.nbytes * len(directions),
-        timings=_race(_contenders(vectors, filter, threads), directions, tau, truth, rounds) if rounds else (),
+        timings=timings,
+        warning=warned,
     )
 
 
@@ -290,7 +303,7 @@ def show(report: Report, console: Console, questions: int) -> None:
     )
 
     if report.timings:
-        line("\nTime, median of warm runs by turns, each library with its own default threads", "bold")
+        line("\nTime, median of warm runs in alternating turns, each library with its own default threads", "bold")
         table = Table(box=None, pad_edge=True)
         table.add_column("")
         for column in ("one question", f"{asked} at once", "exact answers"):
@@ -301,5 +314,9 @@ def show(report: Report, console: Console, questions: int) -> None:
             "faiss": "faiss  IndexFlatIP.range_search",
         }
         for t in report.timings:
-            table.add_row(names[t.name], f"{t.one_ms:.3f} ms", f"{t.batch_ms:.3f} ms", f"{t.exact_answers} of {asked}")
+            table.add_row(
+                names[t.name], duration(t.one_ms / 1e3), duration(t.batch_ms / 1e3), f"{t.exact_answers} of {asked}"
+            )
         console.print(table)
+        if report.warning:
+            line(f"  {report.warning}", "bold red")

@@ -77,7 +77,7 @@ def _medians(axes: Any, report: Report, colours: dict[str, str]) -> None:
             note = f"  {row.wrong} of {row.directions} sets wrong"
             axes.annotate(note, (1e6 * row.high, place), color=_GREY, va="center", fontsize=8)
     axes.set_xscale("log")
-    axes.set_xlabel("microseconds per query, those that promise all")
+    axes.set_xlabel("microseconds per query, exact engines")
     axes.set_title(report.data, loc="left", color=_GREY)
     axes.margins(x=0.25)
 

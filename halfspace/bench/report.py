@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from halfspace.bench.contest import REFERENCE, Row, reference_among
 from halfspace.bench.engines import ENGINES
+from halfspace.bench.machine import warning
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Report", "duration", "markdown", "show", "size", "verdict"]
+__all__ = ["Report", "duration", "markdown", "show", "size", "two_digits", "verdict"]
 
 _BRUTE_FORCE = {
     "numpy": "NumPy",
@@ -23,6 +24,8 @@ _BRUTE_FORCE = {
 }
 _COLUMNS = ("engine", "per query", "quartiles", "/ ours", "recall", "false", "wrong sets", "build", "memory")
 _FEW = 10_000
+_LEVELS = {"that missed nothing": 1.0, "with 99 % of the hits": 0.99, "with 95 %": 0.95, "overall": 0.0}
+"""Kinds of other engines whose fastest is named, by the recall that they have at least."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Report:
     rows : list of Row
     left_out : dict of str
         Engines that did not take part, and why.
+    processors : float, optional
+        The fewest that so many threads got, before and after; without it, nobody looked.
     """
 
     data: str
@@ -53,6 +58,13 @@ class Report:
     hits: int
     rows: list[Row]
     left_out: dict[str, str]
+    processors: float | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with the times, None if nothing is."""
+        least = self.threads if self.processors is None else self.processors
+        return warning(self.threads, least, max((row.waited for row in self.rows), default=0.0))
 
     @property
     def title(self) -> str:
@@ -66,15 +78,22 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """Return all of it for JSON."""
-        return asdict(self) | {"verdict": verdict(self.rows, self.vectors)}
+        return asdict(self) | {"warning": self.warning, "verdict": verdict(self.rows, self.vectors)}
+
+
+def two_digits(value: float) -> str:
+    """Write a number with the two digits that a measurement has."""
+    if value < 0.1:
+        return f"{value:.2g}"
+    return f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
 
 
 def duration(seconds: float) -> str:
-    """Write a time with three digits."""
+    """Write a time with two digits."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= scale or unit == "us":
+        if seconds >= 0.995 * scale or unit == "us":
             break
-    return f"{seconds / scale:.3g} {unit}" if seconds / scale < 1000 else f"{seconds / scale:,.0f} {unit}"
+    return f"{two_digits(seconds / scale)} {unit}"
 
 
 def size(count: int) -> str:
@@ -119,10 +138,13 @@ def _verdict(ours: Row, rows: Sequence[Row], vectors: int) -> list[str]:
             else f"{vectors:,} vectors are few: with fewer still, brute force is the better choice for speed."
         )
     others = [row for row in rows if not row.name.startswith(REFERENCE)]
-    complete = [row for row in others if row.recall == 1]
-    for what, field in (("that missed nothing", complete), ("overall", others)):
-        if field:
-            found.append(_fastest(min(field, key=lambda row: row.median), ours, what))
+    named: Row | None = None
+    for what, least in _LEVELS.items():
+        field = [row for row in others if row.recall >= least]
+        fastest = min(field, key=lambda row: row.median, default=None)
+        if fastest is not None and fastest is not named:
+            found.append(_fastest(fastest, ours, what))
+            named = fastest
     return found
 
 
@@ -133,17 +155,17 @@ def _brute_force(row: Row, ours: Row) -> str:
         f"{row.wrong} of its {row.directions} answers were not the exact set" if row.wrong else "its answers were exact"
     )
     if row.median < ours.median:
-        return f"{name} is the better choice for speed, {times:.2f} times as fast as {ours.name}; {cost}."
-    return f"{ours.name} is {times:.2f} times as fast as {name}; {cost}."
+        return f"{name} is the better choice for speed, {two_digits(times)} times as fast as {ours.name}; {cost}."
+    return f"{ours.name} is {two_digits(times)} times as fast as {name}; {cost}."
 
 
 def _fastest(row: Row, ours: Row, what: str) -> str:
     """Compare with the fastest of some others."""
     times = max(row.median, ours.median) / min(row.median, ours.median)
     how = (
-        f"{ours.name} is {times:.2f} times as fast"
+        f"{ours.name} is {two_digits(times)} times as fast"
         if ours.median < row.median
-        else f"{times:.2f} times the speed of {ours.name}"
+        else f"{two_digits(times)} times the speed of {ours.name}"
     )
     return (
         f"The fastest other engine {what} is {row.label}: {how}; recall {_recall(row.recall)}, "
@@ -166,7 +188,7 @@ def _cells(row: Row, least: float) -> tuple[str, ...]:
         row.label + ("" if row.exact else " ~"),
         duration(row.median) + (" *" if row.median == least else ""),
         f"{duration(row.low)} .. {duration(row.high)}",
-        "-" if row.ratio is None else f"{row.ratio:.2f}",
+        "-" if row.ratio is None else two_digits(row.ratio),
         _recall(row.recall),
         f"{row.false_positives:,}",
         f"{row.wrong} of {row.directions}",
@@ -188,7 +210,13 @@ def markdown(reports: Sequence[Report]) -> str:
     for report in reports:
         least = min(row.median for row in report.rows)
         table = [_COLUMNS, ("---", *("---:",) * (len(_COLUMNS) - 1)), *(_cells(row, least) for row in report.rows)]
-        lines += [f"## {report.title}", "", *(f"| {' | '.join(cells)} |" for cells in table), ""]
+        lines += [
+            f"## {report.title}",
+            "",
+            *([f"**{report.warning}**", ""] if report.warning else []),
+            *(f"| {' | '.join(cells)} |" for cells in table),
+            "",
+        ]
         lines += [f"{_LEGEND}.", "", *(f"- {line}" for line in verdict(report.rows, report.vectors).splitlines()), ""]
         lines += [*(f"- left out: {name}: {reason}" for name, reason in report.left_out.items()), ""]
     return "\n".join(lines)
@@ -211,5 +239,7 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(_LEGEND, style="dim"), soft_wrap=True)
     for name, reason in report.left_out.items():
         console.print(Text(f"left out: {name}: {reason}", style="dim"), soft_wrap=True)
+    if report.warning:
+        console.print(Text(report.warning, style="bold red"), soft_wrap=True)
     for line in verdict(report.rows, report.vectors).splitlines():
         console.print(Text(line), soft_wrap=True)

@@ -10,7 +10,9 @@ import pytest
 from helpers.command import fail, succeed
 
 from halfspace.bench import Row, gaussian
-from halfspace.bench.report import duration, verdict
+from halfspace.bench.contest import Timing
+from halfspace.bench.machine import processors
+from halfspace.bench.report import Report, duration, markdown, two_digits, verdict
 
 FAST = ["--engines", "halfspace,numpy,faiss-flat,faiss-hnsw,sklearn-balltree", "--rounds", 1, "--threads", 1]
 
@@ -108,22 +110,29 @@ def test_verdict_says_that_brute_force_is_better():
     rows = [row("halfspace", 2e-3), row("numpy", 1e-3, wrong=3), row("faiss-flat", 4e-3)]
     said = verdict(rows, 5000).splitlines()
     assert said[0] == (
-        "NumPy is the better choice for speed, 2.00 times as fast as halfspace; "
+        "NumPy is the better choice for speed, 2.0 times as fast as halfspace; "
         "3 of its 32 answers were not the exact set."
     )
-    assert said[1] == "halfspace is 2.00 times as fast as FAISS Flat; its answers were exact."
+    assert said[1] == "halfspace is 2.0 times as fast as FAISS Flat; its answers were exact."
     assert "5,000 vectors are few" in said[2]
-    assert "that missed nothing is numpy: 2.00 times the speed of halfspace" in said[3]
+    assert "that missed nothing is numpy: 2.0 times the speed of halfspace" in said[3]
 
 
 def test_verdict_names_the_fastest():
     rows = [row("halfspace", 1e-3), row("numpy", 8e-3), row("faiss-ivf", 5e-4, wrong=30, recall=0.99999, false=2)]
     said = verdict(rows, 10**6).splitlines()
-    assert said[1].startswith("The fastest other engine that missed nothing is numpy: halfspace is 8.00 times as fast;")
+    assert said[1].startswith("The fastest other engine that missed nothing is numpy: halfspace is 8.0 times as fast;")
+    assert len(said) == 3
     assert said[2] == (
-        "The fastest other engine overall is faiss-ivf: 2.00 times the speed of halfspace; "
+        "The fastest other engine with 99 % of the hits is faiss-ivf: 2.0 times the speed of halfspace; "
         "recall 99.99 %, 2 false positives, 30 of 32 answers wrong."
     )
+    sketchy = [*rows, row("faiss-hnsw", 3e-4, recall=0.96), row("faiss-lsh", 1e-4, recall=0.4)]
+    named = [line.partition(":")[0] for line in verdict(sketchy, 10**6).splitlines()[3:]]
+    assert named == [
+        "The fastest other engine with 95 % is faiss-hnsw",
+        "The fastest other engine overall is faiss-lsh",
+    ]
     assert "few" not in "".join(said)
     assert "please report it" in verdict([replace(rows[0], wrong=1)], 10**6)
     assert verdict(rows[1:], 10**6) == ""
@@ -131,18 +140,49 @@ def test_verdict_names_the_fastest():
 
 def test_durations():
     assert [duration(s) for s in (2.0, 0.0123, 1.5e-5, 4e-8, 1234.0)] == [
-        "2 s",
-        "12.3 ms",
+        "2.0 s",
+        "12 ms",
         "15 us",
         "0.04 us",
-        "1,234 s",
+        "1,200 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0.0123, "0.012"), (0.994, "0.99"), (0.996, "1.0"), (9.94, "9.9"), (9.96, "10"), (99.6, "100"), (27.4, "27")],
+)
+def test_numbers_have_two_digits(value, written):
+    assert two_digits(value) == written
+
+
+def test_a_busy_machine_is_named():
+    report = Report("data", "ip", 100, 4, 1, 1, 2, 1, 5, [row("halfspace", 1e-3)], {})
+    assert report.warning is None
+    assert replace(report, processors=1.9).warning is None
+    busy = replace(report, processors=1.2)
+    assert "2 threads got no more than 1.2 processors" in busy.warning
+    assert busy.warning in markdown([busy])
+    assert busy.document()["warning"] == busy.warning
+    waiting = replace(report, rows=[replace(report.rows[0], waited=0.4)])
+    assert "waited for a processor in up to 40 % of their time" in waiting.warning
+
+
+def test_waiting_is_what_no_thread_ran():
+    assert Timing((1.0, 2.0, 4.0), (0.5, 2.0, 8.0)).waited == 0
+    assert Timing((1.0, 2.0, 4.0), (0.5, 1.5, 1.0)).waited == 0.5
+    assert Timing((1.0,)).waited == 0
+
+
+def test_processors_are_counted():
+    assert 0 < processors(1, 0.02) <= 1.05
+    assert 0 < processors(2, 0.02) <= 2.1
 
 
 def test_each_device_has_its_verdict():
     rows = [row("halfspace", 2e-3), row("numpy", 4e-3), row("halfspace-gpu", 2e-4), row("torch", 1e-4, wrong=1)]
     said = verdict(rows, 50_000)
-    assert "halfspace is 2.00 times as fast as NumPy" in said
-    assert "PyTorch is the better choice for speed, 2.00 times as fast as halfspace-gpu; 1 of its 32" in said
+    assert "halfspace is 2.0 times as fast as NumPy" in said
+    assert "PyTorch is the better choice for speed, 2.0 times as fast as halfspace-gpu; 1 of its 32" in said
     assert verdict(rows[2:], 50_000).splitlines()[0].startswith("PyTorch")
     assert verdict(rows[1:2], 50_000) == ""

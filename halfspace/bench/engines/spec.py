@@ -153,7 +153,8 @@ class EngineSpec:
     make : callable
         Makes an `Engine` of vectors, and of `How`.
     exact : bool
-        Whether it promises all vectors that reach the threshold, in its own float arithmetic or in real arithmetic.
+        Whether it is meant to find all vectors that reach the threshold, in its own float arithmetic or in real
+        arithmetic.
     device : {"cpu", "gpu"}
     metrics : tuple of str
         Those that it has.
