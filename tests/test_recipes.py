@@ -1,5 +1,6 @@
 """Every example of the guide and of the recipes runs, and prints what its page shows."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ RECIPES = sorted((DOCS / "recipes").glob("*.md"))
 def test_a_page_prints_what_it_shows(path, tmp_path):
     shown = [example.shown for example in pages.examples(path)]
     printed = pages.outputs(path, tmp_path)
+    drawn = {f"recipe-{picture.name}" for picture in tmp_path.glob("*.svg")}
+    assert drawn == set(re.findall(r"\(\.\./images/(recipe-[\w.-]+)\)", path.read_text("utf-8")))
     if path.parent == DOCS:  # the guide shows nothing
         assert any(printed)
         return

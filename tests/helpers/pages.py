@@ -1,10 +1,18 @@
-"""The examples of Markdown pages: blocks of Python, and blocks of text with what they print."""
+"""The examples of Markdown pages: blocks of Python, and blocks of text with what they print.
+
+    PYTHONPATH=. python tests/helpers/pages.py docs/recipes/threshold.md
+
+runs pages, writes below each block what it prints, and keeps the pictures that it draws in docs/images.
+"""
 
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
@@ -27,6 +35,14 @@ def examples(path):
     ]
 
 
+@contextlib.contextmanager
+def _closed_pictures():
+    """Close the pictures that examples leave open."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 def outputs(path, folder):
     """What each example of a page prints; they run one after another, in a folder, as a reader would run them.
 
@@ -42,7 +58,7 @@ def outputs(path, folder):
         assert done.returncode == 0, done.stderr
         return [*[""] * (len(parts) - 1), done.stdout]
     names, printed = {"__name__": "page"}, []
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), _closed_pictures():
         for part in parts:
             output = io.StringIO()
             code = "\n" * (part.line - 1) + part.code  # errors name the line of the page
@@ -50,3 +66,27 @@ def outputs(path, folder):
                 exec(compile(code, str(path), "exec"), names)
             printed.append(output.getvalue())
     return printed
+
+
+def rewrite(path, images):
+    """Put what the examples of a page print below them, and their pictures into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed = iter(outputs(path, Path(folder)))
+        for picture in Path(folder).glob("*.svg"):
+            shutil.copy(picture, images / f"recipe-{picture.name}")
+
+    def shown(found):
+        text = next(printed)
+        return f"```python\n{found[1]}```" + (f"\n\n```text\n{text}```" if text else "")
+
+    path.write_text(_BLOCK.sub(shown, path.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    import matplotlib
+
+    from asv_benchmarks.report.style import STYLE
+
+    matplotlib.rcParams.update(STYLE)
+    for name in sys.argv[1:]:
+        rewrite(Path(name).resolve(), Path(__file__).parents[2] / "docs" / "images")
