@@ -13,7 +13,7 @@ project = "halfspace"
 author = copyright = "The halfspace developers"
 version = release = halfspace.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
-exclude_patterns = ["images", "_static"]
+exclude_patterns = ["images", "notebooks", "_static"]
 nitpicky = False  # types in signatures are other libraries', and nothing is fetched from their sites
 
 myst_enable_extensions = ["deflist"]
