@@ -68,4 +68,4 @@ def warning(wanted: int, least: float, waited: float) -> str | None:
     if not found:
         return None
     what = ", and ".join(found)
-    return f"Other programs were at work: {what}. Measure again on a quiet machine: these times are not to be trusted."
+    return f"Other programs were at work: {what}. These times say nothing: measure again."

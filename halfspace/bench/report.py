@@ -67,6 +67,11 @@ class Report:
         return warning(self.threads, least, max((row.waited for row in self.rows), default=0.0))
 
     @property
+    def said(self) -> list[str]:
+        """The verdict, line by line; where the times are wrong, the warning alone."""
+        return [self.warning] if self.warning else verdict(self.rows, self.vectors).splitlines()
+
+    @property
     def title(self) -> str:
         """One line on what was measured."""
         each = "one at a time" if self.batch == 1 else f"{min(self.batch, self.directions):,} at once"
@@ -210,14 +215,8 @@ def markdown(reports: Sequence[Report]) -> str:
     for report in reports:
         least = min(row.median for row in report.rows)
         table = [_COLUMNS, ("---", *("---:",) * (len(_COLUMNS) - 1)), *(_cells(row, least) for row in report.rows)]
-        lines += [
-            f"## {report.title}",
-            "",
-            *([f"**{report.warning}**", ""] if report.warning else []),
-            *(f"| {' | '.join(cells)} |" for cells in table),
-            "",
-        ]
-        lines += [f"{_LEGEND}.", "", *(f"- {line}" for line in verdict(report.rows, report.vectors).splitlines()), ""]
+        lines += [f"## {report.title}", "", *(f"| {' | '.join(cells)} |" for cells in table), ""]
+        lines += [f"{_LEGEND}.", "", *(f"- {line}" for line in report.said), ""]
         lines += [*(f"- left out: {name}: {reason}" for name, reason in report.left_out.items()), ""]
     return "\n".join(lines)
 
@@ -239,7 +238,5 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(_LEGEND, style="dim"), soft_wrap=True)
     for name, reason in report.left_out.items():
         console.print(Text(f"left out: {name}: {reason}", style="dim"), soft_wrap=True)
-    if report.warning:
-        console.print(Text(report.warning, style="bold red"), soft_wrap=True)
-    for line in verdict(report.rows, report.vectors).splitlines():
-        console.print(Text(line), soft_wrap=True)
+    for line in report.said:
+        console.print(Text(line, style="bold red" if report.warning else ""), soft_wrap=True)
