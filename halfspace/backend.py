@@ -168,10 +168,12 @@ class Backend(Protocol):
     def reframe(self, cache: Any, threads: int = 1) -> None:
         """Choose centre and weights anew, and code all rows again."""
 
-    def attend(self, cache: Any, queries: Any, tau: Any, scale: float, recent: int, sinks: int, threads: int) -> Any:
+    def attend(
+        self, cache: Any, queries: Any, tau: Any, scale: float, recent: int, sinks: int, threads: int, cap: float = 0.0
+    ) -> Any:
         """Attend over the keys that reach a threshold."""
 
-    def certify(self, cache: Any, queries: Any, eps: float, scale: float, threads: int) -> Any:
+    def certify(self, cache: Any, queries: Any, eps: float, scale: float, threads: int, cap: float = 0.0) -> Any:
         """Find thresholds below which a share of at most `eps` lies."""
 
     def estimate(self, cache: Any, queries: Any, keep: float, estimator: str, threads: int) -> Any:

@@ -29,19 +29,20 @@ class How(NamedTuple):
     recent: int = 0
     sinks: int = 0
     softmax: bool = True
+    cap: float = 0.0
 
 
 PLAIN = How()
 
 
-def ask(cache, queries, tau, scale=0.5, recent=0, sinks=0, threads=2):
+def ask(cache, queries, tau, scale=0.5, recent=0, sinks=0, threads=2, cap=0.0):
     tau = np.ascontiguousarray(np.broadcast_to(np.float64(tau), queries.shape[:2]))
-    return cpu.attend(cache, queries, tau, scale, recent, sinks, threads)
+    return cpu.attend(cache, queries, tau, scale, recent, sinks, threads, cap)
 
 
 def check(cache, keys, values, queries, tau, lengths=None, how=PLAIN):
     """Hold an answer against the oracle."""
-    found = ask(cache, queries, tau, how.scale, how.recent, how.sinks)
+    found = ask(cache, queries, tau, how.scale, how.recent, how.sinks, cap=how.cap)
     batch, query_heads, _ = queries.shape
     group = query_heads // keys.shape[1]
     assert found.output.shape == queries.shape
@@ -55,7 +56,7 @@ def check(cache, keys, values, queries, tau, lengths=None, how=PLAIN):
             assert found.kept[b, g] == mask.sum()
             if not how.softmax:
                 continue
-            output, log_sum_exp = oracle.softmax(own, values[b, g // group, :rows], query, mask, how.scale)
+            output, log_sum_exp = oracle.softmax(own, values[b, g // group, :rows], query, mask, how.scale, how.cap)
             largest = np.abs(values[b, g // group, :rows].astype(np.float64)).max(initial=0.0)
             np.testing.assert_allclose(found.output[b, g], output, rtol=0, atol=4e-6 * largest)
             np.testing.assert_allclose(found.log_sum_exp[b, g], log_sum_exp, rtol=1e-6, atol=1e-6)
@@ -73,7 +74,8 @@ def test_output_is_that_of_float64(rng, dim, dtype):
     for framed in (False, True):
         cache = fill(keys, values, framed=framed)
         tau = np.resize([-np.inf, 0.0, dim**0.5, 2.5 * dim**0.5, np.inf], queries.shape[:2])
-        check(cache, keys, values, queries, tau, how=How(dim**-0.5))
+        for cap in (0.0, 1.5):
+            check(cache, keys, values, queries, tau, how=How(dim**-0.5, cap=cap))
 
 
 @pytest.mark.parametrize("dtype", FORMATS)

@@ -20,15 +20,15 @@ def cache_of(keys, lengths=None, framed=True):
     return fill(keys, keys, lengths, framed)
 
 
-def check(cache, keys, queries, eps, scale, lengths=None):
+def check(cache, keys, queries, eps, scale, lengths=None, cap=0.0):
     """Hold the bounds for queries (batch, query_heads, d) against what is dropped; returns the thresholds."""
-    tau, dropped = cpu.certify(cache, queries, eps, scale, 2)
+    tau, dropped = cpu.certify(cache, queries, eps, scale, 2, cap)
     assert tau.dtype == dropped.dtype == np.float64
     assert tau.shape == dropped.shape == queries.shape[:2]
     group = queries.shape[1] // keys.shape[1]
     for b, g in np.ndindex(*tau.shape):
         own = keys[b, g // group, : keys.shape[2] if lengths is None else lengths[b]]
-        lost = oracle.dropped_share(own, queries[b, g], tau[b, g], scale)
+        lost = oracle.dropped_share(own, queries[b, g], tau[b, g], scale, cap)
         assert lost <= dropped[b, g] * (1 + 1e-9) + 1e-15  # the oracle adds in float64
         assert dropped[b, g] <= eps
     return tau
@@ -57,8 +57,22 @@ def test_awkward_keys(rng, family, dtype):
     for framed in (False, True):
         cache = cache_of(keys[None, None], framed=framed)
         for eps in (0.5, 1e-2):
-            for scale in (1e-3, 0.3, 50.0):
-                check(cache, keys[None, None], queries[None], eps, scale)
+            for scale, cap in ((1e-3, 0.0), (0.3, 0.0), (50.0, 0.0), (0.3, 2.0), (50.0, 30.0)):
+                check(cache, keys[None, None], queries[None], eps, scale, cap=cap)
+
+
+@pytest.mark.parametrize("cap", [0.5, 3.0, 50.0])
+def test_capped_logits(rng, cap):
+    """The certificate is of the capped softmax, and keeps little more than its smallest set."""
+    data, scale = load_keys(), 128**-0.5
+    keys = data.keys[None, None, :2000]
+    queries = data.queries[None, :, 3].astype(np.float32)
+    cache = cache_of(keys)
+    for eps in EPS:
+        tau = check(cache, keys, queries, eps, scale, cap=cap)
+        kept = cpu.attend(cache, queries, tau, scale, 0, 0, 2, cap).kept[0]
+        least = [oracle.smallest(keys[0, 0], q, eps, scale, cap) for q in queries[0]]
+        assert (kept <= 1.3 * np.array(least) + 2).all()
 
 
 @given(
@@ -69,12 +83,13 @@ def test_awkward_keys(rng, family, dtype):
     group=st.sampled_from([1, 2, 4, 9]),
     eps=st.floats(1e-9, 0.99),
     scale=st.floats(1e-3, 10.0),
+    cap=st.sampled_from([0.0, 0.01, 1.0, 30.0, 1e6]),
 )
-def test_any_share(seed, dtype, rows, heads, group, eps, scale):
+def test_any_share(seed, dtype, rows, heads, group, eps, scale, cap):
     rng = np.random.default_rng(seed)
     keys, queries = heavy_tailed(rng, heads * rows, 12, heads * group, dtype)
     keys = np.clip(keys.astype(np.float64), -30, 30).astype(keys.dtype).reshape(1, heads, rows, 12)
-    check(cache_of(keys), keys, queries[None], eps, scale)
+    check(cache_of(keys), keys, queries[None], eps, scale, cap=cap)
 
 
 def test_equal_keys_stay_together(rng):

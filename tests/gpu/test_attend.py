@@ -25,6 +25,7 @@ class How(NamedTuple):
     recent: int = 0
     sinks: int = 0
     softmax: bool = True
+    cap: float = 0.0
 
 
 PLAIN = How()
@@ -52,10 +53,10 @@ def fill(gpu, keys, values, lengths, capacity=None, framed=True):
     return cache
 
 
-def ask(gpu, cache, queries, tau, scale=0.5, recent=0, sinks=0):
+def ask(gpu, cache, queries, tau, scale=0.5, recent=0, sinks=0, cap=0.0):
     """The answer, on the host, as numbers."""
     bits = as_bits(queries)
-    answer = gpu.attend(cache, gpu.xp.asarray(bits), gpu.xp.asarray(tau), scale, recent, sinks, 1)
+    answer = gpu.attend(cache, gpu.xp.asarray(bits), gpu.xp.asarray(tau), scale, recent, sinks, 1, cap)
     output, lse, kept = (gpu.xp.asnumpy(part) for part in answer)
     return as_numbers(output), lse, kept
 
@@ -71,12 +72,14 @@ def kept_rows(keys, query, tau, recent, sinks):
     return keep
 
 
-def expected(keys, values, query, keep, scale):
+def expected(keys, values, query, keep, scale, cap=0.0):
     """Output (d,) and log-sum-exp in float64."""
     if not keep.any():
         return np.zeros(values.shape[1]), -np.inf
     products, exponent = reference.dots(keys[keep], query)
     logits = np.array([float(Fraction(int(p)) * Fraction(2) ** int(exponent)) for p in products]) * scale
+    if cap:
+        logits = cap * np.tanh(logits / cap)
     weights = np.exp(logits - logits.max())
     return weights @ values[keep].astype(np.float64) / weights.sum(), logits.max() + np.log(weights.sum())
 
@@ -94,7 +97,7 @@ def check(keys, values, queries, tau, lengths, answer, how=PLAIN):
             keep = kept_rows(own, query, tau[b, h], how.recent, how.sinks)
             assert kept[b, h] == keep.sum(), (b, h)
             if how.softmax:
-                exact, level = expected(own, theirs, query, keep, how.scale)
+                exact, level = expected(own, theirs, query, keep, how.scale, how.cap)
                 largest = np.abs(theirs[keep].astype(np.float64)).max(initial=0.0)
                 np.testing.assert_allclose(
                     output[b, h].astype(np.float64), exact, rtol=narrow, atol=(2e-5 + narrow) * largest
@@ -141,7 +144,9 @@ def test_dimensions(dim, dtype, way, rng, gpu):
     cache = fill(gpu, keys, values, [300])
     for share in (0.03, 0.6):
         tau = quantiles(keys, queries, share, [300])
-        check(keys, values, queries, tau, [300], ask(gpu, cache, queries, tau))
+        for cap in (0.0, 1.5):
+            answer = ask(gpu, cache, queries, tau, cap=cap)
+            check(keys, values, queries, tau, [300], answer, How(cap=cap))
 
 
 @pytest.mark.parametrize("group", [1, 2, 4, 5, 8])

@@ -1,7 +1,7 @@
 """Thresholds of attention on a GPU: certificates hold in real arithmetic, and are worth having; estimates."""
 
 from fractions import Fraction
-from math import ceil, exp, floor
+from math import ceil, exp, floor, tanh
 
 import numpy as np
 import pytest
@@ -27,30 +27,34 @@ def cache_of(gpu, keys, counts=None, *, framed=True, offload=False):
     return cache
 
 
-def certified(gpu, cache, queries, eps, scale):
+def certified(gpu, cache, queries, eps, scale, cap=0.0):
     """Thresholds and bounds (batch, query_heads) for queries (batch, query_heads, d), on the host."""
-    found = gpu.certify(cache, gpu.xp.asarray(as_bits(np.ascontiguousarray(queries))), eps, scale, 1)
+    found = gpu.certify(cache, gpu.xp.asarray(as_bits(np.ascontiguousarray(queries))), eps, scale, 1, cap)
     return [gpu.xp.asnumpy(part) for part in found]
 
 
-def lost(keys, query, tau, scale):
+def lost(keys, query, tau, scale, cap=0.0):
     """The share of the softmax over keys (n, d) that lies below tau, from dot products in whole numbers."""
     products, exponent = reference.dots(keys, query)
     unit = Fraction(2) ** exponent
     most = max(products)
-    weights = [exp(max((p - most) * unit * Fraction(scale), -(10**6))) for p in products]
+    if cap:
+        logits = [cap * tanh(float(p * unit * Fraction(scale)) / cap) for p in products]
+        weights = [exp(logit - max(logits)) for logit in logits]
+    else:
+        weights = [exp(max((p - most) * unit * Fraction(scale), -(10**6))) for p in products]
     if tau == -np.inf:
         return 0.0
     return sum(w for w, p in zip(weights, products, strict=True) if p * unit < Fraction(tau)) / sum(weights)
 
 
-def check(gpu, keys, queries, scale, counts=None, eps=EPS, **options):
+def check(gpu, keys, queries, scale, counts=None, eps=EPS, cap=0.0, **options):
     """Hold the bounds for queries (batch, query_heads, d) against what is lost; returns the last thresholds."""
     batch, heads, rows, _ = keys.shape
     cache = cache_of(gpu, keys, counts, **options)
     group = queries.shape[1] // heads
     for share in eps:
-        tau, dropped = certified(gpu, cache, queries, share, scale)
+        tau, dropped = certified(gpu, cache, queries, share, scale, cap)
         assert tau.dtype == dropped.dtype == np.float64
         assert (dropped <= share).all()
         assert not np.isnan(tau).any()
@@ -61,7 +65,7 @@ def check(gpu, keys, queries, scale, counts=None, eps=EPS, **options):
                     assert tau[b, g] == -np.inf
                     assert dropped[b, g] == 0.0
                 else:
-                    share_lost = lost(own[g // group], np.float32(queries[b, g]), tau[b, g], scale)
+                    share_lost = lost(own[g // group], np.float32(queries[b, g]), tau[b, g], scale, cap)
                     assert share_lost <= dropped[b, g] * (1 + 1e-12)
     return tau
 
@@ -78,6 +82,8 @@ def test_certificates_hold(family, dtype, rng, gpu):
     for scale in (0.25, 1.0 / largest, 30.0 / largest, 1e6 / largest):
         check(gpu, keys, queries, scale, eps=[1e-2])
     check(gpu, keys, queries, 4.0 / largest, eps=[0.5], framed=False)
+    for cap in (2.0, 50.0):  # logits are bent
+        check(gpu, keys, queries, 30.0 / largest, eps=[1e-2], cap=cap)
 
 
 @pytest.mark.parametrize("dim", [8, 24, 64, 80, 96, 128, 256])

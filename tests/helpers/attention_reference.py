@@ -22,8 +22,13 @@ def kept(keys, query, tau, recent=0, sinks=0):
 MANY = 2**17
 
 
-def logits(keys, query, scale):
-    """scale * <q, k> for keys (n, d), in float64; without exact arithmetic where there are MANY numbers."""
+def logits(keys, query, scale, cap=0.0):
+    """scale * <q, k> for keys (n, d), in float64; without exact arithmetic where there are MANY numbers.
+
+    A cap above 0 bends a logit s to cap * tanh(s / cap).
+    """
+    if cap:
+        return cap * np.tanh(logits(keys, query, scale) / cap)
     if keys.size >= MANY:
         return keys.astype(np.float64) @ query.astype(np.float64) * scale
     products, exponent = reference.dots(keys, query)
@@ -31,28 +36,28 @@ def logits(keys, query, scale):
     return np.array([float(Fraction(int(product)) * unit) for product in products]) * scale
 
 
-def softmax(keys, values, query, mask, scale):
+def softmax(keys, values, query, mask, scale, cap=0.0):
     """Output (d,) and log-sum-exp of the keys (n, d) in the mask (n,), in float64."""
     if not mask.any():
         return np.zeros(values.shape[1]), -np.inf
-    exponents = logits(keys[mask], query, scale)
+    exponents = logits(keys[mask], query, scale, cap)
     top = exponents.max()
     weights = np.exp(exponents - top)
     return weights @ values[mask].astype(np.float64) / weights.sum(), top + np.log(weights.sum())
 
 
-def dropped_share(keys, query, tau, scale):
+def dropped_share(keys, query, tau, scale, cap=0.0):
     """The share of the softmax over all keys (n, d) that those with <q, k> < tau hold."""
     if not len(keys):
         return 0.0
-    exponents = logits(keys, query, scale)
+    exponents = logits(keys, query, scale, cap)
     weights = np.exp(exponents - exponents.max())
     return float(weights[~kept(keys, query, tau)].sum() / weights.sum())
 
 
-def smallest(keys, query, eps, scale):
+def smallest(keys, query, eps, scale, cap=0.0):
     """How many keys the smallest set has that holds a share 1 - eps of the softmax."""
-    exponents = logits(keys, query, scale)
+    exponents = logits(keys, query, scale, cap)
     weights = np.sort(np.exp(exponents - exponents.max()))
     return len(weights) - int(np.searchsorted(np.cumsum(weights), eps * weights.sum(), side="right"))
 

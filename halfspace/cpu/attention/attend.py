@@ -22,7 +22,7 @@ from halfspace.cpu.attention.heads import (
     workers,
     writeable,
 )
-from halfspace.cpu.attention.softmax import MOST, add_values, exponential, merge, raise_to
+from halfspace.cpu.attention.softmax import MOST, add_values, capped, exponential, merge, raise_to
 from halfspace.cpu.exact import LIMBS
 from halfspace.cpu.filters.cascade import out_of_reach
 from halfspace.cpu.filters.records import CELLS
@@ -59,12 +59,14 @@ def attend(
     recent: int,
     sinks: int,
     threads: int,
+    cap: float = 0.0,
 ) -> Attention:
     """Attend over the keys k with <q, k> >= tau, the first `sinks` and the last `recent` of each sequence.
 
     queries : float32 or bits (batch, query_heads, d), finite; tau : (batch, query_heads)
 
-    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float64, scale > 0.
+    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float64, scale > 0. A `cap` above 0
+    bends a logit s to cap tanh(s / cap).
     """
     queries, tau = writeable(queries), writeable(tau)
     batch, query_heads, dim = queries.shape
@@ -73,7 +75,7 @@ def attend(
     of_runs = np.empty(parts), np.empty(parts), np.empty(parts, np.int64), np.empty((*parts, dim))
     address, begun = cells_of(cache), np.zeros(1, np.int64)
     store, asked = (cache.keys, cache.values, cache.norms), (queries, tau)
-    how = float(scale), recent, sinks, _GRAINS[cache.keys.dtype]
+    how = float(scale), float(cap), recent, sinks, _GRAINS[cache.keys.dtype]
 
     def work(_: int) -> None:
         while begun[0] < len(cache.keys) * parts[1]:
@@ -93,12 +95,12 @@ def _attend_runs(address, store, lengths, asked, how, begun, of_runs):
     """Attend over runs of spaces, one after another: those that no thread has begun, while the clock allows.
 
     address : of CELLS (spaces,); store : keys, values, norms; asked : queries and thresholds
-    how : scale, recent, sinks, grain; begun : int64 (1,), how many runs are begun
+    how : scale, cap, recent, sinks, grain; begun : int64 (1,), how many runs are begun
     of_runs : tops, sums, kept (heads, runs) and weighted (heads, runs, d), get what `merge` takes
     """
     keys, values, norms = store
     queries, tau = asked
-    scale, recent, sinks, grain = how
+    scale, cap, recent, sinks, grain = how
     tops, sums, kept, weighted = of_runs
     batch, query_heads, dim = queries.shape
     spaces, runs = keys.shape[0], tops.shape[1]
@@ -137,6 +139,9 @@ def _attend_runs(address, store, lengths, asked, how, begun, of_runs):
             for k in range(size):
                 rows_of_space = keys[space], values[space], norms[space]
                 count = _decide(rows_of_space, (scale, grain), group, k, forced, (rows[k], left[k]), logits, parts)
+                if cap > 0.0:
+                    for at in range(count):
+                        logits[at] = capped(logits[at], cap)
                 if count:
                     before = kept[owner + k, run], tops[owner + k, run], sums[owner + k, run]
                     kept[owner + k, run] += count

@@ -5,7 +5,7 @@ import numpy as np
 from halfspace.cpu.formats import widen
 from halfspace.cpu.runtime.jit import bits_of, compiled, float64_of, inlined, multiply_add
 
-__all__ = ["MOST", "add_values", "exponential", "merge", "raise_to"]
+__all__ = ["MOST", "add_values", "capped", "exponential", "merge", "raise_to"]
 
 MOST = 700.0
 """Exponents are cut to this magnitude, where their exponentials are normal numbers still."""
@@ -38,6 +38,12 @@ def exponential(x):
     p = multiply_add(1.0, p, r)
     p = multiply_add(1.0, p, r)
     return float64_of(bits_of(p) + (bits_of(shifted) << np.int64(52)))
+
+
+@inlined
+def capped(logit, cap):
+    """Compute cap tanh(logit / cap), with an error below 2^-44 cap; `cap` above 0."""
+    return cap * (1.0 - 2.0 / (exponential(min(max(2.0 * (logit / cap), -MOST), MOST)) + 1.0))
 
 
 @inlined

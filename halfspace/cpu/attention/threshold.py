@@ -19,7 +19,7 @@ from halfspace.cpu.attention.heads import (
     workers,
     writeable,
 )
-from halfspace.cpu.attention.softmax import MOST, exponential
+from halfspace.cpu.attention.softmax import MOST, capped, exponential
 from halfspace.cpu.codes import dot_centre
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.formats import exact64, widen
@@ -58,11 +58,12 @@ BUDGET, MAX = ESTIMATORS.index("budget"), ESTIMATORS.index("max")
 
 
 def certify(
-    cache: Cache, queries: np.ndarray, eps: float, scale: float, threads: int
+    cache: Cache, queries: np.ndarray, eps: float, scale: float, threads: int, cap: float = 0.0
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Find thresholds below which at most a share `eps` of each head's softmax lies, which is proved.
 
-    queries : float32 or bits (batch, query_heads, d), finite; logits are scale * <q, k>, scale > 0
+    queries : float32 or bits (batch, query_heads, d), finite; logits are scale * <q, k>, scale > 0, which a `cap` above 0
+        bends to cap tanh(scale <q, k> / cap)
 
     Returns tau (batch, query_heads), and an upper bound of the share that is dropped, at most `eps`. Where nothing can
     be certified, tau is -inf, and nothing is dropped.
@@ -71,7 +72,7 @@ def certify(
     shape = queries.shape[:2]
     certified = np.empty(shape), np.empty(shape)
     address, begun = cells_of(cache), np.zeros(1, np.int64)
-    how = float(eps), float(scale)
+    how = float(eps), float(scale), float(cap)
 
     packs = len(cache.keys) * -(-queries.shape[1] // (cache.heads * PACK))
 
@@ -89,7 +90,7 @@ def certify(
 def _certify_heads(address, keys, lengths, queries, how, begun, certified):
     """Certify thresholds of packs of heads, one after another: those that no thread has begun, while the clock allows.
 
-    address : of CELLS (spaces,); how : eps, scale; begun : int64 (1,), how many packs are begun
+    address : of CELLS (spaces,); how : eps, scale, cap; begun : int64 (1,), how many packs are begun
     certified : get thresholds and the shares that are dropped, each (batch, query_heads)
     """
     tau, dropped = certified
@@ -164,14 +165,20 @@ def _bin(exponent, per):
 
 
 @inlined
+def _bent(exponent, origin, cap):
+    """Bend an exponent relative to the logit `origin`: as capping never widens a gap, no doubt of it grows."""
+    return capped(origin + exponent, cap) - capped(origin, cap)
+
+
+@inlined
 def _certify(cells, keys, group, k, values, how, scratch):
     """Certify a threshold for head k; returns it and the share that is dropped.
 
-    keys : stored (n, d); values : (n,), see `_bound`; how : eps, scale
+    keys : stored (n, d); values : (n,), see `_bound`; how : eps, scale, cap
     scratch : bins, rows, exponents (>= n,), to work in
     """
     wide, plan, view = group.wide[k], group.plans[k], group.views[k]
-    eps, scale = how
+    eps, scale, cap = how
     bins, rows, exponents = scratch
     length, dim = keys.shape
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
@@ -190,7 +197,8 @@ def _certify(cells, keys, group, k, values, how, scratch):
     doubt = 1.01 * scale * (base_error + error + doubt)
     if not (length > 0 and abs(lower) < np.inf and doubt < MOST_DOUBT):
         return -np.inf, 0.0
-    inflation = exponential(2.0 * doubt) * (1.0 + 2.0**-30)
+    inflation = exponential(2.0 * (doubt + 2.0**-42 * cap)) * (1.0 + 2.0**-30)
+    origin = scale * (lower + base)  # the logit that exponents are relative to
     lowest = np.log(SHARE * eps / length) - 1.0
     per = (BINS - 1) / (TOP - max(lowest, 2.0 - MOST))
 
@@ -202,6 +210,8 @@ def _certify(cells, keys, group, k, values, how, scratch):
         for i in range(first, last):
             width = _width(scales[i], radii[i], view)
             upper, under = scale * (values[i] + width - lower), scale * (values[i] - width - lower)
+            if cap > 0.0:
+                upper, under = _bent(upper, origin, cap), _bent(under, origin, cap)
             upper = upper if upper < MOST else MOST  # what is not a number is no bound
             weights[i - first, 0] = exponential(upper if upper > -MOST else -MOST)
             weights[i - first, 1] = exponential(under if under > -MOST else -MOST)
@@ -228,7 +238,7 @@ def _certify(cells, keys, group, k, values, how, scratch):
             fetch(keys.ctypes.data + rows[at + AHEAD] * row_bytes, row_bytes)
         exponents[at] = scale * ((dot(keys[rows[at]], wide) - base) - lower)
     for at in range(count):
-        exponent = exponents[at]
+        exponent = _bent(exponents[at], origin, cap) if cap > 0.0 else exponents[at]
         bins[at] = _bin(exponent, per)
         sums[bins[at], 0] += exponential(min(max(exponent, -MOST), MOST))
     whole = sums[:, 0].sum() + left

@@ -40,6 +40,7 @@ ATTEND = np.dtype(
     [
         *((name, np.int64) for name in _FIELDS.split()),
         ("scale", np.float64),
+        ("cap", np.float64),
         ("few", np.int64),
         ("many", np.int64),
         ("dense_share", np.float64),
@@ -82,12 +83,15 @@ class _Workspace:
         self.shares = cp.zeros(self.rows, np.float32)
 
 
-def attend(cache: Cache, queries: Any, tau: Any, scale: float, recent: int, sinks: int, threads: int) -> Attention:
+def attend(
+    cache: Cache, queries: Any, tau: Any, scale: float, recent: int, sinks: int, threads: int, cap: float = 0.0
+) -> Attention:
     """Attend over the keys k with <q, k> >= tau, the first `sinks` and the last `recent` of each sequence.
 
     queries : float32 or bits (batch, query_heads, d); tau : float64 (batch, query_heads)
 
-    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float32. Where the status of a
+    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float32, which a `cap` above 0 bends
+    to cap tanh(scale <q, k> / cap). Where the status of a
     sequence is not 0, its output is NaN. Nothing waits for the GPU, and a graph may capture it.
     """
     batch, query_heads, dim = queries.shape
@@ -106,7 +110,7 @@ def attend(cache: Cache, queries: Any, tau: Any, scale: float, recent: int, sink
     for name, array in zip(_FIELDS.split(), arrays, strict=False):
         own[name] = address(array)
     own["query_heads"], own["wide"] = query_heads, queries.dtype == np.float32
-    own["recent"], own["sinks"], own["scale"] = recent, sinks, scale * LOG2_E
+    own["recent"], own["sinks"], own["scale"], own["cap"] = recent, sinks, scale * LOG2_E, cap * LOG2_E
     own["few"], own["many"], own["dense_share"], own["cascade_share"] = FEW, MANY, DENSE_SHARE, CASCADE_SHARE
     kind = format_of(cache.keys.dtype)
     options: dict[str, Any] = {"shared": space.shared, "format": kind, "head_dim": dim, "overlap": True}

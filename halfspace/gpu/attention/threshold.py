@@ -38,7 +38,7 @@ _WORK = ("brackets", "rates", "tops", "counts", "tickets", "turns")
 CERTIFY = np.dtype(
     [
         *((name, np.int64) for name in ("queries", "wide", "group")),
-        *((name, np.float64) for name in ("eps", "scale")),
+        *((name, np.float64) for name in ("eps", "scale", "cap")),
         *((name, np.int64) for name in ("refined", *_WORK, "tau", "dropped")),
     ]
 )
@@ -90,10 +90,11 @@ def _parts(rows: int, wanted: int, least: int) -> int:
     return max(1, min(wanted, -(-rows // least)))
 
 
-def certify(cache: Cache, queries: Any, eps: float, scale: float, threads: int) -> tuple[Any, Any]:
+def certify(cache: Cache, queries: Any, eps: float, scale: float, threads: int, cap: float = 0.0) -> tuple[Any, Any]:
     """Find thresholds below which at most a share `eps` of each head's softmax mass lies, which is proved.
 
-    queries : float32 or bits (batch, query_heads, d); logits are scale * <q, k>
+    queries : float32 or bits (batch, query_heads, d); logits are scale * <q, k>, which a `cap` above 0 bends to
+        cap tanh(scale <q, k> / cap)
 
     Returns tau (batch, query_heads), -inf where all keys are kept, and an upper bound of the share that is dropped, at
     most `eps`. Where most keys of all heads that share them were kept, all are kept in the next calls, without a look.
@@ -106,7 +107,7 @@ def certify(cache: Cache, queries: Any, eps: float, scale: float, threads: int) 
     call = room.call.copy()
     own = call[0]
     own["queries"], own["wide"] = address(queries), queries.dtype == np.float32
-    own["eps"], own["scale"] = eps, scale
+    own["eps"], own["scale"], own["cap"] = eps, scale, cap
     own["tau"], own["dropped"] = address(tau), address(dropped)
     record, format = describe(cache), format_of(cache.keys.dtype)
     _bracket(room.grid, THREADS, record, call, format=format, head_dim=cache.dim, overlap=True)

@@ -273,6 +273,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     space.grain = cache.grain;
     space.count = count;
     space.scale = (float)call.scale;
+    space.cap = (float)call.cap;
     Walk walk{0, 0, 0, rings + warp * RING, shared.barriers[warp]};
     if (lane < HIGH_STAGES) make_barrier(walk.barriers + lane);
     wait_for_previous();

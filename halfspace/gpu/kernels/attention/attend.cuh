@@ -57,6 +57,7 @@ struct Attend {
     long long recent;
     long long sinks;
     double scale;             // of logits in powers of two
+    double cap;               // to which they are bent, in the same; 0: they are not
     long long few;            // a space of fewer rows is read whole
     long long many;           // a split of as many rows is read in one plane of codes first
     double dense_share;       // a space is read whole where more of it was of use in the last step
@@ -78,6 +79,7 @@ struct Space {
     int recent;  // and rows from this one on
     int count;   // query heads
     float scale;
+    float cap;
 };
 
 // A score that is left for later, or has been decided: then its row is -1 if it is no hit.

@@ -165,7 +165,8 @@ __device__ __forceinline__ void gather(const Space& space, Shared& shared, unsig
     own.useful += __popc((pairs | pairs >> 2) & 0x11111111u);
     own.kept += keep ? 1 : 0;
 
-    const float logit = keep ? score * space.scale : -INFINITY;
+    float logit = keep ? score * space.scale : -INFINITY;
+    if (keep && space.cap > 0.0f) logit = space.cap * tanhf(logit / space.cap);
     float top = logit;
 #pragma unroll
     for (int step = SET; step < WARP; step *= 2) top = fmaxf(top, __shfl_xor_sync(FULL, top, step));

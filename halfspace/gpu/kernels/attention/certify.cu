@@ -161,12 +161,20 @@ __device__ bool solve(const Certify& call, long long query, long long length, co
                       Shared& shared) {
     unsigned long long* counts = call.counts + query * BINS;
     const double nats = call.scale / rate.rate;  // of a position
+    const double origin = call.scale * rate.base, highest_logit = origin + top * nats;
+    // capping never widens a gap, so that logits are in doubt by no more than the base is, at either end of one
+    const double doubt = 2.0 * call.scale * (rate.base_error + 16.0 * UNIT * (fabs(rate.base) + ABOVE / rate.rate));
+    const double sure = call.cap > 0.0 ? exp(-doubt - 0x1p-48 * call.cap) : 1.0;
+    const auto exponent = [&](int position) {  // of a weight, relative to that of the largest lower end
+        if (!(call.cap > 0.0)) return (position - top) * nats;
+        return call.cap * (tanh((origin + position * nats) / call.cap) - tanh(highest_logit / call.cap));
+    };
     unsigned own[2][EACH], totals[2] = {0, 0}, all[2];
     double weights[EACH], masses[2] = {0.0, 0.0}, mass[2];
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int bin = EACH * threadIdx.x + i;
-        weights[i] = exp(fmin((bottom + bin - top) * nats, 700.0));  // beyond, none is allowed
+        weights[i] = exp(fmin(exponent(bottom + bin), 700.0));  // beyond, none is allowed
         const unsigned long long both = *const_cast<volatile unsigned long long*>(counts + bin);  // other blocks wrote it
         counts[bin] = 0;
         own[0][i] = (unsigned)(both >> 32);
@@ -182,8 +190,8 @@ __device__ bool solve(const Certify& call, long long query, long long length, co
     // Upper ends that are in no bin lie at the first position or below it. A share of 2^-30 pays for what sums of less than
     // 2^12 terms, exp, and its argument (below 2^10 where a weight counts) round off, 2^-1000 for weights that vanish.
     const double low = (double)(length - all[0]);
-    const double allowed = call.eps * mass[1] * (1.0 - 0x1p-30);
-    double under = masses[0] + low * exp((bottom - top) * nats);
+    const double allowed = call.eps * mass[1] * sure * (1.0 - 0x1p-30);
+    double under = masses[0] + low * exp(exponent(bottom));
     double upper_count = low + totals[0], lower_count = (double)(length - all[1]) + totals[1];
     int best = -1;
     double bound = 0.0, kept = 0.0;
@@ -211,7 +219,7 @@ __device__ bool solve(const Certify& call, long long query, long long length, co
         const double level = (bottom + best) / rate.rate;
         const double tau = rate.base + level;
         call.tau[query] = tau - threshold_margin(tau, rate.base, rate.base_error) - 16.0 * UNIT * fabs(level);
-        call.dropped[query] = fmin(call.eps, bound / (mass[1] * (1.0 - 0x1p-30)) * (1.0 + 0x1p-30));
+        call.dropped[query] = fmin(call.eps, bound / (mass[1] * sure * (1.0 - 0x1p-30)) * (1.0 + 0x1p-30));
     }
     const bool most = (highest < 0 || best == highest) && kept > 0.5 * (double)length;
     return __syncthreads_or(most) != 0 && length >= DIFFUSE_ROWS;

@@ -36,6 +36,7 @@ struct Certify {
     long long group;      // query heads of a head
     double eps;
     double scale;
+    double cap;           // a logit s is bent to cap tanh(s / cap); 0: it is not
     long long refined;    // whether exact scores of the heaviest keys are looked at
     unsigned* brackets;   // (batch, query heads, capacity): the upper end times 2^16, and the lower one
     Rate* rates;          // (batch, query heads)
