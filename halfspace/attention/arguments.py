@@ -12,7 +12,7 @@ from halfspace.arguments.interop import is_tensor
 from halfspace.backend import Backend, load
 from halfspace.model.formats import FORMATS, as_bits, parse
 
-__all__ = ["Given", "as_counts", "as_scale", "as_sequences"]
+__all__ = ["Given", "as_cap", "as_counts", "as_scale", "as_sequences", "as_sink_logits"]
 
 MAX_HEAD_DIM = 256
 """Largest head_dim that kernels on a GPU hold in registers."""
@@ -171,3 +171,28 @@ def as_scale(given: Any, dim: int) -> float:
     if not (isfinite(scale) and scale > 0.0):
         raise ValueError(f"scale must be above 0 and finite, got {given}")
     return scale
+
+
+def as_cap(given: Any) -> float:
+    """Return what logits are bent to, or 0.0 where they are not."""
+    if given is None:
+        return 0.0
+    cap = float(given)
+    if not (isfinite(cap) and cap > 0.0):
+        raise ValueError(f"soft_cap must be above 0 and finite, or None, got {given}")
+    return cap
+
+
+def as_sink_logits(given: Any, query_heads: int) -> npt.NDArray[np.float32] | None:
+    """Return the logits (query_heads,) of sinks, on the host, or None."""
+    if given is None:
+        return None
+    anywhere = is_tensor(given) or hasattr(given, "__cuda_array_interface__")
+    array = checks.asarray(given.tolist() if anywhere else given, "sink_logits")
+    checks.real(array, "sink_logits")
+    if array.shape != (query_heads,):
+        raise ValueError(f"sink_logits must have shape ({query_heads},), got {array.shape}")
+    logits = array.astype(np.float32)
+    if not np.isfinite(logits).all():
+        raise ValueError(f"sink_logits must be finite in float32, got {array[~np.isfinite(logits)][0]}")
+    return logits

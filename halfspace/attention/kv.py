@@ -1,24 +1,21 @@
 """`KVIndex`: keys and values of attention heads, and attention over exactly the keys that reach a threshold."""
 
-import copy
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfspace import query as asking
 from halfspace.arguments import checks
-from halfspace.attention.arguments import Given, as_counts, as_scale, as_sequences
+from halfspace.attention.arguments import Given, as_cap, as_counts, as_scale, as_sequences, as_sink_logits
 from halfspace.attention.interop import Attended, given_back, on_stream
 from halfspace.attention.policy import Threshold, thresholds
+from halfspace.attention.sinks import with_sinks
+from halfspace.attention.spaces import rows
 from halfspace.hits import Hits
 from halfspace.model.arrays import equal, host
-from halfspace.model.counters import Want
 from halfspace.model.formats import FORMATS, as_numbers
-from halfspace.model.kv_cache import NOT_FINITE, Cache, grown, reservoir, room_for, select, view
-from halfspace.model.question import Question
-from halfspace.model.table import Table
+from halfspace.model.kv_cache import NOT_FINITE, Cache, grown, packed, room_for, select, shorten, unpacked
 from halfspace.runtime.lock import Lock
 
 __all__ = ["KVIndex"]
@@ -52,6 +49,11 @@ class KVIndex:
         What is stored: ``"float16"``, ``"bfloat16"`` or ``"float32"``.
     scale : float, optional
         Logits are ``scale * <q, k>``; ``1 / sqrt(head_dim)`` by default.
+    soft_cap : float, optional
+        Logits are bent to ``soft_cap * tanh(logit / soft_cap)``, as Gemma 2 has it. Thresholds are of <q, k> still.
+    sink_logits : array_like, shape (num_query_heads,), optional
+        Logits that are learnt, one for each query head: a term ``exp(sink)`` more in the denominator of its softmax, as
+        gpt-oss has it.
     recent, sinks : int
         So many of the last, and of the first, keys of a sequence are attended whatever their scores.
     capacity : int, optional
@@ -84,19 +86,22 @@ class KVIndex:
         device: str = "cpu",
         dtype: Any = "float16",
         scale: float | None = None,
+        soft_cap: float | None = None,
+        sink_logits: Any = None,
         recent: int = 0,
         sinks: int = 0,
         capacity: int | None = None,
         offload: bool = False,
         threads: int | None = None,
     ) -> None:
+        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         given = Given.of(num_kv_heads, head_dim, num_query_heads, device, dtype, offload, threads)
         self._given, self._backend, self._threads = given, given.backend, given.threads
-        self._device = device
         self._on: AbstractContextManager[Any] = self._backend.on(device)
         batch = checks.as_count(batch_size, "batch_size", 1)
         self._numbers, bits = FORMATS[given.format]
-        self._scale = as_scale(scale, given.dim)
+        self._scale, self._cap = as_scale(scale, given.dim), as_cap(soft_cap)
+        sink = as_sink_logits(sink_logits, given.query_heads)
         self._recent = checks.as_count(recent, "recent", 0)
         self._sinks = checks.as_count(sinks, "sinks", 0)
         self._fixed = capacity is not None
@@ -106,8 +111,9 @@ class KVIndex:
         self._captured: list[object] = []  # what the graphs that were captured read
         with self._on:
             self._cache: Cache = self._backend.new_cache(batch, given.heads, given.dim, bits, room_for(rows), offload)
-            self._like = self._backend.xp.empty(0, bits)
+            self._sink_logits = None if sink is None else self._backend.xp.asarray(sink)
         self._lengths: npt.NDArray[np.int64] | None = np.zeros(batch, np.int64)  # None: to be read from the cache
+        self._options = options | {"dtype": given.format, "sink_logits": sink}
 
     # -- changing it --------------------------------------------------------------------------------------------------
 
@@ -233,16 +239,17 @@ class KVIndex:
             given = self._backend.asarray(q, "q")
             self._settle()
             queries = self._given.queries(given, self.batch_size)
-            levels, dropped = thresholds(how, self._given, self._cache, queries, self._scale)
-            if self._backend.capturing():
-                self._captured.append((queries, levels))
+            levels, dropped = thresholds(how, self._given, self._cache, queries, (self._scale, self._cap))
             found = self._backend.attend(
-                self._cache, queries, levels, self._scale, self._recent, self._sinks, self._threads
+                self._cache, queries, levels, self._scale, self._recent, self._sinks, self._threads, self._cap
             )
-            output = as_numbers(found.output).reshape(given.shape).astype(given.dtype, copy=False)
+            output, whole = with_sinks(as_numbers(found.output), found.log_sum_exp, self._sink_logits)
+            if self._backend.capturing():
+                self._captured.append((queries, levels, found, output, whole))
+            output = output.reshape(given.shape).astype(given.dtype, copy=False)
             if not details:
                 return given_back(output, q)
-            parts = (output, found.log_sum_exp, found.kept, levels, dropped)
+            parts = (output, whole, found.kept, levels, dropped)
             return Attended(*(None if part is None else given_back(part, q) for part in parts))
 
     def query(self, q: Any, tau: Any, *, scores: bool = True) -> Hits:
@@ -256,21 +263,9 @@ class KVIndex:
         """
         with self._lock.held, self._on, on_stream(q, self._backend):
             self._settle()
-            backend, heads = self._backend, self._given.query_heads
-            queries = self._given.directions(backend.asarray(q, "q"), self.batch_size)
+            queries = self._given.directions(self._backend.asarray(q, "q"), self.batch_size)
             levels = self._given.thresholds(tau, self.batch_size).reshape(-1)
-            wanted = Want.SCORES if scores else Want.IDS
-            whole: tuple[Any, ...] | None = None
-            for sequence, length in enumerate(self.lengths.tolist()):
-                own = slice(sequence * heads, (sequence + 1) * heads)
-                table = Table.of([view(self._cache, sequence, length, self._given.format)], backend)
-                asked = Question(
-                    table, self._like, queries[own], levels[own], False, self._threads, wanted, backend.MOST_HITS
-                )
-                block = asking.rows(backend, asked, False, None)
-                whole = block if whole is None else backend.joined(whole, block)
-            assert whole is not None
-            offsets, ids, values, totals = whole
+            offsets, ids, values, totals = rows(self._given, self._cache, self.lengths, queries, levels, scores)
             columns = int(self.lengths.max())
             return Hits(ids, values if scores else None, offsets, totals, single=False, columns=columns)
 
@@ -341,28 +336,39 @@ class KVIndex:
         """
         return {
             "tokens": int(self.lengths.sum()),
-            "capacity": self.capacity,
-            "batch_size": self.batch_size,
-            "num_kv_heads": self._given.heads,
             "num_query_heads": self._given.query_heads,
             "head_dim": self._given.dim,
             "dtype": self._given.format,
-            "device": self._device,
+            "device": self._options["device"],
             **self._cache.sizes(),
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KVIndex":
         with self._lock.held, self._on:
-            new = copy.copy(self)
-            new._lock, new._lengths, new._captured = Lock(), self.lengths, []
-            new._cache = select(self._cache, np.arange(self.batch_size), self._backend)
+            own = select(self._cache, np.arange(self.batch_size), self._backend)
+            new = object.__new__(KVIndex)
+            changed = {"_lock": Lock(), "_lengths": self.lengths, "_captured": [], "_cache": own}
+            new.__dict__.update(self.__dict__ | changed)
             return new
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        with self._lock.held, self._on:
+            self._settle()
+            return self._options | {"batch_size": self.batch_size}, packed(self._cache), self._framed
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        options, arrays, framed = state
+        KVIndex.__init__(self, **options)
+        with self._lock.held, self._on:
+            self._make_room(int(arrays["lengths"].max()))
+            unpacked(self._cache, arrays)
+            self._lengths, self._framed = arrays["lengths"], framed
 
     def __repr__(self) -> str:
         given = self._given
         return (
             f"<KVIndex: {self.batch_size} x {int(self.lengths.max()):,} tokens, {given.query_heads} query heads over "
-            f"{given.heads}, head_dim={given.dim}, dtype={given.format!r}, device={self._device!r}>"
+            f"{given.heads}, head_dim={given.dim}, dtype={given.format!r}, device={self._options['device']!r}>"
         )
 
     # -- details ------------------------------------------------------------------------------------------------------
@@ -389,9 +395,6 @@ class KVIndex:
 
     def _restart(self, lengths: npt.NDArray[np.int64]) -> None:
         """Take over lengths that are not longer, and what depends on them: that first, should this be interrupted."""
-        cache = self._cache
-        cache.sample[:] = self._backend.xp.asarray(reservoir(lengths))
-        cache.status[:] = 0
         self._lengths = None
-        cache.lengths[:] = self._backend.xp.asarray(lengths)
+        shorten(self._cache, lengths)
         self._lengths = lengths

@@ -20,6 +20,9 @@ is enough: tau is the largest with
 
 where the heaviest keys have their exact scores in place of l_i.
 
+Capped logits are bounded by the capped bounds, as capping never changes the order of logits, nor widens a gap between
+two. A learnt sink adds to Z alone, so that what is dropped has a smaller share still.
+
 All of it is evaluated with the rounding errors paid for, so the share is proved for every answer, at run time. (The
 bound that needs no sums, tau = max s + ln(eps / n), keeps several times as many keys.)
 
@@ -70,13 +73,17 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def thresholds(how: Threshold, given: Given, cache: Cache, queries: Any, scale: float) -> tuple[Any, Any]:
+def thresholds(
+    how: Threshold, given: Given, cache: Cache, queries: Any, logits: tuple[float, float]
+) -> tuple[Any, Any]:
     """Choose a threshold (batch, query_heads) of <q, k> for queries (batch, query_heads, d), or take the given one.
+
+    logits : the scale and the cap of logits, the latter 0 where there is none
 
     Returns it, and the share of each head's softmax that is dropped at most, or None where nothing is certified.
     """
     if how.eps is not None:
-        tau, dropped = given.backend.certify(cache, queries, how.eps, scale, given.threads)
+        tau, dropped = given.backend.certify(cache, queries, how.eps, logits[0], given.threads, logits[1])
         return tau, dropped
     if how.keep is not None:
         return given.backend.estimate(cache, queries, how.keep, how.estimator, given.threads), None

@@ -4,6 +4,7 @@ The keys of head h of sequence b are *space* b * heads + h. Every key is a ball 
 comes, in the frame that is then in force: there is no tail, and nothing depends on how a prefill was cut.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf, nextafter, sqrt
 from typing import Any, Self
@@ -24,9 +25,12 @@ __all__ = [
     "RESERVOIR",
     "Cache",
     "grown",
+    "packed",
     "reservoir",
     "room_for",
     "select",
+    "shorten",
+    "unpacked",
     "view",
 ]
 
@@ -111,9 +115,12 @@ class Cache:
         return int(self.keys.shape[2])
 
     def sizes(self) -> dict[str, int]:
-        """Sum the bytes of keys and values, and of all that filters need."""
+        """Count the room that there is; sum the bytes of keys and values, and of all that filters need."""
         frame = sum(nbytes(getattr(self.cells, name)) for name in Cells.FRAME)
         return {
+            "capacity": self.capacity,
+            "batch_size": self.batch,
+            "num_kv_heads": self.heads,
             "bytes_keys_values": nbytes(self.keys) + nbytes(self.values),
             "bytes_codes": nbytes(self.cells) - frame + nbytes(self.norms),
             "bytes_rest": frame + sum(map(nbytes, (self.lengths, self.sample, self.status))),
@@ -157,24 +164,59 @@ def select(cache: Cache, sequences: npt.NDArray[np.int64], backend: Any) -> Cach
     return _copied(cache, sequences, cache.capacity, backend)
 
 
+def shorten(cache: Cache, lengths: npt.NDArray[np.int64]) -> None:
+    """Forget what lies beyond lengths (batch,), none of them longer than it was; these come last."""
+    xp = namespace(cache.lengths)
+    cache.sample[:] = xp.asarray(reservoir(lengths))
+    cache.status[:] = 0
+    cache.lengths[:] = xp.asarray(lengths)
+
+
 def _copied(cache: Cache, sequences: npt.NDArray[np.int64], capacity: int, backend: Any) -> Cache:
     bits = cache.keys.dtype
     new: Cache = backend.new_cache(sequences.size, cache.heads, cache.dim, bits, capacity, cache.offload)
-    rows = int(host(cache.lengths).max(initial=0))
     which = (sequences[:, None] * cache.heads + np.arange(cache.heads)).ravel().tolist()
-    for source, target, shapes in (
-        (cache, new, Cache.shapes(1, rows, cache.dim, bits)),
-        (cache.cells, new.cells, Cells.shapes(1, rows, cache.dim)),
-    ):
-        for name, (_, shape) in shapes.items():
-            used = tuple(slice(size) for size in shape[1:])  # an array of fewer rows is a corner of one of more
-            old, own = getattr(source, name), getattr(target, name)
-            for at, space in enumerate(which):  # one at a time: nothing is held twice
-                own[at][used] = old[space][used]
+    theirs = dict(_corners(new, 0))
+    for name, (old, used) in _corners(cache, int(host(cache.lengths).max(initial=0))):
+        for at, space in enumerate(which):  # one at a time: nothing is held twice
+            theirs[name][0][at][used] = old[space][used]
     chosen = namespace(cache.lengths).asarray(sequences)
     new.stale = cache.stale
     new.lengths[:], new.sample[:], new.status[:] = cache.lengths[chosen], cache.sample[chosen], cache.status[chosen]
     return new
+
+
+def _corners(cache: Cache, rows: int) -> Iterator[tuple[str, tuple[Any, tuple[slice, ...]]]]:
+    """Yield the arrays of spaces by name, and which part of a space's so many rows take up.
+
+    An array of fewer rows is a corner of one of more.
+    """
+    for owner, shapes in (
+        (cache, Cache.shapes(1, rows, cache.dim, cache.keys.dtype)),
+        (cache.cells, Cells.shapes(1, rows, cache.dim)),
+    ):
+        for name, (_, shape) in shapes.items():
+            yield name, (getattr(owner, name), tuple(slice(size) for size in shape[1:]))
+
+
+_OF_SEQUENCES = ("lengths", "sample", "status")
+
+
+def packed(cache: Cache) -> dict[str, Any]:
+    """Copy what a cache holds to the host, array by array, without the room that nothing lies in."""
+    found = {name: np.array(host(getattr(cache, name))) for name in _OF_SEQUENCES}
+    for name, (array, used) in _corners(cache, int(found["lengths"].max(initial=0))):
+        found[name] = np.array(host(array[(slice(None), *used)]))
+    return found
+
+
+def unpacked(cache: Cache, arrays: dict[str, Any]) -> None:
+    """Put what `packed` returned into a cache of as many sequences and heads, with room for it."""
+    xp = namespace(cache.lengths)
+    for name, (array, used) in _corners(cache, int(arrays["lengths"].max(initial=0))):
+        array[(slice(None), *used)] = namespace(array).asarray(arrays[name])
+    for name in _OF_SEQUENCES:
+        getattr(cache, name)[:] = xp.asarray(arrays[name])
 
 
 def view(cache: Cache, sequence: int, length: int, format: str) -> Segment:

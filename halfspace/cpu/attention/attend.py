@@ -65,8 +65,8 @@ def attend(
 
     queries : float32 or bits (batch, query_heads, d), finite; tau : (batch, query_heads)
 
-    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float64, scale > 0. A `cap` above 0
-    bends a logit s to cap tanh(s / cap).
+    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float64, scale > 0, which a `cap`
+    above 0 bends to cap tanh(scale <q, k> / cap).
     """
     queries, tau = writeable(queries), writeable(tau)
     batch, query_heads, dim = queries.shape

@@ -62,8 +62,8 @@ def certify(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Find thresholds below which at most a share `eps` of each head's softmax lies, which is proved.
 
-    queries : float32 or bits (batch, query_heads, d), finite; logits are scale * <q, k>, scale > 0, which a `cap` above 0
-        bends to cap tanh(scale <q, k> / cap)
+    queries : float32 or bits (batch, query_heads, d), finite; logits are scale * <q, k>, scale > 0, which a `cap`
+        above 0 bends to cap tanh(scale <q, k> / cap)
 
     Returns tau (batch, query_heads), and an upper bound of the share that is dropped, at most `eps`. Where nothing can
     be certified, tau is -inf, and nothing is dropped.

@@ -90,9 +90,9 @@ def attend(
 
     queries : float32 or bits (batch, query_heads, d); tau : float64 (batch, query_heads)
 
-    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float32, which a `cap` above 0 bends
-    to cap tanh(scale <q, k> / cap). Where the status of a
-    sequence is not 0, its output is NaN. Nothing waits for the GPU, and a graph may capture it.
+    The keys that are kept are those in real arithmetic; logits are scale * <q, k> in float32, which a `cap` above 0
+    bends to cap tanh(scale <q, k> / cap). Where the status of a sequence is not 0, its output is NaN. Nothing waits for
+    the GPU, and a graph may capture it.
     """
     batch, query_heads, dim = queries.shape
     if dim % 8 or dim > MOST_DIM:

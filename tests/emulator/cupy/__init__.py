@@ -29,7 +29,7 @@ from ._functions import (
 from ._raw import RawModule
 
 _COUNTING = "arange bincount cumsum flatnonzero isin nonzero unique"
-_ELEMENTS = "asfortranarray maximum minimum nan_to_num stack tile"
+_ELEMENTS = "asfortranarray exp logaddexp maximum minimum nan_to_num stack tile"
 for _name in f"{_COUNTING} {_ELEMENTS}".split():
     globals()[_name] = _functions.adopt(_name, getattr(_np, _name))
 
