@@ -7,8 +7,6 @@ from helpers.models import EVERYTHING, KINDS, TAU, VOCABULARY, cache_of, close, 
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import sdpa_mask
 
-from halfspace.attention.hf.layer import MOST_DECODED
-
 # -- generation -------------------------------------------------------------------------------------------------------
 
 
@@ -150,5 +148,4 @@ def test_a_long_prefill_may_come_in_pieces(dense, sparse, prompts):
     ids = prompts.repeat(1, 5)
     cache = cache_of(sparse)
     found = [logits(sparse, ids[:, start : start + 90], cache) for start in (0, 90, 180)]
-    assert MOST_DECODED < 90
     close(torch.cat(found, 1), logits(dense, ids, None))

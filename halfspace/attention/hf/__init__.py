@@ -16,6 +16,7 @@ True
 (torch.Size([1, 25]), [24])
 """
 
-from halfspace.attention.hf.cache import HalfspaceCache, attention, register
+from halfspace.attention.hf.cache import HalfspaceCache
+from halfspace.attention.hf.function import attention, register
 
 __all__ = ["HalfspaceCache", "attention", "register"]

@@ -8,46 +8,23 @@ The first step, the prefill, is dense. Each token after it attends over exactly 
 attention function gets no cache, but the keys that the cache returned: they carry an attribute that leads to its layer.
 """
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
-from transformers.cache_utils import Cache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
 from halfspace.arguments import checks
-from halfspace.attention.hf.layer import OWNER, HalfspaceLayer
-from halfspace.attention.hf.masks import Masks
+from halfspace.attention.hf.layer import HalfspaceLayer
+from halfspace.attention.hf.steps import Steps
 from halfspace.attention.policy import Threshold
 
-__all__ = ["HalfspaceCache", "attention", "register"]
+__all__ = ["HalfspaceCache"]
 
-NAME = "halfspace"
-_HARMLESS = frozenset(
-    {
-        "cache_position",
-        "deterministic",
-        "labels",
-        "logits_to_keep",
-        "mm_token_type_ids",
-        "num_items_in_batch",
-        "output_hidden_states",
-        "output_router_logits",
-        "position_embeddings",
-        "position_ids",
-        "return_dict",
-        "token_type_ids",
-        "use_cache",
-    }
-)
-"""Arguments that attention functions are passed and that do not change what they compute."""
-
-
-def register() -> None:
-    """Make ``attn_implementation="halfspace"`` known to transformers, with the masks of ``"sdpa"``."""
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+_KEPT = {"DynamicSlidingWindowLayer", "LinearAttentionLayer", "DummyLayer"}
+"""Layers of transformers' own caches, by class, that stay as they are."""
 
 
 class HalfspaceCache(Cache):
@@ -56,10 +33,13 @@ class HalfspaceCache(Cache):
     Give it to ``generate`` or to the model as ``cache``, which is ``past_key_values`` in transformers before 5.24.
     Exactly one of `tau`, `eps` and `keep` is given; see `KVIndex.attend` for them and for `estimator`.
 
-    The first step is dense, and so are later ones of more than 64 tokens.
-    In shorter ones each token attends by its threshold.
+    Layers of full attention have a `KVIndex`. Those of a window, of chunks and of linear attention keep what
+    transformers' own cache keeps, and attend as they do there.
+
+    The first step is dense, and so are later ones of more than `dense_above` tokens, and all within `prefill`.
+    In others each token attends by its threshold.
     Greedy and beam search, sampling, assisted decoding and batches with padding work as with a `DynamicCache`.
-    Padding is not stored.
+    Padding is not stored. A step that fails or is interrupted leaves the cache as it was.
 
     Parameters
     ----------
@@ -75,6 +55,8 @@ class HalfspaceCache(Cache):
         How `keep` becomes a threshold.
     recent, sinks : int
         So many of the last, and of the first, tokens are attended whatever their scores.
+    dense_above : int
+        Later steps of more tokens than this go on with the prefill, and are dense like it.
     capacity : int, optional
         Tokens that each sequence has room for; by default room grows.
     offload : bool
@@ -85,9 +67,9 @@ class HalfspaceCache(Cache):
     Raises
     ------
     NotImplementedError
-        If the model has attention that is not served: sliding windows or chunks, soft-capped logits, ALiBi, layers that
-        share keys, an encoder. Of what only the call of attention shows, sinks and biases that are learnt, a custom
-        mask, dropout, it is raised there, before anything is stored.
+        If the model has attention that is not served: ALiBi, layers that share keys or have a linear state beside
+        them, an encoder. Of what only the call of attention shows, a custom mask, dropout, it is raised there, before
+        anything is stored.
     """
 
     def __init__(
@@ -100,6 +82,7 @@ class HalfspaceCache(Cache):
         estimator: str = "budget",
         recent: int = 0,
         sinks: int = 0,
+        dense_above: int = 64,
         capacity: int | None = None,
         offload: bool = False,
         threads: int | None = None,
@@ -115,76 +98,156 @@ class HalfspaceCache(Cache):
             "offload": offload,
             "threads": threads if threads is None else checks.as_count(threads, "threads", 1),
         }
-        masks = Masks()
-        super().__init__(layers=[HalfspaceLayer(how, masks, **options) for _ in range(text.num_hidden_layers)])
+        self._steps = Steps(checks.as_count(dense_above, "dense_above", 0))
+        theirs = DynamicCache(config=text).layers or [DynamicLayer() for _ in range(text.num_hidden_layers)]
+        for layer in theirs:
+            if type(layer) is not DynamicLayer and type(layer).__name__ not in _KEPT:
+                raise _refused(text, f"layers of {type(layer).__name__}")
+        own = (HalfspaceLayer(how, self._steps, **options) if type(one) is DynamicLayer else one for one in theirs)
+        super().__init__(layers=list(own))
+        self._steps.over(self.layers)
 
+    @classmethod
+    def from_cache(cls, cache: Any, config: Any, *, attention_mask: Any = None, **how: Any) -> "HalfspaceCache":
+        """Take over what a cache of transformers holds, such as a `DynamicCache`, which stays as it is.
 
-def attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend, as an attention function of transformers does.
+        Parameters
+        ----------
+        cache : Cache
+            Of a model of this config, with as many positions in every layer.
+        config : PretrainedConfig
+            The model's.
+        attention_mask : tensor, shape (batch, positions), optional
+            1 where a position holds a token, 0 where it is padding; by default none is.
+        **how
+            As for the class.
 
-    Parameters
-    ----------
-    query : tensor, shape (batch, query heads, tokens, head_dim)
-    key, value : tensor, shape (batch, KV heads, tokens, head_dim)
-        What the cache returned. Without a cache, attention is dense.
+        Raises
+        ------
+        ValueError
+            If the cache has no layers as the config has them, or the mask does not fit.
+        """
+        new = cls(config, **how)
+        if len(cache.layers) != len(new.layers):
+            raise ValueError(f"cache must have the {len(new.layers)} layers of the config, got {len(cache.layers)}")
+        valid = None if attention_mask is None else torch.as_tensor(attention_mask).bool()
+        for number, (layer, given) in enumerate(zip(new.layers, cache.layers, strict=True)):
+            keys = getattr(given, "keys", None)
+            if type(given) is type(layer):
+                new.layers[number] = copy.deepcopy(given)
+            elif not isinstance(layer, CacheLayerMixin) or not isinstance(given, CacheLayerMixin):
+                raise ValueError(
+                    f"layer {number} of the cache must be a {type(layer).__name__}, got {type(given).__name__}"
+                )
+            elif keys is None or keys.numel() == 0:
+                continue
+            elif not isinstance(layer, HalfspaceLayer):
+                layer.update(keys, given.values)
+            else:
+                shape = keys.shape[0], keys.shape[2]
+                if valid is not None and tuple(valid.shape) != shape:
+                    raise ValueError(f"attention_mask must have shape {shape}, got {tuple(valid.shape)}")
+                layer.hold(keys, given.values, None if valid is None else valid.to(keys.device))
+        return new
 
-    Returns
-    -------
-    output : tensor, shape (batch, tokens, query heads, head_dim)
-    weights : None
+    @contextmanager
+    def prefill(self) -> Iterator[None]:
+        """Within this context every step is dense, whatever its size: that of a prompt in small pieces."""
+        before, self._steps.prefilling = self._steps.prefilling, True
+        try:
+            yield
+        finally:
+            self._steps.prefilling = before
 
-    Raises
-    ------
-    NotImplementedError
-        If attention is asked for that is not served.
-    """
-    for name, given in kwargs.items():
-        if given is not None and given is not False and name not in _HARMLESS:
-            raise NotImplementedError(f"halfspace attention does not serve {name}")
+    # -- a step -------------------------------------------------------------------------------------------------------
 
-    def dense(keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        output: torch.Tensor = sdpa_attention_forward(
-            module, query, keys, values, mask, dropout=dropout, scaling=scaling, is_causal=is_causal
-        )[0]
-        return output
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take new keys and values of a layer, and return those that it attends over."""
+        self._steps.touch(layer_idx, "attention")
+        found: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return found
 
-    layer: HalfspaceLayer | None = getattr(key, OWNER, None)
-    if layer is None:
-        if key.shape[2] != query.shape[2]:
-            raise NotImplementedError(
-                "halfspace attention needs keys as a HalfspaceCache returned them: give the model one as cache= "
-                "(past_key_values= in transformers before 5.24)"
-            )
-        return dense(key, value, attention_mask), None
-    if dropout:
-        raise NotImplementedError("halfspace attention with a cache has no dropout")
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if not causal and attention_mask is None and query.shape[2] > 1:
-        raise NotImplementedError("halfspace attention with a cache is causal")
-    return layer.attend(query, key, value, attention_mask, scaling, dense), None
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """Return a state of the convolution of linear attention, which kernels write into."""
+        self._steps.touch(layer_idx, f"state {state_idx}")
+        found: torch.Tensor | None = super().get_conv_state(layer_idx, state_idx)
+        return found
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def update_conv_state(
+        self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> torch.Tensor:
+        """Take a state of the convolution of linear attention."""
+        self._steps.touch(layer_idx, f"convolution {state_idx}")
+        found: torch.Tensor = super().update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
+        return found
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> torch.Tensor:
+        """Take a recurrent state of linear attention."""
+        self._steps.touch(layer_idx, f"recurrent {state_idx}")
+        found: torch.Tensor = super().update_recurrent_state(recurrent_states, layer_idx, state_idx, **kwargs)
+        return found
+
+    # -- what a cache is asked ----------------------------------------------------------------------------------------
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of positions, padding included, of all steps that came through."""
+        attending = (k for k in range(layer_idx, len(self.layers)) if isinstance(self.layers[k], CacheLayerMixin))
+        before = self._steps.positions(next(attending, layer_idx))
+        return int(super().get_seq_length(layer_idx)) if before is None else before
+
+    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Return the number and the offset of the keys that a mask is for, as a step begins."""
+        self._steps.begin()
+        found: tuple[int, int] = super().get_mask_sizes(*args, **kwargs)
+        return found
+
+    # -- changing it: first the last step is kept or undone ------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget everything, also the number of sequences."""
+        self._steps.settle()
+        super().reset()
+
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        """Forget the last positions; see `HalfspaceLayer.crop`."""
+        self._steps.settle()
+        super().crop(*args, **kwargs)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Make these sequences (k,), by number, the batch."""
+        self._steps.settle()
+        super().reorder_cache(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each sequence; copies follow one another."""
+        self._steps.settle()
+        super().batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: Any) -> None:
+        """Keep some sequences, given by number or by a mask (batch,)."""
+        self._steps.settle()
+        super().batch_select_indices(indices)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._steps.settle()
+        return self.__dict__
 
 
 def _must_serve(config: Any) -> None:
     """Raise if a config has attention that is not served."""
-
-    def has(name: str) -> Any:
-        return getattr(config, name, None)
-
-    if has("layer_types") is None:
-        kinds = [name for name in ("sliding_window", "attention_chunk_size") if has(name) is not None]
-    else:
-        kinds = sorted(set(config.layer_types) - {"full_attention"})
-    kinds += [name for name in ("attn_logit_softcapping", "alibi", "is_encoder_decoder") if has(name)]
-    kinds += [name for name in ("num_kv_shared_layers", "kv_sharing_modes") if has(name)]
+    kinds = [name for name in ("alibi", "is_encoder_decoder") if getattr(config, name, None)]
+    kinds += [name for name in ("num_kv_shared_layers", "kv_sharing_modes") if getattr(config, name, None)]
     if kinds:
-        raise NotImplementedError(f"halfspace attention does not serve {config.model_type} with {', '.join(kinds)}")
+        raise _refused(config, ", ".join(kinds))
+
+
+def _refused(config: Any, kinds: str) -> NotImplementedError:
+    return NotImplementedError(f"halfspace attention does not serve {config.model_type} with {kinds}")

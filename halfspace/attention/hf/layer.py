@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from halfspace.attention.hf.masks import Masks, Step
+from halfspace.attention.hf.dense import Logits
+from halfspace.attention.hf.masks import Step
+from halfspace.attention.hf.steps import Steps
 from halfspace.attention.interop import given_back
 from halfspace.attention.kv import KVIndex
 from halfspace.attention.policy import Threshold
 
-__all__ = ["MOST_DECODED", "OWNER", "HalfspaceLayer"]
+__all__ = ["OWNER", "HalfspaceLayer"]
 
-MOST_DECODED = 64
-"""A later step of more tokens than this goes on with the prefill, and is dense like it."""
 OWNER = "halfspace_layer"
 """The attribute of keys by which attention finds the layer of the cache that they belong to."""
 _CROPS_TO = "max_length" in signature(DynamicLayer.crop).parameters  # transformers 4: the length that remains
@@ -34,11 +34,10 @@ class HalfspaceLayer(CacheLayerMixin):
     is_compileable = False
     is_croppable = True
 
-    def __init__(self, how: Threshold, masks: Masks, **options: Any) -> None:
-        super().__init__()
+    def __init__(self, how: Threshold, steps: Steps, **options: Any) -> None:
         self.index: KVIndex | None = None
         self._how = how
-        self._masks = masks
+        self._steps = steps
         self._options = options
         self._restart()
 
@@ -48,6 +47,8 @@ class HalfspaceLayer(CacheLayerMixin):
         self._seen = 0  # positions, padding included
         self._valid: torch.Tensor | None = None  # which of them hold tokens, see `Step`
         self._waiting: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._attending = False  # whether what waits has come to attention
+        self._provisional = False  # whether the index was made before a query told how it is asked
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -61,20 +62,12 @@ class HalfspaceLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Note keys and values (batch, KV heads, tokens, head_dim) of new tokens, and return them.
 
-        Raises
-        ------
-        RuntimeError
-            If those of the step before never came to halfspace attention, or it failed there.
+        What a step that failed left behind is no more, see `Steps`.
         """
-        if self._waiting is not None:
-            raise RuntimeError(
-                "the last step of this HalfspaceCache did not come through halfspace attention: load the model with "
-                "attn_implementation='halfspace' after halfspace.attention.hf.register(); after an error, reset() it"
-            )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         setattr(key_states, OWNER, self)
-        self._waiting = key_states, value_states
+        self._waiting, self._attending = (key_states, value_states), False
         return key_states, value_states
 
     def attend(
@@ -83,7 +76,7 @@ class HalfspaceLayer(CacheLayerMixin):
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
-        scale: float | None,
+        logits: Logits,
         dense: Dense,
     ) -> torch.Tensor:
         """Store the keys and values of a step, and attend.
@@ -95,8 +88,8 @@ class HalfspaceLayer(CacheLayerMixin):
             What `update` returned.
         mask : tensor or None
             See `Masks`.
-        scale : float or None
-            Of logits, as for `KVIndex`.
+        logits : Logits
+            Their scale and cap, and learnt sinks.
         dense : callable
             Attends with `query` over all keys and values, given with a mask.
 
@@ -106,16 +99,20 @@ class HalfspaceLayer(CacheLayerMixin):
         """
         if self._waiting is None or key is not self._waiting[0] or value is not self._waiting[1]:
             raise NotImplementedError("halfspace attention serves layers that attend once to keys of their own")
+        self._attending = True
         batch, _, rows, _ = query.shape
-        if self.index is None:
-            self.index = self._indexed(query, key, value, scale)
-        step = self._masks.read(mask, self._valid, self._seen, rows, batch)
+        if self.index is None or self._provisional:
+            index = self._indexed(key, value, query.shape[1], logits)
+            if self.index is not None:
+                index.append(*self._stored(), lengths=self.index.lengths)
+            self.index, self._provisional = index, False
+        step = self._steps.masks.read(mask, self._valid, self._seen, rows, batch)
         if self._seen == 0:
             output = dense(key, value, mask)
             self._store(key, value, step)
-        elif rows > MOST_DECODED:
+        elif rows > self._steps.dense_above or self._steps.prefilling:
             self._store(key, value, step)
-            output = dense(*self._stored(query), self._reach(step, rows))
+            output = dense(*self._stored(), self._reach(step, rows))
         else:
             output = query.new_empty(batch, rows, *query.shape[1::2])
             for row in range(rows):
@@ -128,7 +125,48 @@ class HalfspaceLayer(CacheLayerMixin):
         self._waiting = None
         return output
 
-    def _indexed(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> KVIndex:
+    def hold(self, key: torch.Tensor, value: torch.Tensor, valid: torch.Tensor | None) -> None:
+        """Take over keys and values (batch, KV heads, positions, head_dim), of which those in `valid` hold tokens."""
+        self.lazy_initialization(key, value)
+        fresh = valid if valid is not None and not bool(valid.all()) else None
+        self.index, self._provisional = self._indexed(key, value, key.shape[1], Logits(None, None, None)), True
+        self._store(key, value, Step(fresh, fresh, None if fresh is None else fresh.sum(-1).cpu().numpy()))
+        self._seen, self._valid = key.shape[2], fresh
+
+    def undo_step(self) -> None:
+        """Put all layers of the cache back to how they were before this step."""
+        self._steps.undo()
+
+    def remembered(self) -> Callable[[], None]:
+        """Return what puts the layer back to how it is now; see `Steps`."""
+        index, seen, valid = self.index, self._seen, self._valid
+        lengths = None if index is None else index.lengths
+        provisional = self._provisional
+
+        def put_back() -> None:
+            if lengths is None:
+                self._restart()
+                return
+            if provisional:
+                self.index = index
+            assert self.index is not None
+            self.index.crop(lengths)
+            self._seen, self._valid, self._provisional = seen, valid, provisional
+            self._waiting = None
+
+        return put_back
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether keys and values wait for attention."""
+        return self._waiting is not None
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether keys and values wait that attention has not been called with."""
+        return self.is_waiting and not self._attending
+
+    def _indexed(self, key: torch.Tensor, value: torch.Tensor, query_heads: int, logits: Logits) -> KVIndex:
         batch, heads, _, dim = key.shape
         if value.shape != key.shape:
             raise NotImplementedError(
@@ -137,11 +175,13 @@ class HalfspaceLayer(CacheLayerMixin):
         return KVIndex(
             heads,
             dim,
-            num_query_heads=query.shape[1],
+            num_query_heads=query_heads,
             batch_size=batch,
             device="cpu" if key.device.type == "cpu" else f"gpu:{key.device.index}",
             dtype=str(key.dtype).removeprefix("torch."),
-            scale=scale,
+            scale=logits.scale,
+            soft_cap=logits.cap,
+            sink_logits=None if logits.sinks is None else logits.sinks.detach().float(),
             **self._options,
         )
 
@@ -153,10 +193,22 @@ class HalfspaceLayer(CacheLayerMixin):
             key, value = (rows.gather(2, order.expand_as(rows)) for rows in (key, value))
         self.index.append(key, value, lengths=step.counts)
 
-    def _stored(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _stored(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.index is not None
         keys, values = self.index.stored()
+        like = torch.empty(0, device=self.device)
         return given_back(keys, like), given_back(values, like)
+
+    def _laid_out(self, which: int) -> torch.Tensor | None:
+        """View keys or values by position; where padding takes some up, a copy in which these are 0."""
+        if self.index is None:
+            return None
+        rows: torch.Tensor = self._stored()[which]
+        if self._valid is None:
+            return rows
+        valid = self._valid.to(rows.device)[:, None, :, None]
+        places = (valid.long().cumsum(2) - 1).clamp(min=0).expand(-1, rows.shape[1], -1, rows.shape[3])
+        return rows.gather(2, places).masked_fill(~valid, 0.0)
 
     def _reach(self, step: Step, rows: int) -> torch.Tensor:
         """Return which stored keys (batch, 1, rows, keys) each query of the last step may attend to."""
@@ -169,6 +221,19 @@ class HalfspaceLayer(CacheLayerMixin):
         return (stored < reach[..., None])[:, None]
 
     # -- what a cache layer is asked ----------------------------------------------------------------------------------
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        """Keys (batch, KV heads, positions, head_dim) as they are stored; None before the first step.
+
+        They are not to be changed, and mean nothing any more once the cache has been.
+        """
+        return self._laid_out(0)
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        """Values, as `keys`."""
+        return self._laid_out(1)
 
     def get_seq_length(self) -> int:
         """Return the number of positions, padding included."""
@@ -192,7 +257,7 @@ class HalfspaceLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything, also the number of sequences."""
-        self._masks.forget()
+        self._steps.masks.forget()
         self._restart()
 
     def crop(self, length: int) -> None:
@@ -203,7 +268,7 @@ class HalfspaceLayer(CacheLayerMixin):
         kept = length if length > 0 or (length == 0 and _CROPS_TO) else max(0, self._seen + length)
         if self.index is None or kept >= self._seen:
             return
-        self._masks.forget()
+        self._steps.masks.forget()
         valid = None if self._valid is None else self._valid[:, :kept]
         self.index.crop(kept if valid is None else valid.sum(-1))
         self._seen = kept

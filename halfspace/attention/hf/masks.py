@@ -35,6 +35,9 @@ class Masks:
     def __init__(self) -> None:
         self._last: _Read | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_last": None}  # masks are of a model at work, not of a copy or a file
+
     def forget(self) -> None:
         """Read the next mask, even if it is the last one."""
         self._last = None
