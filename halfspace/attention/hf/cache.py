@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import cache_utils
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
 from halfspace.arguments import checks
@@ -25,6 +26,7 @@ __all__ = ["HalfspaceCache"]
 
 _KEPT = {"DynamicSlidingWindowLayer", "LinearAttentionLayer", "DummyLayer"}
 """Layers of transformers' own caches, by class, that stay as they are."""
+_ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class HalfspaceCache(Cache):
@@ -245,6 +247,8 @@ def _must_serve(config: Any) -> None:
     """Raise if a config has attention that is not served."""
     kinds = [name for name in ("alibi", "is_encoder_decoder") if getattr(config, name, None)]
     kinds += [name for name in ("num_kv_shared_layers", "kv_sharing_modes") if getattr(config, name, None)]
+    if not hasattr(cache_utils, "LinearAttentionLayer"):  # in transformers 4 such models have caches of their own
+        kinds += sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENDING)
     if kinds:
         raise _refused(config, ", ".join(kinds))
 
