@@ -173,13 +173,6 @@ class HalfspaceCache(Cache):
         return found
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
-        """Return a state of the convolution of linear attention, which kernels write into."""
-        self._steps.touch(layer_idx, f"state {state_idx}")
-        found: torch.Tensor | None = super().get_conv_state(layer_idx, state_idx)
-        return found
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update_conv_state(
         self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:

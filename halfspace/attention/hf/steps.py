@@ -51,16 +51,14 @@ class Steps:
         RuntimeError
             If keys of a layer before it never came to halfspace attention.
         """
-        if self._touched and (number < max(self._before) or (number, part) in self._touched):
+        if self._touched and (number < self._reached() or (number, part) in self._touched):
             self.begin()
         for other in self._before:
             if other < number and getattr(self._layers[other], "is_ignored", False):
                 self.undo()
                 raise _ignored()
-        if number not in self._before:
-            layer = self._layers[number]
-            positions = layer.get_seq_length() if hasattr(layer, "get_seq_length") else 0
-            self._before[number] = positions, _remembered(layer)
+        self._remember_states()
+        self._remember(number)
         self._touched.add((number, part))
 
     def begin(self) -> None:
@@ -69,6 +67,24 @@ class Steps:
         self.settle()
         if ignored:
             raise _ignored()
+        self._remember_states()
+
+    def _remember_states(self) -> None:
+        """Remember all states of linear attention as a step begins: kernels write into them unseen."""
+        if not self._before:
+            for number, layer in enumerate(self._layers):
+                if hasattr(layer, "conv_states"):
+                    self._remember(number)
+
+    def _remember(self, number: int) -> None:
+        if number not in self._before:
+            layer = self._layers[number]
+            positions = layer.get_seq_length() if hasattr(layer, "get_seq_length") else 0
+            self._before[number] = positions, _remembered(layer)
+
+    def _reached(self) -> int:
+        """Return the last layer that was touched, -1 where none was."""
+        return max((number for number, _ in self._touched), default=-1)
 
     def settle(self) -> None:
         """Keep what the last step did if it came through, else undo it."""
@@ -92,7 +108,7 @@ class Steps:
 
     def _is_whole(self) -> bool:
         last = self._layers[self._last]
-        if self._last not in self._before or getattr(last, "is_waiting", False):
+        if self._reached() != self._last or getattr(last, "is_waiting", False):
             return not self._before
         states = getattr(last, "is_recurrent_states_initialized", {})
         return all((self._last, f"recurrent {k}") in self._touched for k, made in states.items() if made)
