@@ -122,7 +122,7 @@ def run(eps: float = 0.01, *, context: int = 2048, new: int = 48, threads: int |
 
     token, _ = step(ids, dense)
     certified = HalfspaceCache.from_cache(dense, model.config, eps=eps, threads=threads)
-    sides = (dense, [token], []), (certified, [token], [])
+    sides: tuple[tuple[Any, list[int], list[float]], ...] = (dense, [token], []), (certified, [token], [])
     counted = _Counted()
     for at in range(new - 1):
         for cache, written, times in sides:

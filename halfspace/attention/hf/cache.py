@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 
 from halfspace.arguments import checks
 from halfspace.attention.hf.layer import HalfspaceLayer
-from halfspace.attention.hf.steps import Steps
+from halfspace.attention.hf.steps import DENSE_ABOVE, Steps
 from halfspace.attention.policy import Threshold
 
 __all__ = ["HalfspaceCache"]
@@ -84,7 +84,7 @@ class HalfspaceCache(Cache):
         estimator: str = "budget",
         recent: int = 0,
         sinks: int = 0,
-        dense_above: int = 64,
+        dense_above: int = DENSE_ABOVE,
         capacity: int | None = None,
         offload: bool = False,
         threads: int | None = None,
@@ -163,7 +163,7 @@ class HalfspaceCache(Cache):
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,7 +172,7 @@ class HalfspaceCache(Cache):
         found: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         return found
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable
     def update_conv_state(
         self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
@@ -181,7 +181,7 @@ class HalfspaceCache(Cache):
         found: torch.Tensor = super().update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
         return found
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:

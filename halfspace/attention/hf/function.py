@@ -38,7 +38,7 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled model calls it as it is
+@torch.compiler.disable  # a compiled model calls it as it is
 def attention(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -12,7 +12,10 @@ import torch
 
 from halfspace.attention.hf.masks import Masks
 
-__all__ = ["Steps"]
+__all__ = ["DENSE_ABOVE", "Steps"]
+
+DENSE_ABOVE = 64
+"""A later step of more tokens than this goes on with the prefill, and is dense like it, unless a caller says else."""
 
 
 class Steps:
