@@ -2,7 +2,7 @@
 
     python -m asv_benchmarks.experiments.attention_decode --context 8000 --steps 40
 
-One prefill is read by all; each step is taken with every cache before the next one, and CPU time is that of all threads.
+One prefill is read by all. Each step is taken with every cache before the next one; CPU time is that of all threads.
 What lies outside attention is nearly what a step over 16 tokens takes.
 """
 
