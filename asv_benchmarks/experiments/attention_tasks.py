@@ -9,11 +9,13 @@ is the most likely one, so if greedy search writes it.
 """
 
 import argparse
+import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,61 +38,59 @@ METHODS: dict[str, Callable[[Lab], Method]] = {
 }
 
 
-def lab_of(model: object, read: list[int], written: list[int]) -> Lab:
+def lab_of(model: Any, read: list[int], written: list[int]) -> Lab:
     """A lab that has read the first tokens, and decodes the others."""
     lab = Lab(model, torch.tensor([*read, *written, 0]), len(read), len(written))
     lab.prefill(0)
     return lab
 
 
-def answer(model: object, tokenizer: object, options: argparse.Namespace, name: str, length: int) -> list[dict]:
-    """Let every method do a task `count` times."""
+def answer(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, length: int) -> Iterator[list[dict]]:
+    """Let every method do a task `count` times; yields what is known after each."""
     right, alike, kept = (dict.fromkeys(METHODS, 0.0) for _ in range(3))
     for seed in range(options.count):
         text, question, expected = tasks.drawn(name, tokenizer, length, seed)
         lab = lab_of(model, text, question + expected)
-        found = {}
+        dense: list[int] = []
         for method, make in METHODS.items():
             decoded = lab.decode(make(lab))
             said = decoded.logits[len(question) - 1 : -1].argmax(-1).tolist()
-            found[method] = said
+            dense = dense or said
             right[method] += said == expected
-            alike[method] += said == found["dense"]
+            alike[method] += said == dense
             kept[method] += float(decoded.kept.mean())
-    count = options.count
-    return [
-        {
-            "task": name,
-            "length": length,
-            "method": m,
-            "of": count,
-            "right": int(right[m]),
-            "as dense": int(alike[m]),
-            "kept": kept[m] / count,
-        }
-        for m in METHODS
-    ]
+        yield [
+            {
+                "task": name,
+                "length": length,
+                "method": method,
+                "of": seed + 1,
+                "right": int(right[method]),
+                "as dense": int(alike[method]),
+                "kept": kept[method] / (seed + 1),
+            }
+            for method in METHODS
+        ]
 
 
-def perplexity(model: object, tokenizer: object, options: argparse.Namespace, length: int) -> list[dict]:
-    """Let every method read on in the text."""
+def perplexity(model: Any, tokenizer: Any, options: argparse.Namespace, length: int) -> Iterator[list[dict]]:
+    """Let every method read on in the text; yields what is known after each."""
     tokens = tokenizer(tasks.reference_text()[: 8 * (length + options.steps)])["input_ids"]
     lab = lab_of(model, tokens[:length], tokens[length : length + options.steps])
     lab.labels[-1] = tokens[length + options.steps]
-    rows = []
+    rows: list[dict] = []
     for method, make in METHODS.items():
         decoded = lab.decode(make(lab))
         loss = float(losses.losses(lab, decoded).mean())
-        rows.append(
-            {
-                "length": length,
-                "method": method,
-                "loss": loss,
-                "perplexity": math.exp(loss),
-                "kept": float(decoded.kept.mean()),
-            }
-        )
-    return rows
+        own = {"loss": loss, "perplexity": math.exp(loss), "kept": float(decoded.kept.mean())}
+        rows.append({"length": length, "method": method, **own})
+        yield rows
+
+
+def write(path: Path, part: str, found: dict) -> None:
+    """Put a part into the report, beside those of other calls."""
+    report = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(as_text({**report, part: found}))
 
 
 def main() -> None:
@@ -108,15 +108,10 @@ def main() -> None:
     for length in options.lengths:
         for name in ["perplexity"] if options.perplexity else options.only:
             begun = time.time()
-            rows = (
-                perplexity(model, tokenizer, options, length)
-                if options.perplexity
-                else answer(model, tokenizer, options, name, length)
-            )
-            path = Path(options.report)
-            report = json.loads(path.read_text()) if path.exists() else {}
-            report[f"{name} {length}"] = {"run": circumstances(options, begun), "rows": rows}
-            path.write_text(as_text(report))
+            work = perplexity if options.perplexity else functools.partial(answer, name=name)
+            rows: list[dict] = []
+            for rows in work(model, tokenizer, options, length=length):
+                write(Path(options.report), f"{name} {length}", {"run": circumstances(options, begun), "rows": rows})
             for row in rows:
                 print(row, flush=True)
 

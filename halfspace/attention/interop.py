@@ -23,7 +23,8 @@ class Attended:
     output : array, of the shape and dtype of the queries
         Softmax-weighted means of the values that were kept; 0 where none was.
     log_sum_exp : array of float32, shape (batch, query heads)
-        Logarithm of the sum of exp(scale <q, k>) over the keys that were kept; -inf where none was.
+        Logarithm of the sum of exp(logit) over the keys that were kept, and of the sink if there is one; -inf where
+        there is none.
     kept : array of int64, shape (batch, query heads)
         How many keys were kept.
     tau : array of float64, shape (batch, query heads)

@@ -243,10 +243,10 @@ class KVIndex:
             found = self._backend.attend(
                 self._cache, queries, levels, self._scale, self._recent, self._sinks, self._threads, self._cap
             )
-            output, whole = with_sinks(as_numbers(found.output), found.log_sum_exp, self._sink_logits)
+            bits, whole = with_sinks(found.output, found.log_sum_exp, self._sink_logits)
             if self._backend.capturing():
-                self._captured.append((queries, levels, found, output, whole))
-            output = output.reshape(given.shape).astype(given.dtype, copy=False)
+                self._captured.append((queries, levels, found, bits, whole))
+            output = as_numbers(bits).reshape(given.shape).astype(given.dtype, copy=False)
             if not details:
                 return given_back(output, q)
             parts = (output, whole, found.kept, levels, dropped)
