@@ -81,7 +81,7 @@ def circumstances(options: argparse.Namespace, begun: float) -> dict[str, Any]:
         "hardware": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "versions": found,
-        "command": shlex.join(["python", "-m", __spec__.name, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),
         "context": options.context,
         "steps": options.steps,
     }
