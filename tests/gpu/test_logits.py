@@ -10,7 +10,7 @@ from halfspace.model.formats import as_bits, as_numbers
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("wide", [False, True], ids=["as stored", "float32"])
 def test_the_output_is_that_of_the_cpu(dtype, wide, rng, gpu):
     options = {"num_query_heads": 6, "dtype": dtype, "soft_cap": 2.5, "sink_logits": np.linspace(-3.0, 5.0, 6)}
