@@ -5,6 +5,7 @@ from halfspace.model import rounding
 
 __all__ = [
     "axes_error",
+    "axes_left",
     "axes_rest",
     "ball_doubt",
     "cosine_spread",
@@ -25,6 +26,7 @@ __all__ = [
     "most_cosine_slope",
     "norm_bound",
     "pair_margin",
+    "prefix_margin",
     "radius_factor",
     "reach",
     "residual_bound",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 axes_error = inlined(rounding.axes_error)
+axes_left = inlined(rounding.axes_left)
 axes_rest = inlined(rounding.axes_rest)
 ball_doubt = inlined(rounding.ball_doubt)
 half_square = inlined(rounding.half_square)
@@ -51,6 +54,7 @@ dot_intercept = inlined(rounding.dot_intercept)
 dot32_slope = inlined(rounding.dot32_slope)
 dot32_intercept = inlined(rounding.dot32_intercept)
 pair_margin = inlined(rounding.pair_margin)
+prefix_margin = inlined(rounding.prefix_margin)
 exact_below = inlined(rounding.exact_below)
 cosine_spread = inlined(rounding.cosine_spread)
 distance32_intercept = inlined(rounding.distance32_intercept)

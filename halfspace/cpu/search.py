@@ -172,7 +172,7 @@ def _search_many(question: Question, code: FilterCode, threads: int) -> Answer:
         own = question._replace(table=table.part(which), most=question.most // threads)
         shared: tuple[int, object] = (0, None)
         if code.share is not None and segment.filter != SCAN:
-            shared = code.share(own.table, directions)
+            shared = code.share(own.table, directions, threads)
         chunks = chunks_of(segment.rows)
         runs = max(1, round(RUNS * threads * chunks / table.chunks))
         tasks += [(own, _Prepared(directions, *shared), span) for span in _threads.spans(chunks, runs)]

@@ -24,8 +24,10 @@ from math import inf, sqrt
 __all__ = [
     "MAX_CELL_DIM",
     "MAX_DIM",
+    "PREFIX_SHARE",
     "TINY",
     "axes_error",
+    "axes_left",
     "axes_rest",
     "axes_spread",
     "ball_doubt",
@@ -47,6 +49,7 @@ __all__ = [
     "most_cosine_slope",
     "norm_bound",
     "pair_margin",
+    "prefix_margin",
     "radius_factor",
     "reach",
     "residual_bound",
@@ -59,6 +62,9 @@ __all__ = [
 
 UNIT = 2.0**-53
 TINY = 2.0**-126
+
+PREFIX_SHARE = 2.0**-19
+"""What each term of a test along axes in float32 gives up: see `prefix_margin`."""
 
 MAX_DIM = 2**26
 """Largest dimension: d^2 u < 1 holds, and 2^26 products leave every limb of `halfspace.cpu.exact` within int64."""
@@ -273,6 +279,33 @@ def axes_rest(length: float, along: float, spread: float) -> float:
     """Upper bound of |D - P' z|, from |D| and the computed |z|; what it still lacks is in `axes_error`."""
     sure = max(0.0, along - spread * length)
     return sqrt(max(0.0, length * length * (1.0 + 2.0**-40) - (1.0 - spread) * sure * sure))
+
+
+def axes_left(norm: float, along: float, spread: float) -> float:
+    """Upper bound of |g|, g = q - P' p, from bounds of |q| and of |p|, where p is P q as computed in float32.
+
+    Here |q| is between 1 and 2, or 0. In the notation of `axes_error`, p errs by at most h |q| with h = `spread`, so
+
+        |g|^2 = |q|^2 - 2 <P q, p> + p' P P' p  <=  |q|^2 - (1 - e) |p|^2 + 2 h |q| |p|.
+
+    What a bound of |p| is too large by, (axes + 4) u, is below the constant.
+    """
+    return sqrt(max(0.0, norm * norm * (1.0 + 2.0**-34) - (1.0 - spread) * along * along + 2.0 * spread * norm * along))
+
+
+def prefix_margin(digit_sum: float, slack: float) -> float:
+    """Slack, in units of an integer dot product, of a test in float32 whose terms give up `PREFIX_SHARE` of themselves.
+
+    The product of codes up to 15 with a direction's single digits A is compared with
+
+        level / s - factor r / s - remainder b / s + lift e / s + offset
+
+    and is exact in float32, as there are at most 2^13 axes. Each of these factors, and of the quotients, is rounded
+    once to float32, and the sum eight times: in all by less than 2^-20 of the sum of all magnitudes. The first four
+    terms pay for their part themselves; the offset, below 7.5 sum |A_j| + `slack` in magnitude, does so here. A factor
+    or a quotient that is flushed to 0 costs less than a unit.
+    """
+    return 4.0 + PREFIX_SHARE * (8.0 * digit_sum + slack)
 
 
 def pair_margin(digit_sum: float, ratio: float, dim: int) -> float:

@@ -39,8 +39,8 @@ class FilterCode(NamedTuple):
     search : compiled; ``(job, segment, state, directions, counts, span)`` searches chunks [*span) of one space,
         and returns the chunk at which it stopped; see `halfspace.cpu.by_chunk`
     prepare : compiled; ``(table, which, directions, dim, shared)`` makes the ``state`` of all spaces of one segment
-    share : ``(table, directions) -> (address, keepalive)`` makes for all threads what `prepare` then finds at the
-        address ``shared``; None where there is nothing to share
+    share : ``(table, directions, threads) -> (address, keepalive)`` makes for all threads what `prepare` then finds at
+        the address ``shared``; None where there is nothing to share
     bound : ``(segment, space, direction, tau, threads) -> Bounded``, of filters that are asked for one direction at a
         time; None for others
     needs_digits : whether the digits of whole directions are needed
@@ -52,7 +52,7 @@ class FilterCode(NamedTuple):
     describe: Callable[[Any, int], np.ndarray] | None
     search: Any
     prepare: Any = nothing
-    share: Callable[[Any, Any], tuple[int, object]] | None = None
+    share: Callable[[Any, Any, int], tuple[int, object]] | None = None
     bound: Callable[..., Bounded] | None = None
     needs_digits: bool = False
     sources: tuple[str, ...] = ()

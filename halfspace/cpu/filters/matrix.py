@@ -28,7 +28,16 @@ from halfspace.cpu.runtime.lanes import join_block
 from halfspace.cpu.runtime.simd import GROUP
 from halfspace.model.layout import BLOCK, CHUNK, MODERATE, TILE
 
-__all__ = ["LEAST", "Matrix", "blank_matrix", "can_multiply", "fill_matrix", "pack_tile", "reachable_by"]
+__all__ = [
+    "LEAST",
+    "Matrix",
+    "blank_matrix",
+    "can_multiply",
+    "code_in_one_digit",
+    "fill_matrix",
+    "pack_tile",
+    "reachable_by",
+]
 
 PAIR_SHARE = 2.0**-20
 """What is taken from levels and lifts, which may cancel: it pays for rounding them, and their products, to float32."""
@@ -96,7 +105,7 @@ def fill_matrix(cells, directions, views, dim, space, out):
         coded_components(directions[k], cells.centre, view.moved, own)
         for j in range(dim):
             own[j] *= np.float64(weights[j])
-        unit, rest, total, magnitude = _code_in_one_digit(own, out.digits[space, place])
+        unit, rest, total, magnitude = code_in_one_digit(own, dim, 0.0, out.digits[space, place])
         slack = reach(unit, rest, view.norm, cells.low_span, dim) / unit
         factor = radius_factor(view.norm) / unit
         margin = pair_margin(np.float64(magnitude), factor, dim)
@@ -112,26 +121,27 @@ def fill_matrix(cells, directions, views, dim, space, out):
 
 
 @inlined
-def _code_in_one_digit(values, digits):
-    """Code float64 (d,) as a * A + rest; digits : int8 (at least d,), gets A, within 127.
+def code_in_one_digit(values, count, least, digits):
+    """Code float64 (count,) as a * A + rest; digits : int8 (at least count,), gets A, within 127.
 
-    The unit a is as small as it may be, but for its last bits: with 23 of them its multiples are exact. Rests are
-    rounded once at most, which `norm_bound` pays for. Returns the unit, a bound on |rest|, and the sums of A and |A|.
+    The unit a is as small as it may be for numbers up to `least`, and for these, but for its last bits: with 23 of them
+    its multiples are exact. Rests are rounded once at most, which `norm_bound` pays for. Returns the unit, a bound on
+    |rest|, and the sums of A and |A|.
     """
-    largest = largest_of(values, values.size)
+    largest = max(largest_of(values, count), least)
     unit = 1.0
     if largest > 0.0:
         unit = float64_of(((bits_of(largest / 127.0) + UNIT_BITS) | UNIT_BITS) - UNIT_BITS)
     inverse = 1.0 / unit
     total, magnitude, squares = np.int64(0), np.int64(0), 0.0
-    for j in range(values.size):
+    for j in range(count):
         digit = np.int64(np.rint(values[j] * inverse))
         rest = values[j] - digit * unit
         squares = multiply_add(squares, rest, rest)
         digits[j] = digit
         total += digit
         magnitude += abs(digit)
-    return unit, norm_bound(squares, values.size), total, magnitude
+    return unit, norm_bound(squares, count), total, magnitude
 
 
 @inlined
@@ -183,6 +193,7 @@ def pack_tile(cells, first, words, columns, out):
     for b in range(TILE // BLOCK):
         codes = 4 * words * (first + BLOCK * b)
         join_block(cells.high + codes, cells.low + codes, words, tile + b * (1024 * columns))
+    lengths = pointer(cells.lengths, np.float32)
     for i in range(TILE):
         scale, radius = widen16(scales[first + i]), widen16(radii[first + i])
         if scale > 0.0:
@@ -191,7 +202,6 @@ def pack_tile(cells, first, words, columns, out):
         else:  # a vector at the centre: always left
             inverses[i] = np.float32(0.0)
             ratios[i] = np.float32(np.inf)
-    if cells.lengths != 0:
-        lengths = pointer(cells.lengths, np.float32)
-        for i in range(TILE):
+        rises[i] = np.float32(0.0)
+        if cells.lengths != 0:
             rises[i] = lengths[first + i] * inverses[i]

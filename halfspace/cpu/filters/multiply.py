@@ -8,13 +8,15 @@ import numpy as np
 from halfspace.cpu.by_chunk import chunkwise, verify
 from halfspace.cpu.filters.cascade import classify_cells
 from halfspace.cpu.filters.matrix import pack_tile, reachable_by
+from halfspace.cpu.filters.prefix import PARTS, WHOLE, judge, pack_prefix, part_of
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.filters.views import borrow_seen
 from halfspace.cpu.job import COUNT, LOOK, bits_between, fetch, keep, must_stop, presence
 from halfspace.cpu.runtime.jit import blank, cleared, hold, inlined, pointer, record_at
-from halfspace.cpu.runtime.lanes import lowest_bit_of, tile_reaching
+from halfspace.cpu.runtime.lanes import lowest_bit_of
+from halfspace.cpu.runtime.reaching import block_reaching, tile_reaching
 from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_end
-from halfspace.model.layout import CHUNK, TILE
+from halfspace.model.layout import BLOCK, CHUNK, TILE
 
 __all__ = ["search_cells"]
 
@@ -29,7 +31,7 @@ def search_cells(job, segment, seen, directions, counts, span):
     """Search chunks [*span) of a space with cells; returns the chunk at which it stopped."""
     own = borrow_seen(seen)
     if own.matrix.order.shape[0]:
-        return _multiply(job, segment, own.matrix, directions, counts, span)
+        return _multiply(job, segment, own, directions, counts, span)
     return _one_by_one(job, segment, own, directions, counts, span)
 
 
@@ -62,17 +64,50 @@ def _list_left(job, segment, masks, some, first):
 
 
 @inlined
-def _multiply(job, segment, matrix, directions, counts, span):
+def _refine(tile, own, masks, numbers, lasting):
+    """Multiply the blocks that axes have left for 16 directions; returns how many there were for the first `lasting`.
+
+    tile : address of the packed codes, (steps, columns), and addresses of what their rows need
+    own : address of the directions' digits; masks : int64 (16,), of the vectors that are left
+    """
+    codes, shape, rows = tile
+    steps, columns = shape
+    blocks = 0
+    for place in range(GROUP):
+        left, kept = masks[place], np.int64(0)
+        if left == 0:
+            continue
+        levels, factors, offsets, lifts = numbers
+        at = 4 * place
+        needed = levels + at, factors + at, offsets + at, lifts + at
+        for b in range(TILE // BLOCK):
+            if (left >> (BLOCK * b)) & 0xFFFF == 0:
+                continue
+            blocks += place < lasting
+            here, to = codes + b * (1024 * columns), 4 * BLOCK * b
+            own_rows = rows[0] + to, rows[1] + to, rows[2] + to
+            kept |= block_reaching(here, own + place * (TILE * columns), steps, own_rows, needed) << (BLOCK * b)
+        masks[place] = left & kept
+    return blocks
+
+
+@inlined
+def _multiply(job, segment, seen, directions, counts, span):
     """Search chunks [*span) for the directions of a space, all at once; returns the chunk at which it stopped."""
-    (start, stop), space = span, job.space
+    (start, stop), space, matrix, prefix = span, job.space, seen.matrix, seen.prefix
     padded = matrix.digits.shape[1]
     cells = record_at(segment.data, CELLS)
     peaks = pointer(cells.peaks, np.float32)
-    columns = matrix.digits.shape[2] // TILE
-    codes = cleared(TILE * TILE * columns + 63, np.uint8)
+    columns, along = matrix.digits.shape[2] // TILE, prefix.digits.shape[2] // TILE
+    shape = 2 * job.words, columns
+    codes = cleared(TILE * TILE * (columns + along) + 63, np.uint8)
     tile = (codes.ctypes.data + 63) // 64 * 64
+    short = tile + TILE * TILE * columns
     inverses, ratios, rises = blank(TILE, np.float32), blank(TILE, np.float32), blank(TILE, np.float32)
     rows = inverses.ctypes.data, ratios.ctypes.data, rises.ctypes.data
+    quotients = blank((4, TILE), np.float32)
+    first_quotient = quotients.ctypes.data
+    short_rows = first_quotient, first_quotient + 256, first_quotient + 512, first_quotient + 768
     lifted = cells.lengths != 0
     levels, factors = matrix.levels.ctypes.data, matrix.factors.ctypes.data
     offsets, lifts = matrix.offsets.ctypes.data, matrix.lifts.ctypes.data
@@ -90,23 +125,46 @@ def _multiply(job, segment, matrix, directions, counts, span):
                 some[place] = 0
             for t in range((min(last, first + TILE * tiles) - first + TILE - 1) // TILE):
                 low = first + TILE * t
-                fetched = np.int64(0)
+                number = (low - chunk * CHUNK) // TILE  # of the tile in its chunk
+                part = part_of(job, number) if along else WHOLE
+                fetched, blocks = np.int64(0), np.int64(0)
                 pack_tile(cells, low, job.words, columns, (tile, inverses, ratios, rises))
+                if part != WHOLE:
+                    pack_prefix(cells, directions[0].metric, part, low, along, (short, quotients))
                 for group in range(begin // GROUP * GROUP, alive, GROUP):
                     at_group = space * padded + group
                     digits = matrix.digits.ctypes.data + at_group * (TILE * columns)
                     numbers = levels + 4 * at_group, factors + 4 * at_group, offsets + 4 * at_group
+                    own_lifts = lifts + 4 * at_group
                     out = masks.ctypes.data + 8 * (t * padded + group)
-                    if lifted:
-                        tile_reaching(tile, digits, columns, rows, (*numbers, lifts + 4 * at_group), out)
+                    if part != WHOLE:
+                        of_part = PARTS * space + part
+                        steps = (part + 1) * (cells.axes // 8)
+                        numbers_at = prefix.numbers.ctypes.data + 4 * (5 * of_part * padded + group)
+                        short_numbers = (
+                            numbers_at,
+                            numbers_at + 4 * padded,
+                            numbers_at + 8 * padded,
+                            numbers_at + 12 * padded,
+                            numbers_at + 16 * padded,
+                        )
+                        short_digits = prefix.digits.ctypes.data + (of_part * padded + group) * (TILE * along)
+                        tile_reaching(short, short_digits, (steps, along), short_rows, short_numbers, out)
+                        whole_tile = tile, shape, rows
+                        left = masks[t, group : group + GROUP]
+                        blocks += _refine(whole_tile, digits, left, (*numbers, own_lifts), alive - group)
+                    elif lifted:
+                        tile_reaching(tile, digits, shape, rows, (*numbers, own_lifts), out)
                     else:
-                        tile_reaching(tile, digits, columns, rows[:2], numbers, out)
+                        tile_reaching(tile, digits, shape, rows[:2], numbers, out)
                     fresh = np.int64(0)
                     for place in range(group, group + GROUP):
                         some[place] |= np.int64(masks[t, place] != 0) << t
                         fresh |= masks[t, place]
                     _fetch_rows(job, segment, low, fresh & ~fetched)
                     fetched |= fresh
+                if along and begin == 0 and (number == 0 or (number == 1 and job.another)):
+                    judge(job, cells.axes, number, alive, blocks)
             job.weight += alive
             for place in range(begin, alive):
                 left = _list_left(job, segment, masks[:, place], some[place], first)
@@ -128,4 +186,5 @@ def _multiply(job, segment, matrix, directions, counts, span):
     hold(inverses)
     hold(ratios)
     hold(rises)
+    hold(quotients)
     return at

@@ -30,6 +30,7 @@ CELLS = np.dtype(
         ("axes_matrix", np.int64),  # address of float32 (h, d)
         ("axes_weights", np.int64),  # address of float32 (h,)
         ("axes_spread", np.float64),
+        ("axes_magnitude", np.float64),  # a power of two: the largest norm is below it, and at least half of it
         ("axes_codes", np.int64, (2,)),  # of each part: address of uint8 (blocks, words, 16, 4)
         ("axes_scales", np.int64),  # address of bfloat16 (16 blocks,)
         ("axes_radii", np.int64, (2,)),  # of each part: address of bfloat16 (16 blocks,)
@@ -86,6 +87,7 @@ def fill_cells(cells: Cells, space: int, row: Any) -> None:
     if axes is None:
         return
     row["axes"], row["axes_spread"] = axes.weights.shape[1], axes.spread[space]
+    row["axes_magnitude"] = 2.0 ** int(np.frexp(cells.peaks[space].max())[1])
     row["axes_matrix"], row["axes_weights"] = address(axes.axes[space]), address(axes.weights[space])
     row["axes_scales"] = address(axes.scales[space])
     for name in ("codes", "radii", "rests"):

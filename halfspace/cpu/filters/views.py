@@ -8,6 +8,7 @@ from halfspace.cpu.codes import thresholds
 from halfspace.cpu.directions import code_in_digits
 from halfspace.cpu.filters.lifts import L2, LIFT_FIELDS, coded_components, cone, sphere
 from halfspace.cpu.filters.matrix import LEAST, Matrix, blank_matrix, can_multiply, fill_matrix
+from halfspace.cpu.filters.prefix import PARTS, Prefix
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.rounding import norm_bound, radius_factor, reach
 from halfspace.cpu.runtime.jit import array_at, blank, borrowed, cleared, inlined, multiply_add, pointer, record_at
@@ -52,6 +53,7 @@ class Seen(NamedTuple):
     # of no directions where they are multiplied
     axes_digits: np.ndarray  # int8 (total, 2, stride)
     matrix: Matrix  # of no directions where they are not multiplied
+    prefix: Prefix  # of none where there are no axes, or where nothing is shared
 
 
 @inlined
@@ -62,6 +64,7 @@ def blank_seen(total, batch, dim, axes, multiplied):
         cleared((0 if multiplied else total, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8),
         cleared((total, 2, axes), np.int8),
         blank_matrix(multiplied, batch, dim),
+        Prefix(blank((0, 0, 0), np.int8), blank((0, 0, 0), np.float32)),
     )
 
 
@@ -122,6 +125,9 @@ SHARED = np.dtype(
         ("factors", np.int64),
         ("offsets", np.int64),
         ("lifts", np.int64),
+        ("axes", np.int64),  # how many axes come first in the product, or 0
+        ("prefix_digits", np.int64),  # of `halfspace.cpu.filters.prefix.Prefix`
+        ("prefix_numbers", np.int64),
     ]
 )
 """What was seen of all directions, for all threads."""
@@ -144,6 +150,7 @@ def borrow_seen(seen):
             borrowed(matrix.offsets),
             borrowed(matrix.lifts),
         ),
+        Prefix(borrowed(seen.prefix.digits), borrowed(seen.prefix.numbers)),
     )
 
 
@@ -155,6 +162,7 @@ def _shared_seen(address, spaces, count, dim):
     batch = count // spaces
     padded = (batch + GROUP - 1) // GROUP * GROUP
     columns = (dim + TILE - 1) // TILE
+    parts = PARTS * multiplied if shared.axes else 0
     return Seen(
         array_at(shared.views, VIEW, count),
         blank((0, 4, 0), np.int8),
@@ -167,6 +175,10 @@ def _shared_seen(address, spaces, count, dim):
             array_at(shared.factors, np.float32, (multiplied, padded)),
             array_at(shared.offsets, np.float32, (multiplied, padded)),
             array_at(shared.lifts, np.float32, (multiplied, padded)),
+        ),
+        Prefix(
+            array_at(shared.prefix_digits, np.int8, (parts, padded, (shared.axes + TILE - 1) // TILE * TILE)),
+            array_at(shared.prefix_numbers, np.float32, (parts, 5, padded)),
         ),
     )
 

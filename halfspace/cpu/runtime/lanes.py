@@ -7,40 +7,43 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from halfspace.cpu.runtime.simd import multiply_tile, splat
+from halfspace.cpu.runtime.simd import splat
 from halfspace.model.layout import BLOCK, TILE
 
 __all__ = [
+    "along_axes",
     "block_verdicts",
     "cell_verdicts",
     "count_bits",
     "digits_reaching",
     "join_block",
+    "joined",
     "lifted_block_verdicts",
     "lifted_cell_verdicts",
+    "load",
     "lowest_bit_of",
-    "tile_reaching",
 ]
 
 _I16, _I32, _I64 = (ir.IntType(bits) for bits in (16, 32, 64))
 _FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
 
 
-def _load(builder: Any, address: Any, element: Any, count: int = BLOCK) -> Any:
+def load(builder: Any, address: Any, element: Any, count: int = BLOCK) -> Any:
+    """Load a vector of so many elements from an address."""
     return builder.load(builder.inttoptr(address, ir.VectorType(element, count).as_pointer()), align=1)
 
 
 def _product(builder: Any, products: Any) -> Any:
     """256 * high + low, in float64, of what a dot product of both digits wrote for a block."""
     wide = ir.VectorType(_DOUBLE, BLOCK)
-    low = builder.sitofp(_load(builder, builder.add(products, ir.Constant(_I64, 4 * TILE)), _I32), wide)
-    high = builder.sitofp(_load(builder, products, _I32), wide)
+    low = builder.sitofp(load(builder, builder.add(products, ir.Constant(_I64, 4 * TILE)), _I32), wide)
+    high = builder.sitofp(load(builder, products, _I32), wide)
     return builder.fadd(builder.fmul(high, ir.Constant(wide, [256.0] * BLOCK)), low)
 
 
 def _short(builder: Any, address: Any) -> Any:
     """16 bfloat16, in float64."""
-    bits = builder.zext(_load(builder, address, _I16), ir.VectorType(_I32, BLOCK))
+    bits = builder.zext(load(builder, address, _I16), ir.VectorType(_I32, BLOCK))
     numbers = builder.bitcast(builder.shl(bits, ir.Constant(bits.type, [16] * BLOCK)), ir.VectorType(_FLOAT, BLOCK))
     return builder.fpext(numbers, ir.VectorType(_DOUBLE, BLOCK))
 
@@ -74,7 +77,7 @@ def block_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
         products, scales, radii = cgutils.unpack_tuple(builder, args[0])
         numbers = [splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[1])]
         unit, bias, slack, factor, below, above = numbers
-        scale, radius = (builder.fpext(_load(builder, part, _FLOAT), wide) for part in (scales, radii))
+        scale, radius = (builder.fpext(load(builder, part, _FLOAT), wide) for part in (scales, radii))
         offset = builder.fsub(_product(builder, products), bias)
         value = builder.fmul(scale, builder.fmul(unit, offset))
         width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
@@ -97,7 +100,7 @@ def lifted_block_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
         products, *parts = cgutils.unpack_tuple(builder, args[0])
         numbers = [splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[1])]
         unit, bias, slack, factor_below, factor_above, widest, *limits = numbers
-        scale, radius, length = (builder.fpext(_load(builder, part, _FLOAT), wide) for part in parts)
+        scale, radius, length = (builder.fpext(load(builder, part, _FLOAT), wide) for part in parts)
         value = builder.fmul(scale, builder.fmul(unit, builder.fsub(_product(builder, products), bias)))
         coded = builder.fmul(scale, slack)
         upper = builder.fadd(value, builder.fadd(coded, builder.fmul(factor_below, radius)))
@@ -143,7 +146,7 @@ def _cells(builder: Any, addresses: list[Any], numbers: list[Any]) -> tuple[Any,
     unit, bias, slack, factor, remainder, below, above = (splat(builder, number, BLOCK) for number in numbers)
     scale, radius, rest = (_short(builder, part) for part in (scales, radii, rests))
     offset = builder.fsub(_product(builder, products), bias)
-    value = builder.fadd(_load(builder, values, _DOUBLE), builder.fmul(scale, builder.fmul(unit, offset)))
+    value = builder.fadd(load(builder, values, _DOUBLE), builder.fmul(scale, builder.fmul(unit, offset)))
     builder.store(value, builder.inttoptr(values, value.type.as_pointer()), align=8)
     width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
     width = builder.fadd(width, builder.fmul(remainder, rest))
@@ -163,68 +166,14 @@ def lifted_cell_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
         *addresses, lengths = cgutils.unpack_tuple(builder, args[0])
         *numbers, lift_below, lift_above = cgutils.unpack_tuple(builder, args[1])
         upper, lower, below, above = _cells(builder, addresses, numbers)
-        length = builder.fpext(_load(builder, lengths, _FLOAT), ir.VectorType(_DOUBLE, BLOCK))
+        length = builder.fpext(load(builder, lengths, _FLOAT), ir.VectorType(_DOUBLE, BLOCK))
         lifts = [splat(builder, number, BLOCK) for number in (lift_below, lift_above)]
         return _bits(builder, upper, lower, *_lifted(builder, length, [below, above, *lifts]))
 
     return signature, codegen
 
 
-@intrinsic
-def tile_reaching(typingctx: Any, tile: Any, digits: Any, columns: Any, rows: Any, numbers: Any, out: Any) -> Any:
-    """Bits of a tile's vectors whose product with each of 16 directions is not below what is needed, in float32.
-
-    tile, digits, columns : as for `matrix_dot`, and to be called where that may be
-    rows : addresses of inverses and ratios, float32 (64,), and of rises where thresholds are lifted
-    numbers : addresses of levels, factors and offsets, float32 (16,), and of lifts where thresholds are lifted
-    out : address of int64 (16,)
-
-    What is needed is level * inverse - factor * ratio + offset, and lift * rise more where thresholds are lifted; terms
-    are then added with or without fused multiply-add. Products need not leave registers for it.
-    """
-    signature = types.void(
-        *[types.intp] * 3,
-        types.UniTuple(types.intp, len(rows)),
-        types.UniTuple(types.intp, len(numbers)),
-        types.intp,
-    )
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        wide = ir.VectorType(_FLOAT, BLOCK)
-        tile, digits, columns, *tuples, out = args
-        rows, numbers = (cgutils.unpack_tuple(builder, part) for part in tuples)
-        fused = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(wide, [wide] * 3), f"llvm.fmuladd.v{BLOCK}f32"
-        )
-
-        def number_of(address: Any, direction: Any) -> Any:
-            place = builder.add(address, builder.mul(direction, ir.Constant(_I64, 4)))
-            return splat(builder, builder.load(builder.inttoptr(place, _FLOAT.as_pointer()), align=4), BLOCK)
-
-        def needed(block: int, own: list[Any]) -> Any:
-            at = ir.Constant(_I64, 4 * BLOCK * block)
-            inverse, ratio, *rise = (_load(builder, builder.add(row, at), _FLOAT) for row in rows)
-            level, factor, offset, *lift = own
-            for one, other in ((builder.fneg(factor), ratio), (level, inverse), *zip(lift, rise, strict=True)):
-                offset = builder.call(fused, [one, other, offset])
-            return offset
-
-        def compare(direction: Any, products: list[Any]) -> None:
-            own = [number_of(address, direction) for address in numbers]
-            mask = ir.Constant(_I64, 0)
-            for block, product in enumerate(products):
-                reaches = builder.fcmp_unordered(">=", builder.sitofp(product, wide), needed(block, own))
-                mask = _joined(builder, mask, reaches, block)
-            place = builder.add(out, builder.mul(direction, ir.Constant(_I64, 8)))
-            builder.store(mask, builder.inttoptr(place, _I64.as_pointer()), align=8)
-
-        multiply_tile(builder, tile, digits, columns, compare)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-def _joined(builder: Any, mask: Any, bits: Any, block: int) -> Any:
+def joined(builder: Any, mask: Any, bits: Any, block: int) -> Any:
     """Put the bits of a block into the mask of a tile."""
     own = builder.zext(builder.bitcast(bits, _I16), _I64)
     return builder.or_(mask, builder.shl(own, ir.Constant(_I64, BLOCK * block)))
@@ -248,13 +197,13 @@ def digits_reaching(
         for block in range(TILE // BLOCK):
             at = ir.Constant(_I64, 4 * BLOCK * block)
             high, inverse, ratio = (builder.add(place, at) for place in (products, inverses, ratios))
-            low = _load(builder, builder.add(high, ir.Constant(_I64, 4 * TILE)), _I32)
-            product = builder.fmul(builder.sitofp(_load(builder, high, _I32), wide), ir.Constant(wide, [256.0] * BLOCK))
+            low = load(builder, builder.add(high, ir.Constant(_I64, 4 * TILE)), _I32)
+            product = builder.fmul(builder.sitofp(load(builder, high, _I32), wide), ir.Constant(wide, [256.0] * BLOCK))
             product = builder.fadd(product, builder.sitofp(low, wide))
-            inverse, ratio = (_load(builder, place, _FLOAT) for place in (inverse, ratio))
+            inverse, ratio = (load(builder, place, _FLOAT) for place in (inverse, ratio))
             needed = builder.fsub(builder.fmul(level, inverse), builder.fmul(factor, ratio))
             reaches = builder.fcmp_unordered(">=", product, builder.fadd(needed, offset))
-            mask = _joined(builder, mask, reaches, block)
+            mask = joined(builder, mask, reaches, block)
         return mask
 
     return signature, codegen
@@ -311,7 +260,7 @@ def join_block(typingctx: Any, high: Any, low: Any, words: Any, out: Any) -> Any
         groups = builder.udiv(builder.add(words, number(_I64, BLOCK - 1)), number(_I64, BLOCK))
 
         def join(word: Any, lower: Any) -> None:
-            upper = _load(builder, builder.add(high, builder.mul(word, number(_I64, 4 * BLOCK))), _I32)
+            upper = load(builder, builder.add(high, builder.mul(word, number(_I64, 4 * BLOCK))), _I32)
             even = builder.or_(builder.shl(builder.and_(upper, small), four), builder.and_(lower, small))
             odd = builder.or_(builder.and_(upper, large), builder.and_(builder.lshr(lower, four), small))
             place = builder.add(out, builder.mul(word, number(_I64, 8 * BLOCK)))
@@ -323,7 +272,7 @@ def join_block(typingctx: Any, high: Any, low: Any, words: Any, out: Any) -> Any
             first = builder.mul(group.index, number(_I64, BLOCK))
             start = builder.add(low, builder.mul(first, number(_I64, 4)))
             rows = [
-                _load(builder, builder.add(start, builder.mul(stride, number(_I64, row))), _I32) for row in range(BLOCK)
+                load(builder, builder.add(start, builder.mul(stride, number(_I64, row))), _I32) for row in range(BLOCK)
             ]
             columns = _transposed(builder, rows)
             count = builder.sub(words, first)
@@ -340,6 +289,40 @@ def join_block(typingctx: Any, high: Any, low: Any, words: Any, out: Any) -> Any
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), codegen
+
+
+@intrinsic
+def along_axes(typingctx: Any, rows: Any, columns: Any, dim: Any, count: Any, out: Any) -> Any:
+    """Products of 8 rows with axes in float32, each the sum of rounded products in order of dimensions.
+
+    rows : address of float32 (8, d); columns : address of float32 (d, count), the axes, a multiple of 16
+    out : address of float32 (8, count)
+    """
+    eight = 8
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, columns, dim, count, out = args
+        number, wide = ir.Constant, ir.VectorType(_FLOAT, BLOCK)
+        size, stride = (builder.mul(value, number(_I64, 4)) for value in (dim, count))
+        starts = [builder.add(rows, builder.mul(size, number(_I64, row))) for row in range(eight)]
+        sums = [cgutils.alloca_once(builder, wide) for _ in range(eight)]
+        with cgutils.for_range(builder, builder.udiv(count, number(_I64, BLOCK))) as group:
+            first = builder.mul(group.index, number(_I64, 4 * BLOCK))
+            for place in sums:
+                builder.store(number(wide, [0.0] * BLOCK), place)
+            with cgutils.for_range(builder, dim) as loop:
+                at = builder.mul(loop.index, number(_I64, 4))
+                axis = load(builder, builder.add(builder.add(columns, first), builder.mul(loop.index, stride)), _FLOAT)
+                for start, place in zip(starts, sums, strict=True):
+                    value = builder.load(builder.inttoptr(builder.add(start, at), _FLOAT.as_pointer()), align=4)
+                    product = builder.fmul(axis, splat(builder, value, BLOCK))
+                    builder.store(builder.fadd(builder.load(place), product), place)
+            for row, place in enumerate(sums):
+                to = builder.add(builder.add(out, first), builder.mul(stride, number(_I64, row)))
+                builder.store(builder.load(place), builder.inttoptr(to, wide.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 5), codegen
 
 
 @intrinsic

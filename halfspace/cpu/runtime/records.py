@@ -125,6 +125,9 @@ JOB = np.dtype(
         ("chunk", np.int64),  # of a segment
         ("place", np.int64),  # of a direction
         ("row", np.int64),  # in a matrix product, the first of the tiles that were being verified
+        ("part", np.int64),  # of the axes, which is multiplied first in this chunk; see `halfspace.cpu.filters.prefix`
+        ("cost", np.int64),  # of the first of its tiles, with the first part
+        ("another", np.int64),  # whether the second tile tries another part
     ],
     align=True,
 )

@@ -20,6 +20,7 @@ from halfspace.model.layout import BLOCK, TILE
 
 __all__ = [
     "GROUP",
+    "dot_step",
     "half_to_float",
     "matrix_begin",
     "matrix_dot",
@@ -105,6 +106,11 @@ def _portable_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
 _STEPS = {PORTABLE: _portable_step, AVX_VNNI: _avx_vnni_step, AVX512: _avx512_step, AMX: _avx512_step}
 
 
+def dot_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
+    """Add the products of four uint8 of each of 16 vectors with four int8 to int32 (16,)."""
+    return _STEPS[FORM](builder, total, codes, digits)
+
+
 class _Sums:
     """Running sums in registers."""
 
@@ -116,7 +122,7 @@ class _Sums:
 
     def add(self, at: int, codes: Any, digits: Any) -> None:
         place = self._places[at]
-        self._builder.store(_STEPS[FORM](self._builder, self._builder.load(place), codes, digits), place)
+        self._builder.store(dot_step(self._builder, self._builder.load(place), codes, digits), place)
 
     def __getitem__(self, at: int) -> Any:
         return self._builder.load(self._places[at])
@@ -276,13 +282,14 @@ def matrix_end(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-def _by_tiles(builder: Any, tile: Any, digits: Any, columns: Any, out: Any) -> None:
+def _by_tiles(builder: Any, tile: Any, digits: Any, shape: Any, out: Any) -> None:
     """Emit `matrix_dot` in tile registers."""
+    steps, columns = shape
     stride = builder.mul(columns, _number(64))
     registers = [_number(register, _I8) for register in range(8)]
     for block in range(4):
         _tile_instruction(builder, "tilezero", registers[block])
-    with cgutils.for_range(builder, columns) as loop:
+    with cgutils.for_range(builder, builder.udiv(_at(builder, steps, 15), _number(16))) as loop:
         here = _at(builder, digits, builder.mul(loop.index, _number(64)))
         _tile_instruction(builder, "tileloadd64", registers[4], _place(builder, here), stride)
         for block in range(4):
@@ -296,15 +303,16 @@ def _by_tiles(builder: Any, tile: Any, digits: Any, columns: Any, out: Any) -> N
         _tile_instruction(builder, "tilestored64", registers[block], place, _number(4 * TILE))
 
 
-def _by_vectors(builder: Any, tile: Any, digits: Any, columns: Any, use: Any) -> None:
+def _by_vectors(builder: Any, tile: Any, digits: Any, shape: Any, use: Any) -> None:
     """Emit `matrix_dot` with sums in vector registers, and what takes them from there: see `multiply_tile`."""
+    steps, columns = shape
     stride = builder.mul(columns, _number(64))
     starts = [_at(builder, tile, builder.mul(columns, _number(1024 * block))) for block in range(4)]
     count = 4 if FORM == AVX512 else 1
     with cgutils.for_range(builder, _number(GROUP // count)) as group:
         first = _at(builder, digits, builder.mul(group.index, builder.mul(stride, _number(count))))
         sums = _Sums(builder, 4 * count)
-        with cgutils.for_range(builder, builder.mul(columns, _number(16))) as loop:
+        with cgutils.for_range(builder, steps) as loop:
             column = builder.mul(loop.index, _number(4 * BLOCK))
             codes = [_read(builder, _at(builder, start, column), _BYTES) for start in starts]
             here = _at(builder, first, builder.mul(loop.index, _number(4)))
@@ -317,16 +325,17 @@ def _by_vectors(builder: Any, tile: Any, digits: Any, columns: Any, use: Any) ->
             use(number, [sums[4 * direction + block] for block in range(4)])
 
 
-def multiply_tile(builder: Any, tile: Any, digits: Any, columns: Any, use: Any) -> None:
+def multiply_tile(builder: Any, tile: Any, digits: Any, shape: Any, use: Any) -> None:
     """Emit dot products as `matrix_dot` forms them, and what becomes of them.
 
+    shape : steps of four dimensions, beyond which all digits are zero, and columns
     use : called for one direction after another, with its number and its products, int32 (16,) of each block
     """
     if FORM != AMX:
-        _by_vectors(builder, tile, digits, columns, use)
+        _by_vectors(builder, tile, digits, shape, use)
         return
     out = builder.ptrtoint(cgutils.alloca_once(builder, _LANES, size=GROUP * TILE // BLOCK), _I64)
-    _by_tiles(builder, tile, digits, columns, out)
+    _by_tiles(builder, tile, digits, shape, out)
     with cgutils.for_range(builder, _number(GROUP)) as loop:
         own = _at(builder, out, builder.mul(loop.index, _number(4 * TILE)))
         use(loop.index, [_read(builder, _at(builder, own, 4 * BLOCK * block), _LANES, 4) for block in range(4)])
@@ -345,6 +354,7 @@ def matrix_dot(typingctx: Any, tile: Any, digits: Any, columns: Any, out: Any) -
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         tile, digits, columns, out = args
+        shape = builder.mul(columns, _number(16)), columns
 
         def write(direction: Any, products: list[Any]) -> None:
             row = _at(builder, out, builder.mul(direction, _number(4 * TILE)))
@@ -352,9 +362,9 @@ def matrix_dot(typingctx: Any, tile: Any, digits: Any, columns: Any, out: Any) -
                 _write(builder, product, _at(builder, row, 4 * BLOCK * block))
 
         if FORM == AMX:
-            _by_tiles(builder, tile, digits, columns, out)
+            _by_tiles(builder, tile, digits, shape, out)
         else:
-            _by_vectors(builder, tile, digits, columns, write)
+            _by_vectors(builder, tile, digits, shape, write)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), codegen
