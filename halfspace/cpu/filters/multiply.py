@@ -8,7 +8,7 @@ import numpy as np
 from halfspace.cpu.by_chunk import chunkwise, verify
 from halfspace.cpu.filters.cascade import classify_cells
 from halfspace.cpu.filters.matrix import pack_tile, reachable_by
-from halfspace.cpu.filters.prefix import PARTS, WHOLE, judge, pack_prefix, part_of
+from halfspace.cpu.filters.prefix import TWICE, WHOLE, addresses_of, judge, pack_prefix, part_of
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.filters.views import borrow_seen
 from halfspace.cpu.job import COUNT, LOOK, bits_between, fetch, keep, must_stop, presence
@@ -64,31 +64,44 @@ def _list_left(job, segment, masks, some, first):
 
 
 @inlined
-def _refine(tile, own, masks, numbers, lasting):
-    """Multiply the blocks that axes have left for 16 directions; returns how many there were for the first `lasting`.
+def _blocks_left(masks, some, lasting):
+    """Count the blocks of which masks (16,) leave a vector, for those of the first `lasting` that `some` has bits of."""
+    blocks = 0
+    some &= bits_between(0, lasting)
+    while some:
+        left = masks[lowest_bit_of(some)]
+        some &= some - 1
+        for b in range(TILE // BLOCK):
+            blocks += (left >> (BLOCK * b)) & 0xFFFF != 0
+    return blocks
+
+
+@inlined
+def _refine(tile, own, numbers, masks, some):
+    """Multiply the blocks that axes have left for 16 directions, with whole codes; returns bits as `tile_reaching` does.
 
     tile : address of the packed codes, (steps, columns), and addresses of what their rows need
-    own : address of the directions' digits; masks : int64 (16,), of the vectors that are left
+    own : address of the directions' digits; numbers : addresses of what they need
+    masks : int64 (16,), of the vectors that are left; some : a bit for each direction that has any
     """
     codes, shape, rows = tile
-    steps, columns = shape
-    blocks = 0
-    for place in range(GROUP):
-        left, kept = masks[place], np.int64(0)
-        if left == 0:
-            continue
-        levels, factors, offsets, lifts = numbers
-        at = 4 * place
-        needed = levels + at, factors + at, offsets + at, lifts + at
-        for b in range(TILE // BLOCK):
-            if (left >> (BLOCK * b)) & 0xFFFF == 0:
-                continue
-            blocks += place < lasting
-            here, to = codes + b * (1024 * columns), 4 * BLOCK * b
-            own_rows = rows[0] + to, rows[1] + to, rows[2] + to
-            kept |= block_reaching(here, own + place * (TILE * columns), steps, own_rows, needed) << (BLOCK * b)
-        masks[place] = left & kept
-    return blocks
+    levels, factors, offsets, lifts = numbers
+    still = np.int64(0)
+    while some:
+        place = lowest_bit_of(some)
+        some &= some - 1
+        left, kept, at = masks[place], np.int64(0), 4 * place
+        while left:
+            b = lowest_bit_of(left) // BLOCK
+            here, to = codes + b * (1024 * shape[1]), 4 * BLOCK * b
+            needs = rows[0] + to, rows[1] + to, rows[2] + to
+            needed = levels + at, factors + at, offsets + at, lifts + at
+            bits = block_reaching(here, own + place * (TILE * shape[1]), shape[0], needs, needed) << (BLOCK * b)
+            kept |= bits & left
+            left &= ~(np.int64(0xFFFF) << (BLOCK * b))
+        masks[place] = kept
+        still |= np.int64(kept != 0) << place
+    return still
 
 
 @inlined
@@ -105,9 +118,9 @@ def _multiply(job, segment, seen, directions, counts, span):
     short = tile + TILE * TILE * columns
     inverses, ratios, rises = blank(TILE, np.float32), blank(TILE, np.float32), blank(TILE, np.float32)
     rows = inverses.ctypes.data, ratios.ctypes.data, rises.ctypes.data
-    quotients = blank((4, TILE), np.float32)
-    first_quotient = quotients.ctypes.data
-    short_rows = first_quotient, first_quotient + 256, first_quotient + 512, first_quotient + 768
+    quotients, steps = blank((4, TILE), np.float32), cells.axes // 8
+    row = quotients.ctypes.data
+    quotients_at = row, row + 4 * TILE, row + 8 * TILE, row + 12 * TILE
     lifted = cells.lengths != 0
     levels, factors = matrix.levels.ctypes.data, matrix.factors.ctypes.data
     offsets, lifts = matrix.offsets.ctypes.data, matrix.lifts.ctypes.data
@@ -137,29 +150,26 @@ def _multiply(job, segment, seen, directions, counts, span):
                     numbers = levels + 4 * at_group, factors + 4 * at_group, offsets + 4 * at_group
                     own_lifts = lifts + 4 * at_group
                     out = masks.ctypes.data + 8 * (t * padded + group)
+                    own_masks, many, bits = masks[t, group : group + GROUP], True, np.int64(0)
                     if part != WHOLE:
-                        of_part = PARTS * space + part
-                        steps = (part + 1) * (cells.axes // 8)
-                        numbers_at = prefix.numbers.ctypes.data + 4 * (5 * of_part * padded + group)
-                        short_numbers = (
-                            numbers_at,
-                            numbers_at + 4 * padded,
-                            numbers_at + 8 * padded,
-                            numbers_at + 12 * padded,
-                            numbers_at + 16 * padded,
+                        numbers_at, digits_at = addresses_of(prefix, space, part, group)
+                        bits = tile_reaching(
+                            short, digits_at, (steps * (part + 1), along), quotients_at, numbers_at, out
                         )
-                        short_digits = prefix.digits.ctypes.data + (of_part * padded + group) * (TILE * along)
-                        tile_reaching(short, short_digits, (steps, along), short_rows, short_numbers, out)
-                        whole_tile = tile, shape, rows
-                        left = masks[t, group : group + GROUP]
-                        blocks += _refine(whole_tile, digits, left, (*numbers, own_lifts), alive - group)
+                        left = _blocks_left(own_masks, bits, alive - group)
+                        blocks += left
+                        many = TWICE * left > TILE // BLOCK * GROUP
+                    if not many:
+                        bits = _refine((tile, shape, rows), digits, (*numbers, own_lifts), own_masks, bits)
                     elif lifted:
-                        tile_reaching(tile, digits, shape, rows, (*numbers, own_lifts), out)
+                        bits = tile_reaching(tile, digits, shape, rows, (*numbers, own_lifts), out)
                     else:
-                        tile_reaching(tile, digits, shape, rows[:2], numbers, out)
+                        bits = tile_reaching(tile, digits, shape, rows[:2], numbers, out)
                     fresh = np.int64(0)
-                    for place in range(group, group + GROUP):
-                        some[place] |= np.int64(masks[t, place] != 0) << t
+                    while bits:
+                        place = group + lowest_bit_of(bits)
+                        bits &= bits - 1
+                        some[place] |= np.int64(1) << t
                         fresh |= masks[t, place]
                     _fetch_rows(job, segment, low, fresh & ~fetched)
                     fetched |= fresh

@@ -26,7 +26,18 @@ from halfspace.model.filters.cells import AXES_STEP
 from halfspace.model.layout import BLOCK, LOW_MIDDLE, TILE
 from halfspace.model.rounding import PREFIX_SHARE
 
-__all__ = ["AT_ONCE", "PARTS", "WHOLE", "Prefix", "fill_prefix", "judge", "pack_prefix", "part_of"]
+__all__ = [
+    "AT_ONCE",
+    "PARTS",
+    "TWICE",
+    "WHOLE",
+    "Prefix",
+    "addresses_of",
+    "fill_prefix",
+    "judge",
+    "pack_prefix",
+    "part_of",
+]
 
 PARTS, WHOLE = 2, 2
 """Parts of the axes: the first half, or all; after them the number that stands for whole codes alone."""
@@ -35,7 +46,7 @@ AT_ONCE = 8
 TESTS = 10
 """What it costs to test a tile for a direction, in steps of four dimensions."""
 TWICE = 2
-"""A block is multiplied alone at so many times what it costs as a quarter of a tile."""
+"""A block that is multiplied alone costs so many times a quarter of a tile."""
 MOSTLY = 3.75
 """Blocks of the four of a tile that may be left by half of the axes, for all of them to be tried."""
 FINEST = 2.0**-20
@@ -102,11 +113,12 @@ def _fill_one(cells, view, size, along, weights, place, out):
         remainder = radius_factor(axes_left(norm, length, share))
         step = unit * size * cells.axes_magnitude
         level, lift = view.below / step, view.lift_below * _rise_of(cells, view) / (unit * size)
-        level, lift = level - abs(level) * PREFIX_SHARE, lift - abs(lift) * PREFIX_SHARE
         if not abs(lift) <= MOST_LIFT:
             level, lift = -np.inf, 0.0
         elif not abs(level) <= MOST_LEVEL:
             level = np.inf if level > 0.0 else -np.inf
+        else:
+            level, lift = level - abs(level) * PREFIX_SHARE, lift - abs(lift) * PREFIX_SHARE
         more = (1.0 + PREFIX_SHARE) / unit
         slack /= unit
         numbers = out.numbers[part, :, place]
@@ -119,6 +131,15 @@ def _fill_one(cells, view, size, along, weights, place, out):
 def _rise_of(cells, view):
     """Return what a length is measured in, over what a vector is: with the metric "l2" it is half a square."""
     return cells.axes_magnitude if view.moved else 1.0
+
+
+@inlined
+def addresses_of(prefix, space, part, place):
+    """Return the addresses of the numbers of 16 directions from a place on, and that of their digits."""
+    spread, padded = PARTS * space + part, prefix.numbers.shape[2]
+    row = prefix.numbers.ctypes.data + 4 * (5 * padded * spread + place)
+    digits = prefix.digits.ctypes.data + (spread * padded + place) * prefix.digits.shape[2]
+    return (row, row + 4 * padded, row + 8 * padded, row + 12 * padded, row + 16 * padded), digits
 
 
 @inlined

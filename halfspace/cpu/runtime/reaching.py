@@ -41,18 +41,20 @@ def _reaches(builder: Any, product: Any, rows: list[Any], numbers: list[Any]) ->
 
 @intrinsic
 def tile_reaching(typingctx: Any, tile: Any, digits: Any, shape: Any, rows: Any, numbers: Any, out: Any) -> Any:
-    """Bits of a tile's vectors whose product with each of 16 directions is not below what is needed, in float32.
+    """Find the vectors of a tile whose product with each of 16 directions is not below what is needed, in float32.
 
     tile, digits : as for `matrix_dot`, and to be called where that may be
     shape : steps of four dimensions, beyond which all digits are zero, and columns
     rows : addresses of inverses and ratios, float32 (64,), and of any number of rises
     numbers : addresses of levels, factors and offsets, float32 (16,), and of as many lifts
-    out : address of int64 (16,)
+    out : address of int64 (16,), gets a bit for each vector
+
+    Returns a bit for each direction that has any.
 
     What is needed is level * inverse - factor * ratio + offset, and lift * rise more for each lift; terms are added
     with or without fused multiply-add. Products need not leave registers for it.
     """
-    signature = types.void(
+    signature = types.int64(
         *[types.intp] * 2,
         types.UniTuple(types.intp, 2),
         types.UniTuple(types.intp, len(rows)),
@@ -63,6 +65,7 @@ def tile_reaching(typingctx: Any, tile: Any, digits: Any, shape: Any, rows: Any,
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         tile, digits, *tuples, out = args
         shape, rows, numbers = (cgutils.unpack_tuple(builder, part) for part in tuples)
+        some = cgutils.alloca_once_value(builder, ir.Constant(_I64, 0))
 
         def compare(direction: Any, products: list[Any]) -> None:
             at = builder.mul(direction, ir.Constant(_I64, 4))
@@ -73,9 +76,11 @@ def tile_reaching(typingctx: Any, tile: Any, digits: Any, shape: Any, rows: Any,
                 mask = joined(builder, mask, _reaches(builder, product, here, own), block)
             place = builder.add(out, builder.mul(direction, ir.Constant(_I64, 8)))
             builder.store(mask, builder.inttoptr(place, _I64.as_pointer()), align=8)
+            there = builder.zext(builder.icmp_signed("!=", mask, ir.Constant(_I64, 0)), _I64)
+            builder.store(builder.or_(builder.load(some), builder.shl(there, direction)), some)
 
         multiply_tile(builder, tile, digits, shape, compare)
-        return context.get_dummy_value()
+        return builder.load(some)
 
     return signature, codegen
 
