@@ -17,7 +17,8 @@ from halfspace.cpu.formats import exact64, round_up16, widen, widen16
 from halfspace.cpu.rounding import axes_error, axes_rest, norm_bound
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import compiled
+from halfspace.cpu.runtime.jit import compiled, hold
+from halfspace.cpu.runtime.lanes import along_axes
 from halfspace.model.filters.cells import AXES_STEP, Axes
 from halfspace.model.layout import BLOCK, LOW_MIDDLE, TILE
 from halfspace.model.rounding import axes_spread
@@ -36,8 +37,11 @@ MOST_LEFT = 0.4
 """Axes are kept if at most this share of the squared spread lies beyond them."""
 PRODUCTS = 1 << 27
 """Multiplications that are done as one task."""
-SUMMED, AT_ONCE = 64, 1 << 11
-"""Rows of a sample whose products are summed in float32, and those that are multiplied before others are read."""
+SUMMED, AT_ONCE, TOGETHER = 64, 1 << 11, 128
+"""Rows of a sample whose products are summed in float32, and those that are multiplied before others are read.
+
+And columns of the former that are multiplied with all others while they are in the nearest cache.
+"""
 
 
 class Basis(NamedTuple):
@@ -49,7 +53,10 @@ class Basis(NamedTuple):
 
 
 def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | None:
-    """Find the axes of offsets (spaces, k, d) from the centre, if they are worth it for so many rows."""
+    """Find the axes of offsets (spaces, k, d) from the centre, if they are worth it for so many rows.
+
+    The offsets are changed.
+    """
     spaces, _, dim = sample.shape
     if not DIMS[0] <= dim <= DIMS[1] or rows < ROWS * dim:
         return None
@@ -57,10 +64,10 @@ def choose(sample: npt.NDArray[np.float32], rows: int, threads: int) -> Basis | 
     found = np.empty((spaces, count, dim), np.float32)
     weights = np.empty((spaces, count), np.float32)
     for space, part in enumerate(sample):
-        largest = float(np.abs(part).max())
+        largest = max(float(part.max()), -float(part.min()))
         if not 0.0 < largest < np.inf:
             return None
-        unit = part / np.float32(largest)  # so that no square overflows
+        unit = np.divide(part, np.float32(largest), out=part)  # so that no square overflows
         products = _products(unit, threads) / len(unit)
         spreads, vectors = undisturbed(_largest, products, count)
         spreads = np.maximum(spreads, 0.0)
@@ -95,10 +102,10 @@ def _products(rows: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.flo
     """
     count, dim = rows.shape
     sums = np.zeros((dim, dim))
-    whole = np.zeros((-(-count // SUMMED) * SUMMED, dim), np.float32)
-    whole[:count] = rows
-    for low in range(0, len(whole), AT_ONCE):
-        own = whole[low : low + AT_ONCE]
+    for low in range(0, count, AT_ONCE):
+        own = rows[low : low + AT_ONCE]
+        if len(own) % SUMMED:
+            own = np.concatenate([own, np.zeros((-len(own) % SUMMED, dim), np.float32)])
         spans = _threads.spans(dim, -(-own.size * dim // PRODUCTS))
         _threads.run(lambda span: _multiply(own, sums, *span), spans, threads)  # noqa: B023
     return sums
@@ -110,20 +117,23 @@ def _multiply(rows, sums, first, last):
 
     k is a multiple of `SUMMED`.
     """
-    dim = rows.shape[1]
-    part = np.empty(dim, np.float32)
+    part = np.empty(TOGETHER, np.float32)
     for start in range(0, rows.shape[0], SUMMED):
-        for i in range(first, last):
-            part[:] = np.float32(0.0)
-            for at in range(start, start + SUMMED, 8):
-                a, b, c, e = rows[at, i], rows[at + 1, i], rows[at + 2, i], rows[at + 3, i]
-                f, g, h, k = rows[at + 4, i], rows[at + 5, i], rows[at + 6, i], rows[at + 7, i]
-                for j in range(i + 1):  # from 0: an index that might be negative is not vectorised
-                    part[j] += (
-                        (a * rows[at, j] + b * rows[at + 1, j]) + (c * rows[at + 2, j] + e * rows[at + 3, j])
-                    ) + ((f * rows[at + 4, j] + g * rows[at + 5, j]) + (h * rows[at + 6, j] + k * rows[at + 7, j]))
-            for j in range(i + 1):
-                sums[i, j] += np.float64(part[j])
+        for low in range(0, last, TOGETHER):
+            own = rows[start : start + SUMMED, low : low + TOGETHER]
+            for i in range(max(first, low), last):
+                count = min(i + 1 - low, own.shape[1])
+                part[:] = np.float32(0.0)
+                for at in range(0, SUMMED, 8):
+                    r = start + at
+                    a, b, c, e = rows[r, i], rows[r + 1, i], rows[r + 2, i], rows[r + 3, i]
+                    f, g, h, k = rows[r + 4, i], rows[r + 5, i], rows[r + 6, i], rows[r + 7, i]
+                    for j in range(count):  # from 0: an index that might be negative is not vectorised
+                        part[j] += (
+                            (a * own[at, j] + b * own[at + 1, j]) + (c * own[at + 2, j] + e * own[at + 3, j])
+                        ) + ((f * own[at + 4, j] + g * own[at + 5, j]) + (h * own[at + 6, j] + k * own[at + 7, j]))
+                for j in range(count):
+                    sums[i, low + j] += np.float64(part[j])
 
 
 def measured(axes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> Basis:
@@ -178,13 +188,13 @@ def _encode(vectors, frame, places, spread, span):
     first, last = span
     dim, count = columns.shape
     half = count // 2
-    four = 4  # rows whose parts are computed at once
-    offsets = np.zeros((four, dim), np.float32)
-    lengths = np.empty(four)
-    parts = np.empty((four, count), np.float32)
+    eight = 8  # rows whose parts are computed at once
+    offsets = np.zeros((eight, dim), np.float32)
+    lengths = np.empty(eight)
+    parts = np.empty((eight, count), np.float32)
     code = np.empty(count, np.int64)
-    for start in range(first, last, four):
-        stop = min(start + four, last)
+    for start in range(first, last, eight):
+        stop = min(start + eight, last)
         for i in range(start, stop):
             total = 0.0
             for j in range(dim):
@@ -192,15 +202,8 @@ def _encode(vectors, frame, places, spread, span):
                 offsets[i - start, j] = np.float32(offset)
                 total += offset * offset
             lengths[i - start] = norm_bound(total, dim)
-        parts[:] = np.float32(0.0)
-        for j in range(dim):  # every sum in order of dimensions, whatever the processor: files are verified by it
-            a, b, c, e = offsets[0, j], offsets[1, j], offsets[2, j], offsets[3, j]
-            for k in range(count):
-                axis = columns[j, k]
-                parts[0, k] += axis * a
-                parts[1, k] += axis * b
-                parts[2, k] += axis * c
-                parts[3, k] += axis * e
+        # every sum in order of dimensions, whatever the processor: files are verified by it
+        along_axes(offsets.ctypes.data, columns.ctypes.data, dim, count, parts.ctypes.data)
         for i in range(start, stop):
             own = parts[i - start]
             largest = 0.0
@@ -228,3 +231,5 @@ def _encode(vectors, frame, places, spread, span):
                     for b in range(4):
                         at = part * half + 8 * word + b
                         codes[part, block, word, lane, b] = code[at] | (code[at + 4] << 4)
+    hold(offsets)
+    hold(parts)

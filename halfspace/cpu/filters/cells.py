@@ -29,7 +29,7 @@ from halfspace.cpu.formats import SLICE, exact64, round_up16, widen, widen16
 from halfspace.cpu.rounding import norm_bound, residual_bound
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import blank, cleared, compiled
+from halfspace.cpu.runtime.jit import bits_of, blank, cleared, compiled, float64_of, hold, pointer
 from halfspace.model.filters.cells import Cells
 from halfspace.model.formats import as_numbers
 from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LARGEST_CODE, MODERATE, TILE
@@ -43,6 +43,9 @@ FLATTEN = 0.75
 LEAST_WEIGHT = 2.0**-16
 SPREAD_ROWS = 1 << 14
 """Rows from which spreads and axes are estimated."""
+LOW_HALVES, HIGH_HALVES = np.uint32(0x0F0F0F0F), np.uint32(0xF0F0F0F0)
+"""Of four codes of 8 bits in a word."""
+TWICE_HIGH_MIDDLE = int(2 * HIGH_MIDDLE)
 LEAST_NORM = 2.0**-40
 """If the largest norm of a segment is below this, or above `MODERATE`, all weights are 1 and there are no axes."""
 
@@ -80,19 +83,46 @@ def choose_frame(
         return centre, np.ones((spaces, dim), np.float32), None
     chosen = np.linspace(0, rows - 1, min(rows, SPREAD_ROWS)).astype(np.int64)
     sample = np.empty((spaces, chosen.size, dim), np.float32)
-    for space in range(spaces):
-        for low, high in _threads.spans(chosen.size, -(-chosen.size * dim // SLICE)):
-            part = as_numbers(vectors[space, chosen[low:high]]).astype(np.float32)
-            np.subtract(part, centre[space], out=sample[space, low:high])
-    weights = np.stack([_weigh(_spreads(part)) for part in sample])
+
+    def gather(task: tuple[int, tuple[int, int]]) -> None:
+        space, (low, high) = task
+        part = as_numbers(vectors[space, chosen[low:high]]).astype(np.float32, copy=False)
+        np.subtract(part, centre[space], out=sample[space, low:high])
+
+    spans = _threads.spans(chosen.size, -(-chosen.size * dim // SLICE))
+    _threads.run(gather, [(space, span) for space in range(spaces) for span in spans], threads)
+    weights = np.stack([_weigh(_spreads(part, threads)) for part in sample])
     return centre, weights, sample
 
 
-def _spreads(sample: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Measure the standard deviation of each column of a sample (k, d), some columns at a time: no call takes long."""
+def _spreads(sample: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float64]:
+    """Measure the standard deviation of each column of a sample (k, d)."""
     rows, dim = sample.shape
-    spans = _threads.spans(dim, -(-rows * dim // SLICE), 16)
-    return np.concatenate([np.std(sample[:, low:high], axis=0, dtype=np.float64) for low, high in spans])
+    spreads = np.empty(dim)
+    _threads.run(
+        lambda span: _deviate(sample, spreads, *span), _threads.spans(dim, -(-rows * dim // SLICE), 16), threads
+    )
+    return spreads
+
+
+@compiled
+def _deviate(sample, spreads, first, last):
+    """Measure the standard deviation of columns [first, last) of a sample (k, d), summed in order of rows."""
+    rows, count = sample.shape[0], last - first
+    means, squares = cleared(count, np.float64), cleared(count, np.float64)
+    for i in range(rows):
+        own = sample[i, first:last]
+        for j in range(count):
+            means[j] += np.float64(own[j])
+    for j in range(count):
+        means[j] /= rows
+    for i in range(rows):
+        own = sample[i, first:last]
+        for j in range(count):
+            offset = np.float64(own[j]) - means[j]
+            squares[j] += offset * offset
+    for j in range(count):
+        spreads[first + j] = np.sqrt(squares[j] / rows)
 
 
 def _weigh(spreads: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -170,37 +200,46 @@ def encode_rows(vectors, frame, places, lengths, span):
         base[j] = exact64(centre[j])
         weight[j] = np.float64(weights[j])
         inverse[j] = 1.0 / weight[j]
-    offset = blank(dim, np.float64)
-    code = cleared(8 * words, np.int64)
+    offset, fine, coarse = blank(dim, np.float64), blank(dim, np.float64), blank(dim, np.float64)
+    code = cleared(8 * words, np.uint8)  # joined in words of four
+    fours = pointer(code.ctypes.data, np.uint32)
+    upper, lower = pointer(high.ctypes.data, np.uint32), pointer(low.ctypes.data, np.uint32)
     longest_high, longest = lengths[0], lengths[1]
     for i in range(first, last):
-        largest = 0.0
+        largest = np.int64(0)  # as bits, which order magnitudes as they do integers: that vectorises
         for j in range(dim):
             offset[j] = exact64(widen(vectors[i, j])) - base[j]
-            largest = max(largest, abs(offset[j]) * inverse[j])
-        scales[i] = round_up16(largest / LARGEST_CODE)
+            largest = max(largest, bits_of(abs(offset[j]) * inverse[j]))
+        scales[i] = round_up16(float64_of(largest) / LARGEST_CODE)
         scale = widen16(scales[i])
         step = 1.0 / scale if 0.0 < scale < np.inf else 0.0
-        rest, coarse, length, length_high = 0.0, 0.0, 0.0, 0.0
+        length, length_high = np.int64(0), np.int64(0)
         for j in range(dim):
             nearest = min(max(np.rint(offset[j] * inverse[j] * step), -LARGEST_CODE), LARGEST_CODE)
-            code[j] = np.int64(nearest) + 128
-            middle = np.float64(16 * (code[j] >> 4)) - HIGH_MIDDLE
+            whole = np.int64(nearest)
+            code[j] = whole + 128
+            middle = np.float64(16 * ((whole + 128) >> 4)) - HIGH_MIDDLE
             error = offset[j] - weight[j] * scale * nearest
-            rest += error * error
+            fine[j] = error * error
             error = offset[j] - weight[j] * scale * middle
-            coarse += error * error
-            length += nearest * nearest
-            length_high += middle * middle
-        radii[0, i] = round_up16(residual_bound(norm_bound(coarse, dim), scale, 0.0, dim))
+            coarse[j] = error * error
+            length += whole * whole
+            twice = 32 * ((whole + 128) >> 4) - TWICE_HIGH_MIDDLE
+            length_high += twice * twice
+        rest, rest_high = 0.0, 0.0
+        for j in range(dim):  # in this order, since files are verified by it
+            rest += fine[j]
+            rest_high += coarse[j]
+        radii[0, i] = round_up16(residual_bound(norm_bound(rest_high, dim), scale, 0.0, dim))
         radii[1, i] = round_up16(residual_bound(norm_bound(rest, dim), scale, 0.0, dim))
-        longest, longest_high = max(longest, length), max(longest_high, length_high)
-        block, lane = i // BLOCK, i % BLOCK
+        longest = max(longest, np.float64(length))
+        longest_high = max(longest_high, 0.25 * np.float64(length_high))
+        at = BLOCK * words * (i // BLOCK) + i % BLOCK
         for word in range(words):
-            for b in range(4):
-                one, other = code[8 * word + b], code[8 * word + 4 + b]
-                high[block, word, lane, b] = (one >> 4) | (other & 0xF0)
-                low[4 * (i * words + word) + b] = (one & 15) | ((other & 15) << 4)
+            one, other = fours[2 * word], fours[2 * word + 1]
+            upper[at + BLOCK * word] = ((one >> np.uint32(4)) & LOW_HALVES) | (other & HIGH_HALVES)
+            lower[i * words + word] = (one & LOW_HALVES) | ((other & LOW_HALVES) << np.uint32(4))
+    hold(code)
     lengths[0], lengths[1] = longest_high, longest
 
 

@@ -65,7 +65,7 @@ def _list_left(job, segment, masks, some, first):
 
 @inlined
 def _blocks_left(masks, some, lasting):
-    """Count the blocks of which masks (16,) leave a vector, for those of the first `lasting` that `some` has bits of."""
+    """Count the blocks that masks (16,) leave a vector of, for the first `lasting` directions, as `some` has bits."""
     blocks = 0
     some &= bits_between(0, lasting)
     while some:
@@ -78,7 +78,7 @@ def _blocks_left(masks, some, lasting):
 
 @inlined
 def _refine(tile, own, numbers, masks, some):
-    """Multiply the blocks that axes have left for 16 directions, with whole codes; returns bits as `tile_reaching` does.
+    """Multiply the blocks that axes have left for 16 directions, with whole codes; returns which still have any left.
 
     tile : address of the packed codes, (steps, columns), and addresses of what their rows need
     own : address of the directions' digits; numbers : addresses of what they need
