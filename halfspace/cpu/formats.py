@@ -46,8 +46,6 @@ __all__ = [
     "widen16",
 ]
 
-CHECKED = 1 << 10
-"""Numbers that are copied before it is looked whether all are finite."""
 SLICE = 1 << 20
 """Components that are converted or measured as one task."""
 
@@ -331,17 +329,12 @@ def _round_into(address, like, out, first, last):
 @compiled
 def _copy_into(address, like, out, first, last):
     """Like `_round_into`, from the format of `out` itself."""
-    for start in range(first, last, CHECKED):
-        own = out[start : min(start + CHECKED, last)]
-        values = pointer(address + start * out.itemsize, like)
-        bad = np.int64(0)
-        for i in range(own.size):
-            own[i] = values[i]
-            bad |= np.int64(not finite(values[i]))
-        if bad:
-            for i in range(own.size):
-                if not finite(own[i]):
-                    return start + i
+    values = pointer(address, like)
+    for i in range(first, last):
+        out[i] = values[i]
+    for i in range(first, last):
+        if not finite(out[i]):
+            return i
     return np.int64(-1)
 
 
@@ -370,23 +363,11 @@ def measure_rows(vectors, norms, first, last):
     """Bound the norms of rows [first, last) of (n, d) vectors; returns their grain."""
     dim = vectors.shape[1]
     lowest = np.int32(1000)
-    for start in range(first, last, 4):
-        one, two, three = min(start + 1, last - 1), min(start + 2, last - 1), min(start + 3, last - 1)
-        a, b, c, e = 0.0, 0.0, 0.0, 0.0
-        for j in range(dim):  # four sums at once, which do not wait for each other
-            a += _square(vectors[start, j])
-            b += _square(vectors[one, j])
-            c += _square(vectors[two, j])
-            e += _square(vectors[three, j])
-        for i, total in ((three, e), (two, c), (one, b), (start, a)):
-            norms[i] = round_up32(norm_bound(total, dim))
-        for i in range(start, min(start + 4, last)):
-            for j in range(dim):
-                lowest = min(lowest, lowest_exponent(widen(vectors[i, j])))
+    for i in range(first, last):
+        total = 0.0
+        for j in range(dim):
+            value = exact64(widen(vectors[i, j]))
+            total += value * value
+            lowest = min(lowest, lowest_exponent(widen(vectors[i, j])))
+        norms[i] = round_up32(norm_bound(total, dim))
     return grain_of(lowest)
-
-
-@inlined
-def _square(value):
-    wide = exact64(widen(value))
-    return wide * wide

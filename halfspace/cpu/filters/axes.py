@@ -17,7 +17,7 @@ from halfspace.cpu.formats import exact64, round_up16, widen, widen16
 from halfspace.cpu.rounding import axes_error, axes_rest, norm_bound
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import compiled, hold
+from halfspace.cpu.runtime.jit import bits_of, compiled, float64_of, hold, pointer
 from halfspace.cpu.runtime.lanes import along_axes
 from halfspace.model.filters.cells import AXES_STEP, Axes
 from halfspace.model.layout import BLOCK, LOW_MIDDLE, TILE
@@ -117,21 +117,23 @@ def _multiply(rows, sums, first, last):
 
     k is a multiple of `SUMMED`.
     """
+    dim = rows.shape[1]
     part = np.empty(TOGETHER, np.float32)
     for start in range(0, rows.shape[0], SUMMED):
         for low in range(0, last, TOGETHER):
-            own = rows[start : start + SUMMED, low : low + TOGETHER]
             for i in range(max(first, low), last):
-                count = min(i + 1 - low, own.shape[1])
+                count = min(i + 1 - low, TOGETHER)
+                whole = min((count + 15) // 16 * 16, dim - low)  # as many as registers take
                 part[:] = np.float32(0.0)
-                for at in range(0, SUMMED, 8):
-                    r = start + at
-                    a, b, c, e = rows[r, i], rows[r + 1, i], rows[r + 2, i], rows[r + 3, i]
-                    f, g, h, k = rows[r + 4, i], rows[r + 5, i], rows[r + 6, i], rows[r + 7, i]
-                    for j in range(count):  # from 0: an index that might be negative is not vectorised
-                        part[j] += (
-                            (a * own[at, j] + b * own[at + 1, j]) + (c * own[at + 2, j] + e * own[at + 3, j])
-                        ) + ((f * own[at + 4, j] + g * own[at + 5, j]) + (h * own[at + 6, j] + k * own[at + 7, j]))
+                for at in range(start, start + SUMMED, 8):
+                    a, b, c, e = rows[at, i], rows[at + 1, i], rows[at + 2, i], rows[at + 3, i]
+                    f, g, h, k = rows[at + 4, i], rows[at + 5, i], rows[at + 6, i], rows[at + 7, i]
+                    one = pointer(rows.ctypes.data + 4 * (at * dim + low), np.float32)
+                    five = pointer(rows.ctypes.data + 4 * ((at + 4) * dim + low), np.float32)
+                    for j in range(whole):  # from 0: an index that might be negative is not vectorised
+                        part[j] += ((a * one[j] + b * one[dim + j]) + (c * one[2 * dim + j] + e * one[3 * dim + j])) + (
+                            (f * five[j] + g * five[dim + j]) + (h * five[2 * dim + j] + k * five[3 * dim + j])
+                        )
                 for j in range(count):
                     sums[i, low + j] += np.float64(part[j])
 
@@ -193,6 +195,7 @@ def _encode(vectors, frame, places, spread, span):
     lengths = np.empty(eight)
     parts = np.empty((eight, count), np.float32)
     code = np.empty(count, np.int64)
+    quotients, squares, errors = np.empty(count), np.empty(count), np.empty(count)
     for start in range(first, last, eight):
         stop = min(start + eight, last)
         for i in range(start, stop):
@@ -206,25 +209,27 @@ def _encode(vectors, frame, places, spread, span):
         along_axes(offsets.ctypes.data, columns.ctypes.data, dim, count, parts.ctypes.data)
         for i in range(start, stop):
             own = parts[i - start]
-            largest = 0.0
+            largest = np.int64(0)  # as bits, which order magnitudes as they do integers: that vectorises
             for k in range(count):
-                largest = max(largest, abs(np.float64(own[k])) / np.float64(weights[k]))
-            scales[i] = round_up16(largest / LOW_MIDDLE)
+                quotients[k] = np.float64(own[k]) / np.float64(weights[k])
+                largest = max(largest, bits_of(abs(quotients[k])))
+            scales[i] = round_up16(float64_of(largest) / LOW_MIDDLE)
             scale = widen16(scales[i])
             step = 1.0 / scale if scale > 0.0 else 0.0
             slack = axes_error(lengths[i - start], spread)
-            along, error = 0.0, 0.0
             for k in range(count):
                 value, unit = np.float64(own[k]), np.float64(weights[k]) * scale
-                code[k] = min(max(np.int64(np.floor(value / np.float64(weights[k]) * step)) + 8, 0), 15)
+                code[k] = min(max(np.int64(np.floor(quotients[k] * step)) + 8, 0), 15)
                 rest = value - unit * (np.float64(code[k]) - LOW_MIDDLE)
-                along += value * value
-                error += rest * rest
-                if k == half - 1 or k == count - 1:
-                    part = k // half
-                    radii[part, i] = round_up16(norm_bound(error, count) + slack)
-                    left = axes_rest(lengths[i - start], np.sqrt(along), spread)
-                    rests[part, i] = round_up16(left * (1.0 + 2.0**-40) + slack)
+                squares[k], errors[k] = value * value, rest * rest
+            along, error = 0.0, 0.0
+            for part in range(2):
+                for k in range(part * half, count if part else half):
+                    along += squares[k]
+                    error += errors[k]
+                radii[part, i] = round_up16(norm_bound(error, count) + slack)
+                left = axes_rest(lengths[i - start], np.sqrt(along), spread)
+                rests[part, i] = round_up16(left * (1.0 + 2.0**-40) + slack)
             block, lane = i // BLOCK, i % BLOCK
             for part in range(2):
                 for word in range(half // 8):
