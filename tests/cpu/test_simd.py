@@ -10,7 +10,8 @@ from numba import njit, types
 from halfspace.cpu.runtime import forms
 from halfspace.cpu.runtime import simd as _simd
 from halfspace.cpu.runtime.forms import FORMS
-from halfspace.cpu.runtime.lanes import block_verdicts, cell_verdicts, count_bits, lowest_bit_of, tile_reaching
+from halfspace.cpu.runtime.lanes import along_axes, block_verdicts, cell_verdicts, count_bits, lowest_bit_of
+from halfspace.cpu.runtime.reaching import block_reaching, tile_reaching
 from halfspace.cpu.runtime.simd import GROUP, matrix_begin, matrix_dot, matrix_end, nibble_dot, row_dot, tile_dot
 from halfspace.model.layout import BLOCK, TILE
 
@@ -25,10 +26,15 @@ def _multiply(tile, digits, columns, out):
     matrix_end()
 
 
-def _compare(tile, digits, columns, rows, numbers, out):
+def _compare(tile, digits, shape, rows, numbers, out):
     matrix_begin()
-    tile_reaching(tile, digits, columns, rows, numbers, out)
+    some = tile_reaching(tile, digits, shape, rows, numbers, out)
     matrix_end()
+    return some
+
+
+def _reach(codes, digits, steps, rows, numbers):
+    return block_reaching(codes, digits, steps, rows, numbers)
 
 
 BODIES = {
@@ -36,8 +42,14 @@ BODIES = {
     "nibble_dot": (lambda p, digits, stride, words, out: nibble_dot(p, digits, stride, words, out), types.void, 5),
     "row_dot": (lambda row, digits, stride, words: row_dot(row, digits, stride, words), types.int64, 4),
     "matrix_dot": (_multiply, types.void, 4),
-    "tile_reaching": (_compare, types.void, (1, 1, 1, 2, 3, 1)),
-    "lifted_tile_reaching": (_compare, types.void, (1, 1, 1, 3, 4, 1)),
+    "tile_reaching": (_compare, types.int64, (1, 1, 2, 2, 3, 1)),
+    "lifted_tile_reaching": (_compare, types.int64, (1, 1, 2, 3, 4, 1)),
+    "block_reaching": (
+        lambda c, digits, steps, r, n: block_reaching(c, digits, steps, r, n),
+        types.int64,
+        (1, 1, 1, 3, 4),
+    ),
+    "along_axes": (lambda rows, columns, dim, count, out: along_axes(rows, columns, dim, count, out), types.void, 5),
 }
 
 
@@ -182,6 +194,8 @@ def test_tile_reaching(kernel, columns, lifted, rng):
     for number in range(20):
         codes = numbers(rng, 0, 255, (4, 16 * columns, BLOCK, 4), np.uint8, False)
         digits = numbers(rng, -128, 127, (GROUP, 64 * columns), np.int8, False)
+        steps = 16 * columns - number % 16
+        digits[:, 4 * steps :] = 0
         products = exact(digits, codes.transpose(0, 2, 1, 3).reshape(TILE, -1).T)
         rows = rng.integers(0, 64, (3 if lifted else 2, TILE)).astype(np.float32)
         own = rng.integers(-2048, 2048, (4 if lifted else 3, GROUP)).astype(np.float32)
@@ -195,9 +209,40 @@ def test_tile_reaching(kernel, columns, lifted, rng):
         assert 0.1 < expected[4:].mean() < 0.9
         out = np.full(GROUP, -9)
         places = (tuple(part.ctypes.data for part in parts) for parts in (rows, own))
-        kernel(name)(codes.ctypes.data, digits.ctypes.data, columns, *places, out.ctypes.data)
+        some = kernel(name)(codes.ctypes.data, digits.ctypes.data, (steps, columns), *places, out.ctypes.data)
+        assert some == sum(int(row.any()) << direction for direction, row in enumerate(expected))
         for direction in range(GROUP):
             assert int(out[direction]) % 2**64 == sum(int(bit) << i for i, bit in enumerate(expected[direction]))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 8, 9, 96])
+@every_form
+def test_block_reaching(kernel, steps, rng):
+    for number in range(20):
+        codes = numbers(rng, 0, 255, ((steps + 7) // 8 * 8, BLOCK, 4), np.uint8, False)
+        digits = numbers(rng, -128, 127, ((steps + 7) // 8 * 8, 4), np.int8, False)
+        digits[steps:] = 0
+        products = exact(digits.reshape(1, -1), codes.transpose(1, 0, 2).reshape(BLOCK, -1).T)
+        rows = rng.integers(0, 64, (3, BLOCK)).astype(np.float32)
+        own = rng.integers(-2048, 2048, (4, 1)).astype(np.float32)
+        own[2] += products[0, 9] - _needed(rows, own)[0, 9] + number % 3 - 1
+        expected = ~(products < _needed(rows, own))[0]
+        places = (tuple(part.ctypes.data for part in parts) for parts in (rows, own))
+        bits = kernel("block_reaching")(codes.ctypes.data, digits.ctypes.data, steps, *places)
+        assert bits == sum(int(bit) << i for i, bit in enumerate(expected))
+
+
+@pytest.mark.parametrize(("dim", "count"), [(1, 16), (37, 48), (300, 96)])
+@pytest.mark.parametrize("form", ["portable"])
+def test_along_axes(kernel, dim, count, rng):
+    """Each product is rounded, and added in order of dimensions."""
+    rows, columns = aligned((8, dim), np.float32), aligned((dim, count), np.float32)
+    rows[...], columns[...] = rng.standard_normal(rows.shape), rng.standard_normal(columns.shape)
+    expected, out = np.zeros((8, count), np.float32), aligned((8, count), np.float32)
+    for j in range(dim):
+        expected += rows[:, j, None] * columns[j]
+    kernel("along_axes")(rows.ctypes.data, columns.ctypes.data, dim, count, out.ctypes.data)
+    np.testing.assert_array_equal(out, expected)
 
 
 def _needed(rows, own):
