@@ -178,3 +178,11 @@ def test_a_ball_around_its_centre_is_not_taken_for_less_than_it_is():
     index.insert(vectors)
     for k in range(5, 24):
         assert index.count(np.float32([2.0**-k]), 1.0 + 2.0**-23) == 512 + 512 * (k >= 23)
+
+
+def test_a_batch_of_cosines_next_to_the_centre_is_not_dropped():
+    """A length over its scale was infinite in float32, and so was the threshold, however little it lifts."""
+    vectors = np.float32([[2.0**20, sign * 2.0**-110] for sign in (1, -1) * 40])
+    index = build(vectors, filter="cells", metric="cosine")
+    directions = np.repeat(np.float32([[0, 1]]), 16, axis=0)
+    assert index.count(directions, 2.0**-140).tolist() == [40] * 16

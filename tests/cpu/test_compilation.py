@@ -57,7 +57,7 @@ def found(tmp_path_factory):
 
 def test_few_functions_are_compiled(found):
     first, later = found
-    assert 50 < len(first["float32"]) < 200
+    assert 50 < len(first["float32"]) < 210
     assert 10 < len(later["float16"]) < 75
     assert later["float32"] == []
 

@@ -205,3 +205,5 @@ def pack_tile(cells, first, words, columns, out):
         rises[i] = np.float32(0.0)
         if cells.lengths != 0:
             rises[i] = lengths[first + i] * inverses[i]
+            if np.isinf(rises[i]):  # so near to the centre that nothing is known
+                inverses[i], ratios[i], rises[i] = np.float32(0.0), np.float32(np.inf), np.float32(0.0)

@@ -112,7 +112,8 @@ def _fill_one(cells, view, size, along, weights, place, out):
         )
         remainder = radius_factor(axes_left(norm, length, share))
         step = unit * size * cells.axes_magnitude
-        level, lift = view.below / step, view.lift_below * _rise_of(cells, view) / (unit * size)
+        rise = cells.axes_magnitude if view.moved else 1.0  # with the metric "l2" a length is half a square
+        level, lift = view.below / step, view.lift_below * rise / (unit * size)
         if not abs(lift) <= MOST_LIFT:
             level, lift = -np.inf, 0.0
         elif not abs(level) <= MOST_LEVEL:
@@ -125,12 +126,6 @@ def _fill_one(cells, view, size, along, weights, place, out):
         numbers[0], numbers[1] = np.float32(level), np.float32(radius_factor(length + off) * more)
         numbers[2] = np.float32(LOW_MIDDLE * np.float64(total) - slack - prefix_margin(np.float64(magnitude), slack))
         numbers[3], numbers[4] = np.float32(-remainder * more), np.float32(lift)
-
-
-@inlined
-def _rise_of(cells, view):
-    """Return what a length is measured in, over what a vector is: with the metric "l2" it is half a square."""
-    return cells.axes_magnitude if view.moved else 1.0
 
 
 @inlined
