@@ -39,8 +39,7 @@ __all__ = [
     "part_of",
 ]
 
-PARTS, WHOLE = 2, 2
-"""Parts of the axes: the first half, or all; after them the number that stands for whole codes alone."""
+PARTS, WHOLE = 2, 2  # parts of the axes, the first half or all; and the number of whole codes alone
 AT_ONCE = 8
 """Directions that are brought along axes at once."""
 TESTS = 10
