@@ -11,6 +11,7 @@ from halfspace.cpu.exact import each_reachable
 from halfspace.cpu.filters import FilterCode, code_of
 from halfspace.cpu.filters.matrix import LEAST
 from halfspace.cpu.job import BYTES, COUNT, FULL, PAUSED, SCORES
+from halfspace.cpu.meanwhile import answered_by
 from halfspace.cpu.pipeline import search_kernel
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import TURN
@@ -50,6 +51,7 @@ class Answer(NamedTuple):
     parts: list[Found]
     counted: np.ndarray  # int64 (stages, columns), or the job of a kernel, which has them inside
     state: int  # 0, or why there is no answer
+    ordered: bool = False  # whether there is one direction, with hits in one part, in order of ids
 
     @property
     def hits(self) -> int:
@@ -97,6 +99,7 @@ def search(question: Question) -> Answer:
 
 def _search(question: Question, code: FilterCode) -> Answer:
     """Search a table whose segments have this filter, or none."""
+    question, code = answered_by(question, code)
     if code.bound is not None:
         return _search_bounded(question, code)
     table, threads = question.table, question.threads
@@ -134,7 +137,7 @@ def _run(
         pack_head(
             job, *table.address, *ready, first, last, *pause, may_scan, wanted, *readers, metric, state != 0, TURN
         )
-        first, found, state = kernel(job, directions, tau, counts, columns.owners, columns.ids, columns.scores)
+        first, found, ordered, state = kernel(job, directions, tau, counts, columns.owners, columns.ids, columns.scores)
         if found > most:
             state = int(State.OVERFULL)
         elif state == FULL:
@@ -145,7 +148,7 @@ def _run(
     hits = columns.taken(0 if state else found, wanted >= SCORES)
     if as_users:
         as_scores(hits.scores, metric)
-    return Answer(counts, [hits], job, state), first
+    return Answer(counts, [hits], job, state, ordered), first
 
 
 def _search_few(question: Question, code: FilterCode, threads: int) -> Answer:
