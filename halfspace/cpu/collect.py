@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.emit import Found
-from halfspace.cpu.radix import RADIX, keep_rows, order_rows, sift, worst_of_rows
+from halfspace.cpu.radix import RADIX, SHORT, insert, keep_rows, order_rows, sift, worst_of_rows
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
 from halfspace.model.arrays import pieces
 
-__all__ = ["best", "collect", "higher", "in_order", "joined", "sort_by_score", "without"]
+__all__ = ["best", "collect", "higher", "joined", "order_few", "sort_by_score", "without"]
 
 SAMPLED, STRIDE = 64, 1024
 """Of so many hits in succession, so many are looked at first to tell which others cannot be among the best."""
@@ -110,8 +110,11 @@ def _mark(rows, others, kept, span):
 
 
 @inlined
-def in_order(ids):
-    """Whether ids ascend."""
+def order_few(ids, scores):
+    """Order hits of one direction by id, in place, if they are few; returns whether they are in order."""
+    if ids.size <= SHORT:
+        insert(ids, scores, False)
+        return True
     ascends = True
     for at in range(1, ids.size):
         ascends &= ids[at - 1] < ids[at]
@@ -200,8 +203,14 @@ def _place(owners, part_ids, part_scores, cursor, ids, scores):
 # -- order ------------------------------------------------------------------------------------------------------------
 
 
+_NO_IDS, _NO_SCORES = np.empty(0, np.int64), np.empty(0, np.float32)
+
+
 def _order(offsets: Any, ids: Any, scores: Any, by_score: bool, threads: int) -> None:
     """Order each row by id or by score, equals as they come: long rows in pieces that follow one another."""
+    if ids.size <= SHORT:  # which needs no room beside
+        order_rows(offsets, ids, scores, by_score, _NO_IDS, _NO_SCORES, _NO_IDS)
+        return
     plan = Plan.of(ids.size, threads)
     while ids.size > plan.most and (long := np.flatnonzero(np.diff(offsets) > plan.most)).size:
         pieces = [_pieces(ids, scores, by_score, int(offsets[at]), int(offsets[at + 1]), plan) for at in long]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from halfspace.cpu.collect import in_order
+from halfspace.cpu.collect import order_few
 from halfspace.cpu.directions import blank_directions, fill_digits, fill_directions
 from halfspace.cpu.exact import COLUMNS
 from halfspace.cpu.filters import FilterCode
@@ -135,7 +135,7 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
         complete(own.work, own.row_bytes)
     found, stopped = own.found, own.stopped
     hold(job)
-    return reached, found, total == 1 and in_order(ids[:found]), stopped
+    return reached, found, total == 1 and order_few(ids[:found], scores[:found]), stopped
 
 
 def search_kernel(code: FilterCode) -> Any:

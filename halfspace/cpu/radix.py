@@ -14,7 +14,9 @@ from halfspace.cpu.runtime.jit import bit_length, bits_of, compiled, inlined
 __all__ = [
     "RADIX",
     "RADIX_BITS",
+    "SHORT",
     "bounds",
+    "insert",
     "keep_rows",
     "order",
     "order_rows",
@@ -110,7 +112,7 @@ def _copy(source, target):
 
 
 @inlined
-def _insert(ids, scores, by_score):
+def insert(ids, scores, by_score):
     """Order few hits."""
     for k in range(1, ids.size):
         value, own = _value(ids, scores, k, by_score), ids[k]
@@ -139,7 +141,7 @@ def _move(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores):
 def order(ids, scores, by_score, spare_ids, spare_scores, counts):
     """Order hits by their value, equals as they come, by one digit after another; counts : int64 (RADIX,)."""
     if ids.size <= SHORT:
-        _insert(ids, scores, by_score)
+        insert(ids, scores, by_score)
         return
     lowest, highest, ordered = _bounds(ids, scores, by_score)
     if ordered:
@@ -226,8 +228,8 @@ def _worst(ids, scores, limit, near_ids, near_scores, counts):
     if wanted < size:
         _copy(ids, near_ids)
         _copy(scores, near_scores)
-        _insert(near_ids[:size], near_scores[:size], False)
-        _insert(near_ids[:size], near_scores[:size], True)
+        insert(near_ids[:size], near_scores[:size], False)
+        insert(near_ids[:size], near_scores[:size], True)
         return descending(near_scores[wanted - 1]), near_ids[wanted - 1]
     last, last_id = descending(scores[0]), ids[0]
     for at in range(1, size):

@@ -56,7 +56,7 @@ class Answer(NamedTuple):
     @property
     def hits(self) -> int:
         """Number of hits."""
-        return int(self.counts.sum())
+        return int(self.counts[0] if self.counts.size == 1 else self.counts.sum())
 
     @property
     def work(self) -> npt.NDArray[np.int64]:
@@ -131,7 +131,7 @@ def _run(
     first, last = span
     most = most if tau.size > table.address[1] else ALL
     counts, job = np.zeros(tau.size, np.int64), new_job()
-    columns = Columns(0 if wanted == COUNT else ROOM)
+    columns = Columns(0) if wanted == COUNT else _columns(tau.size == 1)
     state = 0
     while True:
         pack_head(
@@ -146,9 +146,23 @@ def _run(
             break
         _threads.go_on()
     hits = columns.taken(0 if state else found, wanted >= SCORES)
+    if tau.size == 1 and columns.ids.size == ROOM:
+        _spare.append(columns)
     if as_users:
         as_scores(hits.scores, metric)
     return Answer(counts, [hits], job, state, ordered), first
+
+
+_spare: list[Columns] = []
+"""Columns for a single direction whose hits were copied from them: all owners there are 0, whoever fills them."""
+
+
+def _columns(single: bool) -> Columns:
+    """Make columns, or take some that are not in use."""
+    try:
+        return _spare.pop() if single else Columns(ROOM)
+    except IndexError:
+        return Columns(ROOM)
 
 
 def _search_few(question: Question, code: FilterCode, threads: int) -> Answer:
