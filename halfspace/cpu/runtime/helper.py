@@ -121,9 +121,10 @@ if hasattr(os, "register_at_fork"):
 def _finish() -> None:
     """Wait for the helpers, or end them where the program does not end in peace."""
     try:
-        for helper in _helpers:
-            if not hasattr(sys, "last_type"):
-                helper.wait(lambda: None, helper.ended)
+        with suppress(KeyboardInterrupt):
+            for helper in _helpers:
+                if not hasattr(sys, "last_type"):
+                    helper.wait(lambda: None, helper.ended)
     finally:
         for helper in _helpers:
             helper.end()
