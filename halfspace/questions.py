@@ -225,7 +225,7 @@ class Questions(Contents):
             available = _available(snapshot, question, within)
             found = nearest.nearest(self._backend, snapshot, question, most, available)
             scores = as_scores(found.scores, self._metric)
-            columns = self._backend.place(found.ids, scores, found.offsets, np.diff(found.offsets))
+            columns = self._backend.place(found.ids, scores, found.offsets, found.offsets[1:] - found.offsets[:-1])
             return Hits(*columns, single=single, columns=snapshot.next_id)
 
     def explain(self, direction: npt.ArrayLike, tau: float | None = None, *, k: int | None = None) -> Explanation:

@@ -12,6 +12,7 @@ from halfspace.index import HalfspaceIndex
 from halfspace.model.filters import FILTERS
 from halfspace.model.kv_cache import ESTIMATORS
 from halfspace.model.metrics import METRICS
+from halfspace.runtime.patience import waiting
 
 __all__ = ["warmup"]
 
@@ -78,7 +79,7 @@ def warmup(
         index = HalfspaceIndex(dim, metric=metric, device=device, filter=filter, dtype=dtype)
         vectors = rng.standard_normal((rows, dim), dtype=np.float32)
         vectors[:, : dim // 8] *= 8.0
-        with stages.on(device):
+        with waiting(), stages.on(device):
             own = stages.xp.asarray(vectors)
             index.insert(own)
             index.compact()
@@ -97,7 +98,7 @@ def warmup(
 def _attend(stages: backend.Backend, rng: np.random.Generator, dtype: Any, device: str, head_dim: int) -> None:
     """Append a prefill, as models lay it out, and a token; attend by every threshold."""
     index = KVIndex(2, head_dim, dtype=dtype, device=device)
-    with stages.on(device):
+    with waiting(), stages.on(device):
         tokens = stages.xp.asarray(rng.standard_normal((1, TOKENS, 2, head_dim), dtype=np.float32))
         tokens = tokens.transpose(0, 2, 1, 3)
         index.append(tokens, tokens)

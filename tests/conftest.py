@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+os.environ.setdefault("HALFSPACE_COMPILE", "wait")  # what answers meanwhile has tests of its own
+
 settings.register_profile(
     "ci",
     max_examples=50,

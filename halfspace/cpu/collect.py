@@ -11,16 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.cpu.emit import Found
-from halfspace.cpu.radix import RADIX, keep_rows, order, order_rows, sift, worst_of_rows
+from halfspace.cpu.radix import RADIX, SHORT, insert, keep_rows, order_rows, sift, worst_of_rows
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import blank, compiled, inlined
+from halfspace.cpu.runtime.jit import compiled, inlined
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
 from halfspace.model.arrays import pieces
 
-__all__ = ["best", "collect", "higher", "joined", "order_by_id", "sort_by_score", "without"]
+__all__ = ["best", "collect", "higher", "joined", "order_few", "sort_by_score", "without"]
 
-ORDERED = 1 << 16
-"""Hits of a single direction that a search has put in order already."""
 SAMPLED, STRIDE = 64, 1024
 """Of so many hits in succession, so many are looked at first to tell which others cannot be among the best."""
 SELECTIVE = 32
@@ -36,7 +34,7 @@ Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float
 
 def collect(found: Any, threads: int) -> Rows:
     """Bring the hits of an `halfspace.cpu.search.Answer` into rows, by direction and then by id."""
-    if found.counts.size == 1 and len(found.parts) == 1 and found.parts[0].ids.size <= ORDERED:
+    if found.ordered:
         _, ids, scores = found.parts[0]
         return np.array([0, ids.size]), ids, scores
     rows = _gathered(found.counts, found.parts, threads)
@@ -112,13 +110,15 @@ def _mark(rows, others, kept, span):
 
 
 @inlined
-def order_by_id(ids, scores):
-    """Order the hits of one direction by id, in place."""
+def order_few(ids, scores):
+    """Order hits of one direction by id, in place, if they are few; returns whether they are in order."""
+    if ids.size <= SHORT:
+        insert(ids, scores, False)
+        return True
+    ascends = True
     for at in range(1, ids.size):
-        if ids[at] < ids[at - 1]:
-            spare_ids, spare_scores = blank(ids.size, np.int64), blank(scores.size, np.float32)
-            order(ids, scores, False, spare_ids, spare_scores, blank(RADIX, np.int64))
-            return
+        ascends &= ids[at - 1] < ids[at]
+    return ascends
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
@@ -203,8 +203,14 @@ def _place(owners, part_ids, part_scores, cursor, ids, scores):
 # -- order ------------------------------------------------------------------------------------------------------------
 
 
+_NO_IDS, _NO_SCORES = np.empty(0, np.int64), np.empty(0, np.float32)
+
+
 def _order(offsets: Any, ids: Any, scores: Any, by_score: bool, threads: int) -> None:
     """Order each row by id or by score, equals as they come: long rows in pieces that follow one another."""
+    if ids.size <= SHORT:  # which needs no room beside
+        order_rows(offsets, ids, scores, by_score, _NO_IDS, _NO_SCORES, _NO_IDS)
+        return
     plan = Plan.of(ids.size, threads)
     while ids.size > plan.most and (long := np.flatnonzero(np.diff(offsets) > plan.most)).size:
         pieces = [_pieces(ids, scores, by_score, int(offsets[at]), int(offsets[at + 1]), plan) for at in long]

@@ -30,7 +30,16 @@ from halfspace.cpu.runtime.records import DIRECTION
 from halfspace.model.metrics import Metric
 from halfspace.model.segment import address
 
-__all__ = ["Directions", "blank_directions", "code_in_digits", "fill_directions", "largest_of", "prepare", "put_digits"]
+__all__ = [
+    "Directions",
+    "blank_directions",
+    "code_in_digits",
+    "fill_digits",
+    "fill_directions",
+    "largest_of",
+    "prepare",
+    "put_digits",
+]
 
 DIGIT_LIMIT = 127 * 256 + 127
 """Largest |A_j|: two signed digits of 8 bits, the high one within 127."""
@@ -178,14 +187,16 @@ def _prepare(arrays, records, tau, first, digits_too, metric):
     """Fill in the other parts of `Directions`, the first of which has the number `first`; records : their address."""
     narrow, wide, digits = arrays
     directions = Directions(narrow, wide, digits, array_at(records, DIRECTION, narrow.shape[0]))
-    fill_directions(directions, tau, digits_too, metric)
+    fill_directions(directions, tau, metric)
+    if digits_too:
+        fill_digits(directions)
     for k in range(tau.size):
         directions.records[k].number += first
 
 
 @inlined
-def fill_directions(directions, tau, digits_too, metric):
-    """Fill in all that is derived from the components; the digits and what goes with them only where they are used."""
+def fill_directions(directions, tau, metric):
+    """Fill in what is derived from the components, but for the digits and what goes with them."""
     narrow, wide, digits, records = directions
     count, dim = narrow.shape
     for i in range(count):
@@ -194,8 +205,15 @@ def fill_directions(directions, tau, digits_too, metric):
         record.number, record.metric, record.tau = i, metric, reachable(tau[i], metric)
         _aim(record, dim)
         record.digits, record.steps = digits[i].ctypes.data, digits.shape[1]
-        if not digits_too:
-            continue
+
+
+@inlined
+def fill_digits(directions):
+    """Fill in the digits, and what goes with them."""
+    _, wide, digits, records = directions
+    count, dim = wide.shape
+    for i in range(count):
+        record = records[i]
         scale, rest, total = put_digits(wide[i], digits[i])
         record.digit_scale = scale
         record.reach = reach(scale, rest, record.norm, 128.0 * np.sqrt(dim), dim)

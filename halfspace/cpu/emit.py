@@ -36,7 +36,7 @@ class Columns:
             column.resize(room, refcheck=False)  # moves large memory without a copy
 
     def taken(self, found: int, scored: bool) -> Found:
-        """Give the hits away, without the room that is left."""
+        """Give the hits away, without the room that is left: few as copies, but for their owners."""
         owners, ids, scores = self.owners, self.ids, self.scores if scored else self.scores[:0].copy()
         if found < LARGE:
             return Found(owners[:found], ids[:found].copy(), scores[:found].copy())

@@ -19,7 +19,8 @@ PRODUCTS = 1 << 26
 def guess(question: Question, sample: np.ndarray, rank: int) -> npt.NDArray[np.float64]:
     """Return thresholds (m,) that about so many of a sample of stored bits (s, d) reach, none below the question's."""
     scores = _rough_scores(sample, question.directions, question.threads, question.metric)
-    reached = np.partition(scores, -rank, axis=1)[:, -rank].astype(np.float64)
+    scores.partition(scores.shape[1] - rank, axis=1)
+    reached = scores[:, -rank].astype(np.float64)
     thresholds: npt.NDArray[np.float64] = np.fmax(reached, question.tau)  # what is not a number is no guess
     return thresholds
 

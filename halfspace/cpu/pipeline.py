@@ -7,23 +7,47 @@ thread count, and so do the counters.
 from typing import Any
 
 import numpy as np
+from numba import types
 
-from halfspace.cpu.collect import ORDERED, order_by_id
-from halfspace.cpu.directions import blank_directions, fill_directions
+from halfspace.cpu.collect import order_few
+from halfspace.cpu.directions import blank_directions, fill_digits, fill_directions
 from halfspace.cpu.exact import COLUMNS
 from halfspace.cpu.filters import FilterCode
 from halfspace.cpu.filters.scan import CODE as SCAN_CODE
 from halfspace.cpu.job import SCORES, bytes_read, clear, complete
 from halfspace.cpu.runtime.clock import start_clock
-from halfspace.cpu.runtime.jit import array_at, blank, borrowed, compiled, hold, record_at, specialised
+from halfspace.cpu.runtime.jit import (
+    array_at,
+    blank,
+    borrowed,
+    compiled,
+    compiled_for,
+    hold,
+    is_kept,
+    record_at,
+    specialised,
+)
 from halfspace.cpu.runtime.records import DIRECTION, HEAD, JOB, SEGMENT
 from halfspace.model.counters import State
 from halfspace.model.layout import CHUNK
 from halfspace.model.metrics import Metric
 
-__all__ = ["search_kernel"]
+__all__ = ["compile_ahead", "is_there", "search_kernel"]
 
 _kernels: dict[str, tuple[Any, Any]] = {}
+_SIGNATURE = tuple(
+    types.Array(kind, dimensions, "C")
+    for kind, dimensions in (
+        (types.uint8, 1),
+        (types.float32, 2),
+        (types.float64, 1),
+        (types.int64, 1),
+        (types.int32, 1),
+        (types.int64, 1),
+        (types.float32, 1),
+    )
+)
+"""Of every search kernel; the arguments of `_search_chunks`."""
 NOT_FINITE = int(State.NOT_FINITE)
 COSINE = int(Metric.COSINE)
 HEAD_BYTES = HEAD.itemsize
@@ -42,10 +66,9 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     counts : int64 (spaces * m,), the hits are added to it
     owners, ids, scores : (room,), the columns of `halfspace.cpu.emit`, the first hits in them already
 
-    Returns the next first chunk, if the search has stopped before the last; how many hits are in the columns, in
-    order of ids where there is a single direction and they are `ORDERED` at most; and the state, which is 0, PAUSED,
-    FULL, or NOT_FINITE where a direction is not finite, or has no cosine. Counters of verification are completed where
-    it is 0.
+    Returns the next first chunk, if the search has stopped before the last; how many hits are in the columns; whether
+    there is a single direction, with hits in order of ids; and the state, which is 0, PAUSED, FULL, or NOT_FINITE
+    where a direction is not finite, or has no cosine. Counters of verification are completed where it is 0.
     """
     head = record_at(job.ctypes.data, HEAD)
     own = record_at((job.ctypes.data + HEAD_BYTES + 63) // 64 * 64, JOB)
@@ -63,14 +86,16 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     own.stopped, own.ahead = 0, 0
     made = blank_directions(narrow if head.directions == 0 else narrow[:0])
     if head.directions == 0:
-        fill_directions(made, tau, NEEDS_DIGITS, head.metric)
+        fill_directions(made, tau, head.metric)
+        if NEEDS_DIGITS:
+            fill_digits(made)
     directions = borrowed(made.records)
     if head.directions != 0:
         directions = array_at(head.directions, DIRECTION, total)
     for k in range(total):
         norm = directions[k].norm
         if not norm < np.inf or (norm == 0.0 and head.metric == COSINE):
-            return head.first, 0, NOT_FINITE
+            return head.first, 0, False, NOT_FINITE
     before, reached, prepares, batch = 0, last, True, total // spaces
     for which in range(head.segments):
         chunks = (table[0, which].rows + CHUNK - 1) // CHUNK
@@ -108,11 +133,9 @@ def _search_chunks(job, narrow, tau, counts, owners, ids, scores):
     hold(parts)
     if own.stopped == 0:
         complete(own.work, own.row_bytes)
-        if total == 1 and own.found <= ORDERED:
-            order_by_id(ids[: own.found], scores[: own.found])
     found, stopped = own.found, own.stopped
     hold(job)
-    return reached, found, stopped
+    return reached, found, total == 1 and order_few(ids[:found], scores[:found]), stopped
 
 
 def search_kernel(code: FilterCode) -> Any:
@@ -121,6 +144,16 @@ def search_kernel(code: FilterCode) -> Any:
     if known[0] is not code.search:
         raise ValueError(f"two filters have kernels called {code.name!r}: FilterCode.name must be another")
     return known[1]
+
+
+def is_there(kernel: Any) -> bool:
+    """Whether a search kernel need not be compiled: it is loaded or on disk."""
+    return bool(kernel.overloads) or is_kept(kernel, _SIGNATURE)
+
+
+def compile_ahead(code: FilterCode) -> None:
+    """Load or compile the search kernel of a filter."""
+    compiled_for(search_kernel(code), _SIGNATURE)
 
 
 def _search_kernel(code: FilterCode) -> Any:

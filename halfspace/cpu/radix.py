@@ -14,7 +14,9 @@ from halfspace.cpu.runtime.jit import bit_length, bits_of, compiled, inlined
 __all__ = [
     "RADIX",
     "RADIX_BITS",
+    "SHORT",
     "bounds",
+    "insert",
     "keep_rows",
     "order",
     "order_rows",
@@ -52,8 +54,8 @@ def _above(value, lowest):
     return np.uint64(value) - np.uint64(lowest)
 
 
-@compiled
-def bounds(ids, scores, by_score):
+@inlined
+def _bounds(ids, scores, by_score):
     """Find the lowest and the highest value of at least one hit, and whether the hits are in order."""
     lowest = highest = last = _value(ids, scores, 0, by_score)
     ordered = True
@@ -65,16 +67,16 @@ def bounds(ids, scores, by_score):
     return lowest, highest, ordered
 
 
-@compiled
-def tally(ids, scores, by_score, lowest, shift, counts):
+@inlined
+def _tally(ids, scores, by_score, lowest, shift, counts):
     """Add to the counts (buckets,), a power of two, how many hits have each digit at bit `shift` above the lowest."""
     mask = np.uint64(counts.size - 1)
     for at in range(ids.size):
         counts[(_above(_value(ids, scores, at, by_score), lowest) >> np.uint64(shift)) & mask] += 1
 
 
-@compiled
-def scatter(ids, scores, by_score, lowest, shift, starts, out_ids, out_scores):
+@inlined
+def _scatter(ids, scores, by_score, lowest, shift, starts, out_ids, out_scores):
     """Move each hit to where the next of its digit starts (buckets,), in order."""
     mask = np.uint64(starts.size - 1)
     for at in range(ids.size):
@@ -110,7 +112,7 @@ def _copy(source, target):
 
 
 @inlined
-def _insert(ids, scores, by_score):
+def insert(ids, scores, by_score):
     """Order few hits."""
     for k in range(1, ids.size):
         value, own = _value(ids, scores, k, by_score), ids[k]
@@ -130,18 +132,18 @@ def _insert(ids, scores, by_score):
 def _move(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores):
     """Order hits by one digit; digits : int64 (buckets,)."""
     _clear(digits)
-    tally(ids, scores, by_score, lowest, shift, digits)
+    _tally(ids, scores, by_score, lowest, shift, digits)
     _start(digits)
-    scatter(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores)
+    _scatter(ids, scores, by_score, lowest, shift, digits, out_ids, out_scores)
 
 
 @inlined
 def order(ids, scores, by_score, spare_ids, spare_scores, counts):
     """Order hits by their value, equals as they come, by one digit after another; counts : int64 (RADIX,)."""
     if ids.size <= SHORT:
-        _insert(ids, scores, by_score)
+        insert(ids, scores, by_score)
         return
-    lowest, highest, ordered = bounds(ids, scores, by_score)
+    lowest, highest, ordered = _bounds(ids, scores, by_score)
     if ordered:
         return
     bits = bit_length(np.int64(_above(highest, lowest)))
@@ -149,13 +151,29 @@ def order(ids, scores, by_score, spare_ids, spare_scores, counts):
     width = (bits + passes - 1) // passes
     digits = counts[: 1 << width]
     for which in range(passes):
-        if which & 1:
-            _move(spare_ids, spare_scores, by_score, lowest, which * width, digits, ids, scores)
-        else:
-            _move(ids, scores, by_score, lowest, which * width, digits, spare_ids, spare_scores)
+        _move(ids, scores, by_score, lowest, which * width, digits, spare_ids, spare_scores)
+        ids, scores, spare_ids, spare_scores = spare_ids, spare_scores, ids, scores
     if passes & 1:
-        _copy(spare_ids, ids)
-        _copy(spare_scores, scores)
+        _copy(ids, spare_ids)
+        _copy(scores, spare_scores)
+
+
+@compiled
+def bounds(ids, scores, by_score):
+    """See `_bounds`."""
+    return _bounds(ids, scores, by_score)
+
+
+@compiled
+def tally(ids, scores, by_score, lowest, shift, counts):
+    """See `_tally`."""
+    _tally(ids, scores, by_score, lowest, shift, counts)
+
+
+@compiled
+def scatter(ids, scores, by_score, lowest, shift, starts, out_ids, out_scores):
+    """See `_scatter`."""
+    _scatter(ids, scores, by_score, lowest, shift, starts, out_ids, out_scores)
 
 
 @compiled
@@ -192,7 +210,7 @@ def _worst(ids, scores, limit, near_ids, near_scores, counts):
     if limit == 0:
         return np.int64(LOWEST), np.int64(LOWEST)
     while size > SHORT and wanted < size:
-        lowest, highest, _ = bounds(ids, scores, by_score)
+        lowest, highest, _ = _bounds(ids, scores, by_score)
         if lowest == highest:
             by_score = False
             continue
@@ -200,7 +218,7 @@ def _worst(ids, scores, limit, near_ids, near_scores, counts):
         width = min(RADIX_BITS, bit_length(size) - 1, bits)
         digits = counts[: 1 << width]
         _clear(digits)
-        tally(ids, scores, by_score, lowest, bits - width, digits)
+        _tally(ids, scores, by_score, lowest, bits - width, digits)
         digit = 0
         while wanted > digits[digit]:
             wanted -= digits[digit]
@@ -210,8 +228,8 @@ def _worst(ids, scores, limit, near_ids, near_scores, counts):
     if wanted < size:
         _copy(ids, near_ids)
         _copy(scores, near_scores)
-        _insert(near_ids[:size], near_scores[:size], False)
-        _insert(near_ids[:size], near_scores[:size], True)
+        insert(near_ids[:size], near_scores[:size], False)
+        insert(near_ids[:size], near_scores[:size], True)
         return descending(near_scores[wanted - 1]), near_ids[wanted - 1]
     last, last_id = descending(scores[0]), ids[0]
     for at in range(1, size):

@@ -12,6 +12,7 @@ from halfspace.cpu.exact import each_reachable
 from halfspace.cpu.filters import FilterCode, code_of
 from halfspace.cpu.filters.matrix import LEAST
 from halfspace.cpu.job import BYTES, COUNT, FULL, PAUSED, SCORES
+from halfspace.cpu.meanwhile import answered_by
 from halfspace.cpu.pipeline import search_kernel
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import TURN
@@ -51,11 +52,12 @@ class Answer(NamedTuple):
     parts: list[Found]
     counted: np.ndarray  # int64 (stages, columns), or the job of a kernel, which has them inside
     state: int  # 0, or why there is no answer
+    ordered: bool = False  # whether there is one direction, with hits in one part, in order of ids
 
     @property
     def hits(self) -> int:
         """Number of hits."""
-        return int(self.counts.sum())
+        return int(self.counts[0] if self.counts.size == 1 else self.counts.sum())
 
     @property
     def work(self) -> npt.NDArray[np.int64]:
@@ -98,6 +100,7 @@ def search(question: Question) -> Answer:
 
 def _search(question: Question, code: FilterCode) -> Answer:
     """Search a table whose segments have this filter, or none."""
+    question, code = answered_by(question, code)
     if code.bound is not None:
         return _search_bounded(question, code)
     table, threads = question.table, question.threads
@@ -129,13 +132,13 @@ def _run(
     first, last = span
     most = most if tau.size > table.address[1] else ALL
     counts, job = np.zeros(tau.size, np.int64), new_job()
-    columns = Columns(0 if wanted == COUNT else ROOM)
+    columns = Columns(0) if wanted == COUNT else _columns(tau.size == 1)
     state = 0
     while True:
         pack_head(
             job, *table.address, *ready, first, last, *pause, may_scan, wanted, *readers, metric, state != 0, TURN
         )
-        first, found, state = kernel(job, directions, tau, counts, columns.owners, columns.ids, columns.scores)
+        first, found, ordered, state = kernel(job, directions, tau, counts, columns.owners, columns.ids, columns.scores)
         if found > most:
             state = int(State.OVERFULL)
         elif state == FULL:
@@ -144,9 +147,23 @@ def _run(
             break
         _threads.go_on()
     hits = columns.taken(0 if state else found, wanted >= SCORES)
+    if tau.size == 1 and columns.ids.size == ROOM:
+        _spare.append(columns)
     if as_users:
         as_scores(hits.scores, metric)
-    return Answer(counts, [hits], job, state), first
+    return Answer(counts, [hits], job, state, ordered), first
+
+
+_spare: list[Columns] = []
+"""Columns for a single direction whose hits were copied from them: all owners there are 0, whoever fills them."""
+
+
+def _columns(single: bool) -> Columns:
+    """Make columns, or take some that are not in use."""
+    try:
+        return _spare.pop() if single else Columns(ROOM)
+    except IndexError:
+        return Columns(ROOM)
 
 
 def _search_few(question: Question, code: FilterCode, threads: int) -> Answer:

@@ -13,12 +13,12 @@ from halfspace.cpu.emit import emit
 from halfspace.cpu.exact import COLUMNS
 from halfspace.cpu.job import COUNT, DROP, LOOK, SCAN, TAKE, keep
 from halfspace.cpu.metrics import cosine, euclidean, inner_product
-from halfspace.cpu.runtime.jit import array_at, called, pointer, record_at, specialised
+from halfspace.cpu.runtime.jit import array_at, called, is_called_kept, pointer, record_at, specialised
 from halfspace.cpu.runtime.records import DIRECTION, JOB, SEGMENT
 from halfspace.model.layout import BLOCK
 from halfspace.model.metrics import Metric
 
-__all__ = ["Readers", "readers_of"]
+__all__ = ["Readers", "is_there", "readers_of"]
 
 like: Any = None
 """What `readers_of` puts a stored format in the place of."""
@@ -49,14 +49,24 @@ def readers_of(dtype: np.dtype[Any], metric: Metric) -> Readers:
     return known or _readers.setdefault((dtype, metric), _compile(dtype, metric))
 
 
+def is_there(dtype: np.dtype[Any], metric: Metric) -> bool:
+    """Whether what reads vectors of a stored format for a metric need not be compiled: it is loaded or on disk."""
+    return (dtype, metric) in _readers or all(is_called_kept(*one) for one in _functions(dtype, metric))
+
+
 def _compile(dtype: np.dtype[Any], metric: Metric) -> Readers:
+    (scan, scan_code), (verify, verify_code) = (called(*one) for one in _functions(dtype, metric))
+    _keepalive.extend((scan_code, verify_code))
+    return Readers(scan, verify, dtype.itemsize)
+
+
+def _functions(dtype: np.dtype[Any], metric: Metric) -> tuple[tuple[Any, int], tuple[Any, int]]:
+    """Return the scan and verification, each with how many arguments it takes."""
     code = _CODE[metric]
     names = ("classify_rows", "precision", "decide", "decide_hairline")
     parts = {"like": dtype.type} | {name: getattr(code, name) for name in names}
-    scan, scan_code = called(specialised(_scan, f"scan_{dtype.name}_{metric.label}", **parts), 5)
-    verify, verify_code = called(specialised(_verify, f"verify_{dtype.name}_{metric.label}", **parts), 4)
-    _keepalive.extend((scan_code, verify_code))
-    return Readers(scan, verify, dtype.itemsize)
+    suffix = f"{dtype.name}_{metric.label}"
+    return (specialised(_scan, f"scan_{suffix}", **parts), 5), (specialised(_verify, f"verify_{suffix}", **parts), 4)
 
 
 def _scan(job, segment, direction, listed, left):

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from halfspace import query as asking
 from halfspace.joins.blocks import Ask, Edges, Rows, block_size
@@ -38,6 +36,9 @@ def _contracted(labels: npt.NDArray[np.int64], held: list[npt.NDArray[np.int64]]
     """Merge the components that edges join; components keep the label of their smallest vertex."""
     if not held:
         return labels
+    from scipy.sparse import coo_array  # takes long to import
+    from scipy.sparse.csgraph import connected_components
+
     one, other = labels[np.concatenate(held, axis=1)]
     graph = coo_array((np.ones(one.size, np.int8), (one, other)), shape=(labels.size,) * 2)
     _, owners = connected_components(graph, directed=False)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
-from halfspace.runtime.interrupts import of_a_handler, undisturbed
+from halfspace.runtime.interrupts import STEP, of_a_handler, undisturbed
 
-__all__ = ["compiling", "shown_by", "watched"]
+__all__ = ["compiling", "shown_by", "tell", "waited", "watched"]
 
 Result = TypeVar("Result")
 
@@ -97,6 +97,29 @@ def watched(function: Callable[..., Result], *arguments: Any, meanwhile: Callabl
         return undisturbed(function, *arguments, meanwhile=look)
     finally:
         _harmless(watch.close)
+
+
+def waited(what: str, remark: str, ended: Callable[[float], bool], meanwhile: Callable[[], object]) -> None:
+    """Wait until something has ended that another process compiles, and tell of it; what `meanwhile` raises ends it.
+
+    ended : waits for so many seconds at most, and returns whether it has
+    """
+    watch = _Watch()
+    try:
+        with compiling(what, remark):
+            while not ended(STEP):
+                meanwhile()
+                _harmless(watch.look)
+    finally:
+        _harmless(watch.close)
+
+
+def tell(text: str, line: bool = True) -> None:
+    """Log what goes on beside the program, and say so on the terminal, unless something else is shown there."""
+    if not _unwanted():
+        _record(text)
+        if line and _show is None and not _watching:
+            _harmless(lambda: _write(f"halfspace: {text}\n"))
 
 
 def _harmless(function: Callable[[], None]) -> None:

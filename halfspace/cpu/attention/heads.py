@@ -112,7 +112,7 @@ def prepare_heads(cells, queries, tau):
             narrow[k, j] = widen(queries[k, j])
     directions = blank_directions(narrow)
     own = np.empty(group)
-    fill_directions(directions, tau, False, IP)
+    fill_directions(directions, tau, IP)
     views, levels = np.zeros(group, VIEW), np.empty(group, LEVEL)
     digits = np.zeros((group, 4, (dim + DIGITS - 1) // DIGITS * DIGITS), np.int8)
     steps = np.zeros((group, 2 * ((dim + 7) // 8), 2, 4), np.int8)

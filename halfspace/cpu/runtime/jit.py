@@ -39,11 +39,14 @@ __all__ = [
     "called",
     "cleared",
     "compiled",
+    "compiled_for",
     "fetch_add",
     "float32_of",
     "float64_of",
     "hold",
     "inlined",
+    "is_called_kept",
+    "is_kept",
     "multiply_add",
     "pointer",
     "record_at",
@@ -92,16 +95,38 @@ def compiled(function: Callable[..., Any], sources: tuple[str, ...] | None = Non
     return dispatcher
 
 
+def compiled_for(dispatcher: Any, signature: tuple[Any, ...]) -> None:
+    """Load or compile what `compiled` has made, for types of arguments, before it is called."""
+    if signature not in dispatcher.overloads:
+        watched(_uncollected, dispatcher.compile, signature, meanwhile=go_on)
+
+
 def called(function: Callable[..., Any], count: int) -> tuple[int, object]:
     """Compile a function of `count` int64 that compiled code calls by its address, by `call`; kept on disk.
 
     It must not allocate: nobody would hear of an exception. Returns the address, and what keeps its code alive.
     """
-    dispatcher = _kept(jit(no_cpython_wrapper=True, **_POLICY)(function), None)
-    arguments = (types.int64,) * count
-    watched(_uncollected, dispatcher.compile, types.int64(*arguments), meanwhile=go_on)
-    made = dispatcher.overloads[arguments]
+    dispatcher, signature = _to_be_called(function, count)
+    watched(_uncollected, dispatcher.compile, signature, meanwhile=go_on)
+    made = dispatcher.overloads[signature.args]
     return made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name), dispatcher
+
+
+def _to_be_called(function: Callable[..., Any], count: int) -> tuple[Any, Any]:
+    """Return what compiles a function for `called`, and the signature."""
+    dispatcher = _kept(jit(no_cpython_wrapper=True, **_POLICY)(function), None)
+    return dispatcher, types.int64(*(types.int64,) * count)
+
+
+def is_kept(dispatcher: Any, signature: Any) -> bool:
+    """Whether compiled code is on disk."""
+    cache = dispatcher._cache
+    return isinstance(cache, KernelCache) and cache.holds(signature, dispatcher.targetctx)
+
+
+def is_called_kept(function: Callable[..., Any], count: int) -> bool:
+    """Whether what `called` would compile is on disk."""
+    return is_kept(*_to_be_called(function, count))
 
 
 def _kept(dispatcher: Any, sources: tuple[str, ...] | None) -> Any:

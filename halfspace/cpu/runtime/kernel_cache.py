@@ -28,7 +28,7 @@ from numba.core import caching
 
 from halfspace.cpu.runtime.forms import FORM, FORMS
 
-__all__ = ["KernelCache"]
+__all__ = ["KernelCache", "writing"]
 
 _SIGNATURE = b"halfspace kernel\n"
 _SUM_NBYTES = hashlib.sha256().digest_size
@@ -61,6 +61,8 @@ _stamp()  # of the sources as they are now: they may be replaced while this proc
 
 
 _warned = threading.Event()
+writing = threading.Lock()
+"""Held while a file is written: who ends the process takes it first."""
 
 
 def _warn(problem: str) -> None:
@@ -87,6 +89,10 @@ class _File:
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
         return self._folder / f"{self._family}{self._stamp}-{digest}.nbc"
 
+    def holds(self, key: Any) -> bool:
+        """Whether there is a file under a key, be it whole or not."""
+        return self._path(key).exists()
+
     def load(self, key: Any) -> Any:
         """Return what was saved under a key, or None."""
         path = self._path(key)
@@ -103,8 +109,11 @@ class _File:
 
     def save(self, key: Any, data: Any) -> None:
         """Write one file in one step, and remove what other sources, or processes long dead, have left behind."""
-        path = self._path(key)
         payload = caching.dumps((key, data))
+        with writing:
+            self._write(self._path(key), payload)
+
+    def _write(self, path: Path, payload: bytes) -> None:
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             temporary.write_bytes(_SIGNATURE + hashlib.sha256(payload).digest() + payload)
@@ -141,6 +150,10 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
             return cls(function, sources)
         _warn("no folder can be written")
         return None
+
+    def holds(self, sig: Any, target_context: Any) -> bool:
+        """Whether a compiled signature is on disk."""
+        return self._cache_file.holds(self._index_key(sig, target_context.codegen()))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return a compiled signature, or None where it must be compiled."""
