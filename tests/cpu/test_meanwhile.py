@@ -44,7 +44,8 @@ def helpers():
 BLOCKED = """
 import os, sys, time
 if "halfspace.cpu.ahead" in " ".join(sys.orig_argv):
-    while not os.path.exists({go!r}):
+    until = time.monotonic() + 100
+    while not os.path.exists({go!r}) and time.monotonic() < until:
         time.sleep(0.01)
 """
 """A module that every interpreter imports first: one that compiles waits until a file is there."""
