@@ -3,6 +3,7 @@
 That is maximum inner product search above a threshold (above-theta MIPS), whose answers are complete.
 """
 
+from halfspace.building import build
 from halfspace.explain import Explanation, Stage
 from halfspace.hits import Hit, Hits
 from halfspace.index import HalfspaceIndex
@@ -19,6 +20,7 @@ __all__ = [
     "PairBlocks",
     "Pairs",
     "Stage",
+    "build",
     "threshold_of",
     "warmup",
 ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from halfspace import join_commands
-from halfspace.commands import answers, built, errors, fail, open_index
+from halfspace.commands import answers, errors, fail, open_index, read_ids
 from halfspace.model.filters import FILTERS, names
 from halfspace.terminal import (
     console,
@@ -152,20 +152,28 @@ def build(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Build an index from a file of vectors."""
+    """Build an index from a file of vectors, a pattern of files, or a folder of Parquet files.
+
+    They need not fit into memory. After a kill, the same command goes on where it was.
+    """
     with errors():
         from halfspace.files.outputs import check_output
-        from halfspace.files.vectors import file_of
+        from halfspace.files.sources import files_of, identified, source_of
 
         start = time.perf_counter()
-        check_output(output, [file_of(vectors), *([] if ids is None else [ids])])
+        check_output(output, [*files_of(vectors)[0], *([] if ids is None else [ids])])
+        with progress("reading") as report:
+            from halfspace import build as work
+
+            source = source_of(vectors, report=report, own_ids=ids is None)
+        if ids is not None:
+            source = identified(source, read_ids(ids, source.rows or 0))
         how: dict[str, Any] = {"threads": threads, "subspaces": subspaces, "group_size": group_size}
-        index, rows = built(vectors, ids, metric=metric, filter=filter, dtype=dtype, **how)
-        with spinner("saving"):
-            index.save(output)
+        with progress("building") as report:
+            index = work(output, source, progress=report, metric=metric, filter=filter, dtype=dtype, **how)
         summary = {
             "index": str(output),
-            "vectors": rows.size,
+            "vectors": len(index),
             "dim": index.dim,
             "metric": metric,
             "dtype": dtype,
