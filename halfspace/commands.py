@@ -69,7 +69,10 @@ def located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[No
 
 
 def open_index(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex:
-    """Load an index; a file that is not a whole index ends the program with code 1."""
+    """Load an index, or map it where it would take too much memory; a damaged file ends the program with code 1."""
+    from halfspace.runtime.memory import allowed
+
+    mmap = mmap or path.stat().st_size > allowed() // 2
     try:
         with spinner("opening"):
             from halfspace import HalfspaceIndex

@@ -1,5 +1,6 @@
 """Asking an index: validate a question, hand it on, and shape the answer."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from halfspace import query as asking
 from halfspace.arguments import checks
 from halfspace.contents import Contents
 from halfspace.explain import Explanation
+from halfspace.files import mapped
 from halfspace.hits import Hits
 from halfspace.model.counters import Want
 from halfspace.model.filters import AUTO
@@ -21,6 +23,8 @@ from halfspace.state.snapshot import MAX_ID, Snapshot
 __all__ = ["Questions"]
 
 _FLOAT32 = np.dtype(np.float32)
+AHEAD = 8
+"""Directions of a batch that tell how many of the vectors that are mapped will be read."""
 
 
 class Questions(Contents):
@@ -268,12 +272,15 @@ class Questions(Contents):
             question, single = self._asked(snapshot, direction, limit, None, None, Want.EXPLAINED, 1)
             if not single:
                 raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(question.directions)}")
+            before = mapped.bytes_from_disk() if self._stored else None
             if most is None:
                 counted = asking.work(self._backend, question)
                 snapshot.builder.remember(question.directions, question.tau)
             else:
                 counted = nearest.work(self._backend, snapshot, question, most, snapshot.live)
-            return Explanation.of(self._filter, *counted, snapshot.segments)
+            after = None if before is None else mapped.bytes_from_disk()
+            explained = Explanation.of(self._filter, *counted, snapshot.segments)
+            return explained if before is None or after is None else replace(explained, from_disk=after - before)
 
     def _asked(
         self,
@@ -291,11 +298,24 @@ class Questions(Contents):
         thresholds = self._thresholds(tau, len(numbers), single, "tau")
         ends = None if unless is None else self._thresholds(unless, len(numbers), single, "unless")
         table = restrict(snapshot, within)
+        if self._stored:
+            self._announce(snapshot, numbers, thresholds)
         ready = numbers.dtype == _FLOAT32 and backend.is_kernel_ready(numbers)
         if not ready:  # of those that are, kernels find what is not finite
             numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
         how = self._filter == AUTO, self._workers(threads), wanted, backend.MOST_HITS
         return Question(table, self._like, numbers, thresholds, *how, ends, self._metric), single
+
+    def _announce(self, snapshot: Snapshot, directions: Any, tau: Any) -> None:
+        """Tell the system, of vectors that are mapped, whether few of them will be read or many."""
+        some = np.ascontiguousarray(directions[:AHEAD], np.float32)
+        bits = snapshot.sample
+        if not (len(some) and len(bits) and bits.size and isinstance(bits, np.ndarray)):
+            return
+        limits = tau if isinstance(tau, float) else np.asarray(tau)[: len(some), None]
+        rough = self._backend.rough_scores(bits, some, self._threads, self._metric)
+        share = float((rough >= limits).mean()) * len(directions)
+        mapped.expect(snapshot.segments, mapped.is_sparse(share, bits.itemsize * bits.shape[1]))
 
     def _workers(self, threads: int | None) -> int:
         return self._threads if threads is None else checks.as_count(threads, "threads", 1)
