@@ -9,6 +9,7 @@ from halfspace.hits import Hit, Hits
 from halfspace.index import HalfspaceIndex
 from halfspace.joins.pairs import Pair, PairBlocks, Pairs
 from halfspace.scores import threshold_of
+from halfspace.shards import Shards
 from halfspace.warmup import warmup
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Pair",
     "PairBlocks",
     "Pairs",
+    "Shards",
     "Stage",
     "build",
     "threshold_of",

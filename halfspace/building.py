@@ -1,7 +1,7 @@
 """Writing an index file of vectors that need not fit into memory: a segment is filled, derived, written, and let go."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise, repeat
 from typing import Any, Unpack
@@ -20,7 +20,7 @@ from halfspace.runtime import memory as memories
 from halfspace.runtime.progress import SILENT, Meter
 from halfspace.state.snapshot import Snapshot
 
-__all__ = ["build", "built"]
+__all__ = ["Told", "build", "built", "check_distinct"]
 
 SHARE = 4
 """One part in so many of the memory that the process may use is for a segment, where nobody says how much."""
@@ -121,18 +121,19 @@ def built(
     last: int | None,
     memory: int | None,
     progress: Told | None,
+    probe: Sequence[int] = (),
 ) -> int:
     """Write the file of the rows [first, last) of a source, or of all from `first` on, and return how many there are.
 
-    Ids are by default those of the rows in the source.
+    Ids are by default those of the rows in the source. `probe` is that of the rows before, if others wrote them.
     """
     index = filler.index
     builder, threads = index._snapshot.builder, index._threads
     plan = {"kind": "halfspace index", "first": first, "last": last, **filler.plan}
     with Growing(path, plan) as growing:
-        state = _State.of(growing.told) if growing.told is not None else _State(first, rows=_rows(index, memory))
+        state = _State.of(growing.told) if growing.told is not None else _State(first, _rows(index, memory))
         state.rows = min(state.rows, _rows(index, memory))
-        filler.begin(first, state.done, state.probe)
+        filler.begin(state.done, state.probe or list(probe))
         meters = _meters(progress, first, state, last)
         if progress is not None and last is None:
             progress(state.done - first, None)
@@ -166,7 +167,7 @@ def built(
         if not state.segments:
             index_file.save(path, index._snapshot, *filler.kind)
             return 0
-        _check_distinct(growing, state, memories.allowed() // SHARE if memory is None else memory)
+        check_distinct([growing.array(f"{number}/ids") for number in range(len(state.ends))], state.ends, memory)
         _finish(growing, state, index, filler.kind)
     return state.done - first
 
@@ -205,13 +206,16 @@ def _meters(progress: Told | None, first: int, state: _State, last: int | None) 
     return chain(shares, repeat(SILENT))
 
 
-def _check_distinct(growing: Growing, state: _State, memory: int) -> None:
-    """Refuse an id that is in two segments: ids are looked at in as many parts as fit into memory."""
-    ends = sorted(state.ends)
-    if all(before[1] < after[0] for before, after in pairwise(ends)):
+def check_distinct(held: list[np.ndarray], ends: list[list[int]], memory: int | None = None) -> None:
+    """Refuse an id that is in two arrays (k,), which are looked at in as many parts as fit into memory.
+
+    ends : the smallest and the largest id of each
+    """
+    ordered = sorted(ends)
+    if all(before[1] < after[0] for before, after in pairwise(ordered)):
         return
-    held = [growing.array(f"{number}/ids") for number in range(len(ends))]
-    parts = -(-sum(ids.size for ids in held) * SORTED // memory)
+    room = memories.allowed() // SHARE if memory is None else memory
+    parts = -(-sum(ids.size for ids in held) * SORTED // room)
     for part in range(parts):
         own = [ids if parts == 1 else ids[ids % parts == part] for ids in held]
         checks.distinct(np.concatenate(own).astype(np.int64))

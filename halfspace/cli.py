@@ -149,10 +149,16 @@ def build(
     group_size: Annotated[
         int | None, typer.Option(help=f"Vectors in a ball of {_OF_BALLS}.  [default: 4]", show_default=False)
     ] = None,
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Write a folder of index files, with so many vectors in each at most.", show_default=False
+        ),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Build an index from a file of vectors, a pattern of files, or a folder of Parquet files.
+    """Build an index of a file of vectors, a pattern of files, or a folder of Parquet files.
 
     They need not fit into memory. After a kill, the same command goes on where it was.
     """
@@ -161,8 +167,10 @@ def build(
         from halfspace.files.sources import files_of, identified, source_of
 
         start = time.perf_counter()
-        check_output(output, [*files_of(vectors)[0], *([] if ids is None else [ids])])
+        if shard_rows is None:
+            check_output(output, [*files_of(vectors)[0], *([] if ids is None else [ids])])
         with progress("reading") as report:
+            from halfspace import Shards
             from halfspace import build as work
 
             source = source_of(vectors, report=report, own_ids=ids is None)
@@ -170,7 +178,12 @@ def build(
             source = identified(source, read_ids(ids, source.rows or 0))
         how: dict[str, Any] = {"threads": threads, "subspaces": subspaces, "group_size": group_size}
         with progress("building") as report:
-            index = work(output, source, progress=report, metric=metric, filter=filter, dtype=dtype, **how)
+            how |= {"progress": report, "metric": metric, "filter": filter, "dtype": dtype}
+            index = (
+                work(output, source, **how)
+                if shard_rows is None
+                else Shards.build(output, source, shard_rows=shard_rows, **how)
+            )
         summary = {
             "index": str(output),
             "vectors": len(index),
@@ -178,10 +191,15 @@ def build(
             "metric": metric,
             "dtype": dtype,
             "filter": filter,
-            "bytes": output.stat().st_size,
+            "bytes": _bytes_of(output),
             "seconds": round(time.perf_counter() - start, 3),
         }
         print_summary(summary, as_json)
+
+
+def _bytes_of(index: Path) -> int:
+    """Bytes of an index file, or of all files of a folder of shards."""
+    return sum(path.stat().st_size for path in (index.iterdir() if index.is_dir() else [index]))
 
 
 @app.command()
@@ -310,7 +328,7 @@ def info(
     """Show what an index holds, and check it."""
     with errors():
         opened = open_index(index, mmap=True)
-        document: dict[str, Any] = {"index": str(index), "bytes": index.stat().st_size} | opened.stats()
+        document: dict[str, Any] = {"index": str(index), "bytes": _bytes_of(index)} | opened.stats()
         problem = None
         if verify:
             try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from halfspace import HalfspaceIndex, Hits
+    from halfspace import HalfspaceIndex, Hits, Shards
 
 __all__ = ["answers", "errors", "fail", "located", "open_index", "read_ids"]
 
@@ -68,15 +68,20 @@ def located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[No
         raise ValueError(f"{place}{error}") from error
 
 
-def open_index(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex:
-    """Load an index, or map it where it would take too much memory; a damaged file ends the program with code 1."""
+def open_index(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex | Shards:
+    """Load an index, or map it where it would take too much memory, or open a folder of shards.
+
+    A damaged file ends the program with code 1.
+    """
     from halfspace.runtime.memory import allowed
 
     mmap = mmap or path.stat().st_size > allowed() // 2
     try:
         with spinner("opening"):
-            from halfspace import HalfspaceIndex
+            from halfspace import HalfspaceIndex, Shards
 
+            if path.is_dir():
+                return Shards(path, threads=threads)
             return HalfspaceIndex.load(path, mmap=mmap, threads=threads)
     except ValueError as error:
         text = str(error)

@@ -66,6 +66,11 @@ class Filler:
         return {"source": self._source.about} | {name: about.get(name) for name in OF_PLAN}
 
     @property
+    def rows(self) -> int | None:
+        """Number of rows of the source, if that is known ahead."""
+        return self._source.rows
+
+    @property
     def ended(self) -> bool:
         """Whether there are no more rows."""
         return self._block is None
@@ -75,8 +80,10 @@ class Filler:
         """Checksums of the first row, and of the last one that was taken, as they are stored."""
         return list(self._probes)
 
-    def begin(self, first: int, done: int, probe: list[int]) -> None:
-        """Stand before the row `done`; of rows [first, done), which were finished before, the ends are compared."""
+    def begin(self, done: int, probe: list[int]) -> None:
+        """Stand before the row `done`; of the rows before it, finished before, the first and the last are compared."""
+        if self._at == done and self._probes == probe:
+            return
         target = done if not probe else done - 1
         if self._at > target or (self._source.again and self._at < target):
             self._blocks, self._at = self._source.blocks(target), target

@@ -123,8 +123,8 @@ def _create(path: Path, mode: int) -> io.BufferedWriter | None:
     return None
 
 
-def locked(descriptor: int) -> bool | None:
-    """Lock a file without waiting: False if another holds the lock, None where there are no locks.
+def locked(descriptor: int, *, wait: bool = False) -> bool | None:
+    """Lock a file, without waiting unless told: False if another holds the lock, None where there are no locks.
 
     These locks belong to the opening of a file, not to a process as those of ``fcntl.lockf`` do.
     Threads therefore see each other's, and closing another descriptor of the file releases nothing.
@@ -132,7 +132,7 @@ def locked(descriptor: int) -> bool | None:
     if fcntl is None:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:
