@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from halfspace.model.filters import names
 from halfspace.terminal import progress, spinner
 
 if TYPE_CHECKING:
@@ -17,7 +18,23 @@ if TYPE_CHECKING:
 
     from halfspace import HalfspaceIndex, Hits, Shards
 
-__all__ = ["answers", "errors", "fail", "located", "open_index", "read_ids"]
+__all__ = [
+    *("FILES", "FILTER_HELP", "METRIC_HELP", "OUTPUT", "Json", "Threads"),
+    *("answers", "built", "bytes_of", "errors", "fail", "located", "open_index", "read_ids"),
+]
+
+FILES = (
+    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .jsonl, "
+    "or - for lines of JSON on standard input"
+)
+FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
+METRIC_HELP = (
+    "What is compared with thresholds: ip (inner products), cosine, or l2 (Euclidean distances, to be at most that)."
+)
+OUTPUT = "It is replaced as a whole. It may be no input, pipe or device."
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads to use.  [default: all cores]", show_default=False)]
 
 _CHUNK_ROWS = 1024  # directions per question
 
@@ -153,3 +170,8 @@ def answers(
     if "sizes" in found:
         found["offsets"] = np.concatenate([[0], np.cumsum(found.pop("sizes"))]).astype(np.int64)
     return found
+
+
+def bytes_of(index: Path) -> int:
+    """Bytes of an index file, or of all files of a folder of shards."""
+    return sum(path.stat().st_size for path in (index.iterdir() if index.is_dir() else [index]))

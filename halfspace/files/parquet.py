@@ -13,7 +13,7 @@ from halfspace.arguments.columns import converted
 from halfspace.files.reading import Report, chosen, reading
 from halfspace.runtime.interrupts import undisturbed
 
-__all__ = ["begun", "read", "stream"]
+__all__ = ["batches", "begun", "read", "stream"]
 
 _ROWS = 4096
 """Rows that are decoded at once."""
@@ -92,6 +92,21 @@ def stream(
                 at = begin - here.num_rows
                 rows = undisturbed(_rows, file, name, here, at)
                 yield rows, None if ids is None else undisturbed(_rows, file, ids, here, at)
+    finally:
+        undisturbed(source.close)
+
+
+def batches(file: Path) -> Iterator[Any]:
+    """Read all columns, some rows at a time; of no rows, too, so that columns are known."""
+    source = undisturbed(_opened, file)
+    try:
+        names, pieces = source.schema_arrow.names, source.iter_batches(_ROWS, use_threads=False)
+        count = 0
+        while (batch := undisturbed(_next, file, pieces, names)) is not None:
+            count += 1
+            yield batch
+        if not count:
+            yield source.schema_arrow.empty_table()
     finally:
         undisturbed(source.close)
 
