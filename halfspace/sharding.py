@@ -10,13 +10,20 @@ from halfspace.files.manifest import Manifest, Shard
 from halfspace.filling import OF_PLAN, Filler
 from halfspace.index import HalfspaceIndex
 
-__all__ = ["about_of", "build_shards"]
+__all__ = ["about_of", "build_shards", "open_shard"]
 
 
 def about_of(index: HalfspaceIndex) -> dict[str, Any]:
     """Return the arguments of an index that all shards share."""
     found = index_file.metadata_of(index._snapshot.builder, index.dim, index._format, 0, [])
     return {"metric": index.metric} | {name: found[name] for name in OF_PLAN if name in found}
+
+
+def open_shard(folder: Path, shard: Shard, threads: int | None) -> HalfspaceIndex:
+    """Open one shard as an index of its own, mapped."""
+    index = HalfspaceIndex.load(folder / shard.file, mmap=True, threads=threads)
+    index._publish(index._snapshot.without(manifest.read_dead(folder, shard)))
+    return index
 
 
 def build_shards(folder: Path, filler: Filler, rows: int, memory: int | None, progress: Told | None) -> None:

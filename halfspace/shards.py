@@ -25,7 +25,7 @@ from halfspace.model.metrics import Metric
 from halfspace.model.segment import join
 from halfspace.runtime.lock import Lock
 from halfspace.runtime.progress import Progress
-from halfspace.sharding import about_of, build_shards
+from halfspace.sharding import about_of, build_shards, open_shard
 from halfspace.state.snapshot import Snapshot
 
 __all__ = ["SHARD_ROWS", "Shards"]
@@ -186,6 +186,11 @@ class Shards(Joins):
         return [self._folder / shard.file for shard in self._manifest.shards]
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        """What the manifest says of each file."""
+        return self._manifest.shards
+
+    @property
     def folder(self) -> Path:
         """The folder, as given."""
         return self._folder
@@ -252,7 +257,11 @@ class Shards(Joins):
         while begin < len(numbers):
             newest = state.shards[-1] if state.shards else None
             room = 0 if newest is None else state.shard_rows - newest.vectors
-            index = self._empty(self._threads) if newest is None or room <= 0 else self._index(newest)
+            index = (
+                self._empty(self._threads)
+                if newest is None or room <= 0
+                else open_shard(self._folder, newest, self._threads)
+            )
             count = min(len(numbers) - begin, room if room > 0 else state.shard_rows)
             index.insert(numbers[begin : begin + count], ids[begin : begin + count], progress=progress)
             name = state.name("shard")
@@ -266,12 +275,6 @@ class Shards(Joins):
     def _empty(self, threads: int | None) -> HalfspaceIndex:
         about = dict(self._manifest.about)
         return HalfspaceIndex(about.pop("dim"), threads=threads, **about)
-
-    def _index(self, shard: Shard) -> HalfspaceIndex:
-        """Open one shard as an index of its own."""
-        index = HalfspaceIndex.load(self._folder / shard.file, mmap=True, threads=self._threads)
-        index._publish(index._snapshot.without(manifest.read_dead(self._folder, shard)))
-        return index
 
     def delete(self, ids: npt.ArrayLike) -> None:
         """Remove vectors; as `HalfspaceIndex.delete`. Their ids are noted; `compact` reclaims their space."""
