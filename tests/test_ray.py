@@ -161,8 +161,9 @@ def test_a_node_that_goes(tmp_path, folder, index, monkeypatch):
     ray.shutdown()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200, "health_check_failure_threshold": 3}
     node = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"_system_config": quick})
     try:
         other = cluster.add_node(num_cpus=1, object_store_memory=STORE)
         cluster.connect()
