@@ -15,7 +15,7 @@ from halfspace.index import HalfspaceIndex
 from halfspace.joins.asked import Joins
 from halfspace.shards import Shards
 
-__all__ = ["matches", "opened"]
+__all__ = ["matches"]
 
 ROWS = 1024
 """Vectors whose k best are asked for at once."""

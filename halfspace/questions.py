@@ -1,6 +1,7 @@
 """Asking an index: validate a question, hand it on, and shape the answer."""
 
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -298,24 +299,26 @@ class Questions(Contents):
         thresholds = self._thresholds(tau, len(numbers), single, "tau")
         ends = None if unless is None else self._thresholds(unless, len(numbers), single, "unless")
         table = restrict(snapshot, within)
-        if self._stored:
-            self._announce(snapshot, numbers, thresholds)
         ready = numbers.dtype == _FLOAT32 and backend.is_kernel_ready(numbers)
         if not ready:  # of those that are, kernels find what is not finite
             numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
         how = self._filter == AUTO, self._workers(threads), wanted, backend.MOST_HITS
-        return Question(table, self._like, numbers, thresholds, *how, ends, self._metric), single
+        question = Question(table, self._like, numbers, thresholds, *how, ends, self._metric)
+        if self._stored:
+            self._announce(snapshot, question)
+        return question, single
 
-    def _announce(self, snapshot: Snapshot, directions: Any, tau: Any) -> None:
+    def _announce(self, snapshot: Snapshot, question: Question) -> None:
         """Tell the system, of vectors that are mapped, whether few of them will be read or many."""
-        some = np.ascontiguousarray(directions[:AHEAD], np.float32)
-        bits = snapshot.sample
-        if not (len(some) and len(bits) and bits.size and isinstance(bits, np.ndarray)):
+        bits, count = snapshot.sample, len(question.directions)
+        if not (count and bits.size and isinstance(bits, np.ndarray)):
             return
-        limits = tau if isinstance(tau, float) else np.asarray(tau)[: len(some), None]
-        rough = self._backend.rough_scores(bits, some, self._threads, self._metric)
-        share = float((rough >= limits).mean()) * len(directions)
-        mapped.expect(snapshot.segments, mapped.is_sparse(share, bits.itemsize * bits.shape[1]))
+        share = mapped.sparse_share(bits.itemsize * bits.shape[1]) / count
+        sparse, rank = True, max(1, ceil(share * len(bits)))
+        if rank <= len(bits):
+            some = question.part(0, AHEAD)
+            sparse = 2 * int((self._backend.guess(some, bits, rank) <= some.tau).sum()) >= len(some.directions)
+        mapped.expect(snapshot.segments, sparse)
 
     def _workers(self, threads: int | None) -> int:
         return self._threads if threads is None else checks.as_count(threads, "threads", 1)

@@ -121,7 +121,23 @@ class RayShards:
     Notes
     -----
     ``ray.init()`` comes first: without arguments on one machine, or with the address of a cluster. Actors start with
-    the first question, and map their shard; `close` ends them. ``docs/scale.md`` tells how it starts on a cluster.
+    the first question, and map their shard; `close` ends them. ``docs/scale.md`` says how it starts on a cluster.
+
+    Examples
+    --------
+    >>> import tempfile, ray
+    >>> from halfspace import Shards
+    >>> from halfspace.ray import RayShards
+    >>> _ = ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 << 20)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> _ = Shards.build(f"{folder.name}/shards", [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], shard_rows=2)
+    >>> shards = RayShards(f"{folder.name}/shards")
+    >>> [hit.id for hit in shards.query([1, 0], 1.0)], [hit.id for hit in shards.search([1, 0], 1)]
+    ([0, 2], [0])
+    >>> shards.count([1, 0], 1.0), shards.pairs(1.0, f"{folder.name}/pairs"), shards.groups(1.0).tolist()
+    (2, 2, [0, 0, 0])
+    >>> shards.close()
+    >>> ray.shutdown()
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int = 1) -> None:

@@ -72,6 +72,19 @@ class Shards(Joins):
     [0, 2]
     >>> len(shards.files)
     2
+    >>> shards.delete(0)
+    >>> shards.compact()
+    >>> Shards(f"{folder.name}/eyes")
+    <Shards: 2 vectors in 1 files, dim=2, metric='ip', dtype='float32'>
+
+    Of vectors that need not fit into memory, and with a file that was written elsewhere:
+
+    >>> import halfspace
+    >>> more = Shards.build(f"{folder.name}/more", iter([[[1, 0], [0, 1]], [[1, 1]]]), shard_rows=2)
+    >>> _ = halfspace.build(f"{folder.name}/other.index", [[2, 2]], ids=[7])
+    >>> more.add(f"{folder.name}/other.index")
+    >>> more.ids.tolist()
+    [0, 1, 2, 7]
     """
 
     _bits: np.dtype[Any]

@@ -12,16 +12,16 @@ import numpy as np
 
 from halfspace.model.segment import SCAN, Segment
 
-__all__ = ["bytes_from_disk", "expect", "fetched", "is_sparse"]
+__all__ = ["bytes_from_disk", "expect", "fetched", "sparse_share"]
 
 PAGE = mmap.PAGESIZE
 SPARSE = 1 / 8
 """Share of the pages below which it is quicker to read them one by one than to read ahead."""
 
 
-def is_sparse(share: float, row_nbytes: int) -> bool:
-    """Whether so small a share of the rows is read that most pages are not."""
-    return share * max(1.0, PAGE / row_nbytes) < SPARSE
+def sparse_share(row_nbytes: int) -> float:
+    """Return the share of rows of so many bytes below which most pages are not read."""
+    return SPARSE / max(1.0, PAGE / row_nbytes)
 
 
 def expect(segments: Iterable[Segment], sparse: bool) -> None:

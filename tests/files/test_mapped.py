@@ -62,12 +62,8 @@ def test_what_the_system_is_told(path, rng):
 
 
 def test_when_reading_ahead_pays():
-    assert mapped.is_sparse(0.0, 128)
-    assert mapped.is_sparse(0.003, 128)
-    assert not mapped.is_sparse(0.005, 128)
-    assert mapped.is_sparse(0.1, 4096)
-    assert mapped.is_sparse(0.1, 8192)
-    assert not mapped.is_sparse(0.2, 8192)
+    assert mapped.sparse_share(128) == 1 / 256
+    assert mapped.sparse_share(4096) == mapped.sparse_share(8192) == 1 / 8
 
 
 def test_explain_says_what_was_read(path):
