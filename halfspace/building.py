@@ -107,6 +107,7 @@ def build(
     >>> index = halfspace.build(f"{folder.name}/eye.index", iter([vectors[:3], vectors[3:]]))
     >>> [hit.id for hit in index.query([0, 0, 1, 1], 1)]
     [2, 3]
+    >>> folder.cleanup()
     """
     given = source_of(source, column, ids)
     filler = Filler(given, dim, **options)

@@ -138,6 +138,7 @@ class RayShards:
     (2, 2, [0, 0, 0])
     >>> shards.close()
     >>> ray.shutdown()
+    >>> folder.cleanup()
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int = 1) -> None:

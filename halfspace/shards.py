@@ -85,6 +85,7 @@ class Shards(Joins):
     >>> more.add(f"{folder.name}/other.index")
     >>> more.ids.tolist()
     [0, 1, 2, 7]
+    >>> folder.cleanup()
     """
 
     _bits: np.dtype[Any]
