@@ -3,11 +3,13 @@
 That is maximum inner product search above a threshold (above-theta MIPS), whose answers are complete.
 """
 
+from halfspace.building import build
 from halfspace.explain import Explanation, Stage
 from halfspace.hits import Hit, Hits
 from halfspace.index import HalfspaceIndex
 from halfspace.joins.pairs import Pair, PairBlocks, Pairs
 from halfspace.scores import threshold_of
+from halfspace.shards import Shards
 from halfspace.warmup import warmup
 
 __all__ = [
@@ -18,7 +20,9 @@ __all__ = [
     "Pair",
     "PairBlocks",
     "Pairs",
+    "Shards",
     "Stage",
+    "build",
     "threshold_of",
     "warmup",
 ]

@@ -14,9 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from halfspace import join_commands
-from halfspace.commands import answers, built, errors, fail, open_index
-from halfspace.model.filters import FILTERS, names
+from halfspace import join_commands, scale_commands
+from halfspace.commands import (
+    FILES,
+    FILTER_HELP,
+    METRIC_HELP,
+    OUTPUT,
+    Json,
+    Threads,
+    answers,
+    bytes_of,
+    errors,
+    fail,
+    open_index,
+)
 from halfspace.terminal import (
     console,
     print_json,
@@ -45,22 +56,8 @@ app = typer.Typer(
 
 _EXPLAINED = 3  # directions
 
-_FILES = (
-    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .jsonl, "
-    "or - for lines of JSON on standard input"
-)
-_OF_BALLS = " and ".join(spec.name for spec in FILTERS.values() if spec.options)
-FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
 _HITS = ".npz (arrays), .csv, .jsonl or .parquet (columns query, id, score)"
-_OUTPUT = "It is replaced as a whole. It may be no input, pipe or device."
-
-METRIC_HELP = (
-    "What is compared with thresholds: ip (inner products), cosine, or l2 (Euclidean distances, to be at most that)."
-)
 _TAU = "Threshold, of the index's metric: a number, or a .npy file of one per direction."
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads to use.  [default: all cores]", show_default=False)]
 
 
 def main() -> None:
@@ -128,58 +125,13 @@ def demo(
         fail(f"{len(report.wrong)} answers are not exact", 1)
 
 
-@app.command()
-def build(
-    vectors: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help=f"Index file to write. {_OUTPUT}", show_default=False)],
-    metric: Annotated[str, typer.Option(help=METRIC_HELP)] = "ip",
-    dtype: Annotated[str, typer.Option(help="Type to store: float32, float16 or bfloat16.")] = "float32",
-    filter: Annotated[str, typer.Option(help=FILTER_HELP)] = "auto",
-    ids: Annotated[
-        Path | None,
-        typer.Option(
-            help=".npy file of one integer id per vector, in place of those in lines of JSON, or of 0, 1, ...",
-            show_default=False,
-        ),
-    ] = None,
-    subspaces: Annotated[
-        int | None,
-        typer.Option(help=f"Subspaces of {_OF_BALLS}.  [default: one for 8 dimensions]", show_default=False),
-    ] = None,
-    group_size: Annotated[
-        int | None, typer.Option(help=f"Vectors in a ball of {_OF_BALLS}.  [default: 4]", show_default=False)
-    ] = None,
-    threads: Threads = None,
-    as_json: Json = False,
-) -> None:
-    """Build an index from a file of vectors."""
-    with errors():
-        from halfspace.files.outputs import check_output
-        from halfspace.files.vectors import file_of
-
-        start = time.perf_counter()
-        check_output(output, [file_of(vectors), *([] if ids is None else [ids])])
-        how: dict[str, Any] = {"threads": threads, "subspaces": subspaces, "group_size": group_size}
-        index, rows = built(vectors, ids, metric=metric, filter=filter, dtype=dtype, **how)
-        with spinner("saving"):
-            index.save(output)
-        summary = {
-            "index": str(output),
-            "vectors": rows.size,
-            "dim": index.dim,
-            "metric": metric,
-            "dtype": dtype,
-            "filter": filter,
-            "bytes": output.stat().st_size,
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-        print_summary(summary, as_json)
+scale_commands.add(app)
 
 
 @app.command()
 def query(
     index: Annotated[Path, typer.Argument(help="Index file.", show_default=False)],
-    directions: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
+    directions: Annotated[str, typer.Argument(help=FILES, show_default=False)],
     tau: Annotated[str, typer.Option("--tau", "--radius", help=_TAU, show_default=False)],
     unless: Annotated[
         str | None,
@@ -187,7 +139,7 @@ def query(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=f"Write the hits here: {_HITS}. {_OUTPUT}", show_default=False),
+        typer.Option("--output", "-o", help=f"Write the hits here: {_HITS}. {OUTPUT}", show_default=False),
     ] = None,
     count: Annotated[bool, typer.Option("--count", help="Count the hits only.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Order hits by score, the best first, not by id.")] = False,
@@ -249,7 +201,7 @@ def query(
 @app.command()
 def search(
     index: Annotated[Path, typer.Argument(help="Index file.", show_default=False)],
-    directions: Annotated[str, typer.Argument(help=_FILES, show_default=False)],
+    directions: Annotated[str, typer.Argument(help=FILES, show_default=False)],
     k: Annotated[int, typer.Option("-k", min=0, help="How many of each direction.")] = 10,
     tau: Annotated[
         str | None,
@@ -257,7 +209,7 @@ def search(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=f"Write the hits here: {_HITS}. {_OUTPUT}", show_default=False),
+        typer.Option("--output", "-o", help=f"Write the hits here: {_HITS}. {OUTPUT}", show_default=False),
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -302,7 +254,7 @@ def info(
     """Show what an index holds, and check it."""
     with errors():
         opened = open_index(index, mmap=True)
-        document: dict[str, Any] = {"index": str(index), "bytes": index.stat().st_size} | opened.stats()
+        document: dict[str, Any] = {"index": str(index), "bytes": bytes_of(index)} | opened.stats()
         problem = None
         if verify:
             try:
@@ -318,8 +270,8 @@ def info(
 
 @app.command()
 def bench(
-    vectors: Annotated[str | None, typer.Argument(help=_FILES, show_default=False)] = None,
-    directions: Annotated[str | None, typer.Argument(help=_FILES, show_default=False)] = None,
+    vectors: Annotated[str | None, typer.Argument(help=FILES, show_default=False)] = None,
+    directions: Annotated[str | None, typer.Argument(help=FILES, show_default=False)] = None,
     metric: Annotated[str, typer.Option(help=METRIC_HELP)] = "ip",
     tau: Annotated[str | None, typer.Option("--tau", "--radius", help=_TAU, show_default=False)] = None,
     share: Annotated[
@@ -337,10 +289,10 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 5,
     threads: Threads = None,
     plot: Annotated[
-        Path | None, typer.Option(help=f"Draw a picture here: .svg, .png or .pdf. {_OUTPUT}", show_default=False)
+        Path | None, typer.Option(help=f"Draw a picture here: .svg, .png or .pdf. {OUTPUT}", show_default=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help=f"Write all here: .md or .json. {_OUTPUT}", show_default=False)
+        Path | None, typer.Option("--output", "-o", help=f"Write all here: .md or .json. {OUTPUT}", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:

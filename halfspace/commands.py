@@ -5,19 +5,36 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from halfspace.model.filters import names
 from halfspace.terminal import progress, spinner
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from halfspace import HalfspaceIndex, Hits
+    from halfspace import HalfspaceIndex, Hits, Shards
 
-__all__ = ["answers", "errors", "fail", "located", "open_index", "read_ids"]
+__all__ = [
+    *("FILES", "FILTER_HELP", "METRIC_HELP", "OUTPUT", "Json", "Threads"),
+    *("answers", "built", "bytes_of", "errors", "fail", "located", "open_index", "read_ids"),
+]
+
+FILES = (
+    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .jsonl, "
+    "or - for lines of JSON on standard input"
+)
+FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
+METRIC_HELP = (
+    "What is compared with thresholds: ip (inner products), cosine, or l2 (Euclidean distances, to be at most that)."
+)
+OUTPUT = "It is replaced as a whole. It may be no input, pipe or device."
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads to use.  [default: all cores]", show_default=False)]
 
 _CHUNK_ROWS = 1024  # directions per question
 
@@ -68,12 +85,20 @@ def located(path: str, chunk: NDArray[Any], low: int, dtype: str) -> Iterator[No
         raise ValueError(f"{place}{error}") from error
 
 
-def open_index(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex:
-    """Load an index; a file that is not a whole index ends the program with code 1."""
+def open_index(path: Path, *, mmap: bool = False, threads: int | None = None) -> HalfspaceIndex | Shards:
+    """Load an index, or map it where it would take too much memory, or open a folder of shards.
+
+    A damaged file ends the program with code 1.
+    """
+    from halfspace.runtime.memory import allowed
+
+    mmap = mmap or path.stat().st_size > allowed() // 2
     try:
         with spinner("opening"):
-            from halfspace import HalfspaceIndex
+            from halfspace import HalfspaceIndex, Shards
 
+            if path.is_dir():
+                return Shards(path, threads=threads)
             return HalfspaceIndex.load(path, mmap=mmap, threads=threads)
     except ValueError as error:
         text = str(error)
@@ -145,3 +170,8 @@ def answers(
     if "sizes" in found:
         found["offsets"] = np.concatenate([[0], np.cumsum(found.pop("sizes"))]).astype(np.int64)
     return found
+
+
+def bytes_of(index: Path) -> int:
+    """Bytes of an index file, or of all files of a folder of shards."""
+    return sum(path.stat().st_size for path in (index.iterdir() if index.is_dir() else [index]))

@@ -31,7 +31,7 @@ class Contents:
     _backend: Backend
     _on: AbstractContextManager[Any]  # makes the device the current one
     _snapshot: Snapshot
-    _stored: StoredFile | None  # where a file is mapped, and not all checked yet
+    _stored: tuple[StoredFile, ...]  # files that are mapped, and not all checked yet
 
     @property
     def dim(self) -> int:
@@ -245,9 +245,10 @@ class Contents:
         snapshot = self._snapshot
         meter = Meter(progress, snapshot.live)
         stored = self._stored
-        reading, deriving = meter.split(0.0 if stored is None else 1.0, 4.0)
-        if stored is not None:
-            stored.verify(reading.over(stored.nbytes))
+        reading, deriving = meter.split(1.0 if stored else 0.0, 4.0)
+        advance = reading.over(sum(file.nbytes for file in stored))
+        for file in stored:
+            file.verify(advance)
         with self._on:
             index_file.check(snapshot, self._threads, deriving)
         meter.finish()

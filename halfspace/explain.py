@@ -1,7 +1,7 @@
 """What a query did: the counts behind an answer."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from halfspace.model.segment import Segment
@@ -87,6 +87,9 @@ class Explanation:
         What each stage tested and decided, in order; a stage that had nothing to do is left out.
     choices : tuple of Choice
         What each segment was built for, and the counts that decided.
+    from_disk : int, or None
+        Of an index that is mapped, the bytes that the system read for this process meanwhile, where it tells: what was
+        not in memory, and what it read ahead. It differs from time to time, and does not count in comparisons.
 
     Examples
     --------
@@ -103,6 +106,7 @@ class Explanation:
     vectors: int
     stages: tuple[Stage, ...]
     choices: tuple[Choice, ...]
+    from_disk: int | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, filter: str, hits: int, work: Iterable[tuple[Any, ...]], segments: Sequence[Segment]) -> "Explanation":
@@ -133,7 +137,8 @@ class Explanation:
             "  ".join([row[0].ljust(widths[0]), *(row[k].rjust(widths[k]) for k in range(1, len(columns)))])
             for row in rows
         ]
-        return "\n".join([head, *lines, *self.decisions])
+        disk = [] if self.from_disk is None else [f"mapped: {self.from_disk:,} bytes were read from the disk"]
+        return "\n".join([head, *lines, *disk, *self.decisions])
 
     def stage(self, name: str) -> Stage:
         """Return a stage by its name; KeyError if it had nothing to do.

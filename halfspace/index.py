@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from halfspace import backend as backends
 from halfspace.arguments import checks
-from halfspace.files import index_file
+from halfspace.files import index_file, mapped
 from halfspace.files.streams import Source
 from halfspace.joins.asked import Joins
 from halfspace.model.filters import AUTO, FILTERS, names
@@ -124,7 +124,7 @@ class HalfspaceIndex(Joins):
         self._threads = self._backend.available() if threads is None else checks.as_count(threads, "threads", 1)
         self._bits = FORMATS[self._format][1]
         self._writing = Lock()
-        self._stored = None
+        self._stored = ()
         builder = Builder(self._backend, self._filter, cut, size, self._threads, self._metric)
         with self._on:
             self._like = self._backend.xp.empty(0, self._bits)
@@ -258,7 +258,7 @@ class HalfspaceIndex(Joins):
         """
         with self._on, self._writing.once:
             self._publish(self._snapshot.emptied())
-            self._stored = None
+            self._stored = ()
 
     def compact(self, *, progress: Progress | None = None) -> None:
         """Bring all vectors into one segment and reclaim the space of deleted ones.
@@ -335,8 +335,9 @@ class HalfspaceIndex(Joins):
         path : path, bytes, or binary file object
             A file object is read from where it stands to the end of the index, whatever follows; it needs `read` alone.
         mmap : bool
-            Map the file instead of reading it: opens in milliseconds and shares memory between processes. Only size,
-            header, section table and metadata are checked then; `verify` checks the rest. Needs a path.
+            Map the file instead of reading it: opens in milliseconds, shares memory between processes, and may be
+            larger than memory (``docs/scale.md``). Only size, header, section table and metadata are checked then;
+            `verify` checks the rest. Needs a path.
         device, threads : optional
             As for a new index; a GPU copies what is mapped.
 
@@ -376,7 +377,9 @@ class HalfspaceIndex(Joins):
         with index._on:
             *sealed, tail = (part.moved(index._backend.xp.asarray) for part in (*loaded.sealed, loaded.tail))
             index._publish(Snapshot(tuple(sealed), tail, loaded.next_id, index._snapshot.builder))
-        index._stored = loaded.stored
+        if loaded.stored is not None:
+            index._stored = (loaded.stored,)
+            mapped.expect(index._snapshot.sealed, sparse=True)
         return index
 
     def _publish(self, snapshot: Snapshot) -> None:

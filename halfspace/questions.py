@@ -1,5 +1,7 @@
 """Asking an index: validate a question, hand it on, and shape the answer."""
 
+from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from halfspace import query as asking
 from halfspace.arguments import checks
 from halfspace.contents import Contents
 from halfspace.explain import Explanation
+from halfspace.files import mapped
 from halfspace.hits import Hits
 from halfspace.model.counters import Want
 from halfspace.model.filters import AUTO
@@ -21,6 +24,8 @@ from halfspace.state.snapshot import MAX_ID, Snapshot
 __all__ = ["Questions"]
 
 _FLOAT32 = np.dtype(np.float32)
+AHEAD = 8
+"""Directions of a batch that tell how many of the vectors that are mapped will be read."""
 
 
 class Questions(Contents):
@@ -268,12 +273,15 @@ class Questions(Contents):
             question, single = self._asked(snapshot, direction, limit, None, None, Want.EXPLAINED, 1)
             if not single:
                 raise ValueError(f"explain takes one direction of shape ({self._dim},), got {len(question.directions)}")
+            before = mapped.bytes_from_disk() if self._stored else None
             if most is None:
                 counted = asking.work(self._backend, question)
                 snapshot.builder.remember(question.directions, question.tau)
             else:
                 counted = nearest.work(self._backend, snapshot, question, most, snapshot.live)
-            return Explanation.of(self._filter, *counted, snapshot.segments)
+            after = None if before is None else mapped.bytes_from_disk()
+            explained = Explanation.of(self._filter, *counted, snapshot.segments)
+            return explained if before is None or after is None else replace(explained, from_disk=after - before)
 
     def _asked(
         self,
@@ -295,7 +303,22 @@ class Questions(Contents):
         if not ready:  # of those that are, kernels find what is not finite
             numbers = checks.rounded(numbers, _FLOAT32, "directions", backend, self._threads)
         how = self._filter == AUTO, self._workers(threads), wanted, backend.MOST_HITS
-        return Question(table, self._like, numbers, thresholds, *how, ends, self._metric), single
+        question = Question(table, self._like, numbers, thresholds, *how, ends, self._metric)
+        if self._stored:
+            self._announce(snapshot, question)
+        return question, single
+
+    def _announce(self, snapshot: Snapshot, question: Question) -> None:
+        """Tell the system, of vectors that are mapped, whether few of them will be read or many."""
+        bits, count = snapshot.sample, len(question.directions)
+        if not (count and bits.size and isinstance(bits, np.ndarray)):
+            return
+        share = mapped.sparse_share(bits.itemsize * bits.shape[1]) / count
+        sparse, rank = True, max(1, ceil(share * len(bits)))
+        if rank <= len(bits):
+            some = question.part(0, AHEAD)
+            sparse = 2 * int((self._backend.guess(some, bits, rank) <= some.tau).sum()) >= len(some.directions)
+        mapped.expect(snapshot.segments, sparse)
 
     def _workers(self, threads: int | None) -> int:
         return self._threads if threads is None else checks.as_count(threads, "threads", 1)

@@ -23,7 +23,8 @@ OPTIONS_OF_USERS = {
     "halfspace/attention/kv.py": {"KVIndex.__init__"},
     "halfspace/attention/hf/cache.py": {"HalfspaceCache.__init__"},
     "halfspace/questions.py": {"Questions.query"},
-    "halfspace/cli.py": {"demo", "build", "query", "bench"},
+    "halfspace/cli.py": {"demo", "query", "bench"},
+    "halfspace/scale_commands.py": {"build"},
     "halfspace/join_commands.py": {"pairs", "groups", "dedup"},
 }
 """Functions whose parameters are what users may choose, by keyword or on the command line."""

@@ -37,6 +37,13 @@ def test_the_examples_of_joins_run(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 7
 
 
+def test_the_examples_of_scale_run(capsys):
+    names = run("scale.md")
+    assert names["found"].schema.names == ["query", "name", "id", "score"]
+    assert names["shards"].ids.tolist() == list(range(20_000))
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
 def with_examples():
     """Modules whose docstrings have examples; those of GPUs run on one."""
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     ("arguments", "waits"),
     [
         ("demo --rounds 1", ["asking, proving and timing"]),
-        ("build {0}/x.npy -o {0}/y.hs", ["reading", "inserting", "compacting", "saving"]),
+        ("build {0}/x.npy -o {0}/y.hs", ["reading", "building"]),
         (
             "query {0}/x.hs {0}/q.npy --tau 1 --explain -o {0}/hits.csv",
             ["reading", "opening", "asking", "explaining", "writing"],

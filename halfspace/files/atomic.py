@@ -26,7 +26,7 @@ except ImportError:  # Windows, where no other process can remove or rename a fi
 
 from halfspace.runtime.interrupts import of_a_handler, undisturbed
 
-__all__ = ["regular_mode", "replacing"]
+__all__ = ["locked", "regular_mode", "replacing", "sync_folder"]
 
 _TEMPORARY = re.compile(r"\.halfspace-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
 _ABANDONED = 3600.0
@@ -108,7 +108,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.BufferedWriter]:
         if isinstance(error, OSError) and not of_a_handler(error):
             error.filename = str(target)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _create(path: Path, mode: int) -> io.BufferedWriter | None:
@@ -117,14 +117,14 @@ def _create(path: Path, mode: int) -> io.BufferedWriter | None:
     Returns None where another writer took it for abandoned before the lock was there.
     """
     file = open(path, "xb", opener=partial(os.open, mode=mode))  # noqa: SIM115 (the caller closes it)
-    if _lock(file.fileno()) is not False and undisturbed(path.exists):
+    if locked(file.fileno()) is not False and undisturbed(path.exists):
         return file
     file.close()
     return None
 
 
-def _lock(descriptor: int) -> bool | None:
-    """Lock a file without waiting: False if another holds the lock, None where there are no locks.
+def locked(descriptor: int, *, wait: bool = False) -> bool | None:
+    """Lock a file, without waiting unless told: False if another holds the lock, None where there are no locks.
 
     These locks belong to the opening of a file, not to a process as those of ``fcntl.lockf`` do.
     Threads therefore see each other's, and closing another descriptor of the file releases nothing.
@@ -132,7 +132,7 @@ def _lock(descriptor: int) -> bool | None:
     if fcntl is None:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:
@@ -187,13 +187,13 @@ def _remove_if_abandoned(path: Path, latest: float) -> None:
         return
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+        if locked(descriptor) and os.path.samestat(os.fstat(descriptor), os.lstat(path)):
             path.unlink()
     finally:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the renaming survive a power cut, where a folder can be opened (not on Windows) and synchronised."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)

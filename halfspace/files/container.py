@@ -31,7 +31,7 @@ from halfspace.model.arrays import host, is_array
 from halfspace.runtime.interrupts import of_a_handler
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["FORMAT_VERSION", "StoredFile", "read", "write"]
+__all__ = ["FORMAT_VERSION", "Section", "StoredFile", "head", "layout", "read", "store", "write"]
 
 FORMAT_VERSION = 1
 
@@ -47,7 +47,7 @@ _PIECE = 2**24  # bytes per read or checksum, between which a signal is heard
 _DTYPES = "bool, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64"
 
 
-class _Section(NamedTuple):
+class Section(NamedTuple):
     """One line of the section table."""
 
     name: str
@@ -59,6 +59,7 @@ class _Section(NamedTuple):
 
     @property
     def end(self) -> int:
+        """Where the next one begins."""
         return self.offset + self.nbytes + -self.nbytes % _ALIGNMENT
 
 
@@ -80,7 +81,7 @@ class StoredFile:
     name: str
     metadata: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
-    _contents: list[tuple[_Section, NDArray[np.uint8]]] = field(repr=False)
+    _contents: list[tuple[Section, NDArray[np.uint8]]] = field(repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -137,7 +138,7 @@ def write(target: Target, metadata: dict[str, Any], arrays: Mapping[str, NDArray
         Only if the last step fails, synchronising the folder, is the new file in place: a power cut might undo it.
     """
     sources = {name: array if is_array(array) else np.asarray(array) for name, array in arrays.items()}
-    sections = _layout(
+    sections = layout(
         {"name": name, "dtype": array.dtype.name, "shape": list(array.shape), "crc32": "00000000"}
         for name, array in sources.items()
     )
@@ -146,22 +147,22 @@ def write(target: Target, metadata: dict[str, Any], arrays: Mapping[str, NDArray
     if not isinstance(copy, dict) or copy != metadata:
         raise ValueError("JSON would change the metadata: it must be a dict of string keys, lists and plain values")
 
-    def store(write: Callable[[Any], object]) -> list[_Section]:
-        return [_store(section, host(sources[section.name]), write) for section in sections]
+    def stored(write: Callable[[Any], object]) -> list[Section]:
+        return [store(section, host(sources[section.name]), write) for section in sections]
 
     if isinstance(target, (str, os.PathLike)):
         with replacing(target) as file:
-            file.seek(len(_head(copy, sections, 0)))
-            sections = store(file.write)
+            file.seek(len(head(copy, sections, 0)))
+            sections = stored(file.write)
             file_nbytes = file.tell()
             file.seek(0)
-            file.write(_head(copy, sections, file_nbytes))
+            file.write(head(copy, sections, file_nbytes))
         return
     writer = Writer(target)
-    sections = store(_nowhere)
-    start = len(_head(copy, sections, 0))
-    writer.write(_head(copy, sections, start + (sections[-1].end if sections else 0)))
-    if store(writer.write) != sections:
+    sections = stored(_nowhere)
+    start = len(head(copy, sections, 0))
+    writer.write(head(copy, sections, start + (sections[-1].end if sections else 0)))
+    if stored(writer.write) != sections:
         raise ValueError("an array changed while it was written")
 
 
@@ -208,9 +209,9 @@ def read(source: Source, *, mmap: bool = False) -> StoredFile:
     return stored
 
 
-def _layout(entries: Iterable[Any]) -> list[_Section]:
+def layout(entries: Iterable[Any]) -> list[Section]:
     """Place sections one after the other; each entry has at least a name, a dtype, a shape and a checksum."""
-    sections: list[_Section] = []
+    sections: list[Section] = []
     offset = 0
     for entry in entries:
         match entry:
@@ -218,23 +219,26 @@ def _layout(entries: Iterable[Any]) -> list[_Section]:
                 dtype in _DTYPES.split(", ") and all(type(length) is int and length >= 0 for length in shape)
             ):
                 nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-                sections.append(_Section(name, dtype, shape, offset, nbytes, crc32))
+                sections.append(Section(name, dtype, shape, offset, nbytes, crc32))
                 offset = sections[-1].end
             case _:
                 raise TypeError(f"cannot store {entry!r:.200}: a name is a string, a dtype one of {_DTYPES}")
     return sections
 
 
-def _head(metadata: dict[str, Any], sections: list[_Section], file_nbytes: int) -> bytes:
-    """Encode preamble and header; their length depends neither on the checksums nor on the length of the file."""
+def head(metadata: dict[str, Any], sections: list[Section], file_nbytes: int, room: int = 0) -> bytes:
+    """Encode preamble and header; their length depends neither on the checksums nor on the length of the file.
+
+    They are filled up to `room` bytes, a multiple of 64, where they are shorter.
+    """
     content = {"metadata": metadata, "sections": [section._asdict() for section in sections]}
     header = json.dumps(content, separators=(",", ":")).encode("ascii")
-    header += b" " * (-len(header) % _ALIGNMENT)
+    header += b" " * max(-len(header) % _ALIGNMENT, room - _PREAMBLE_NBYTES - len(header))
     preamble = _PREAMBLE.pack(_SIGNATURE, FORMAT_VERSION, zlib.crc32(header), len(header), file_nbytes)
     return preamble + zlib.crc32(preamble).to_bytes(4, "little") + header
 
 
-def _store(section: _Section, array: NDArray[Any], write: Callable[[Any], object]) -> _Section:
+def store(section: Section, array: NDArray[Any], write: Callable[[Any], object]) -> Section:
     """Write an array in C order, and its padding; return its section with the checksum."""
     little_endian = np.dtype(section.dtype).newbyteorder("<")
     crc = 0
@@ -299,11 +303,11 @@ def _parse_preamble(preamble: bytes, found_nbytes: int | None) -> tuple[int, int
     return header_nbytes, header_crc, file_nbytes
 
 
-def _parse_header(header: bytes, sections_nbytes: int) -> tuple[dict[str, Any], list[_Section]]:
+def _parse_header(header: bytes, sections_nbytes: int) -> tuple[dict[str, Any], list[Section]]:
     """Decode the header. The sections it returns tile exactly what follows it in the file."""
     match json.loads(header):
         case {"metadata": dict() as metadata, "sections": list() as table}:
-            sections = _layout(table)
+            sections = layout(table)
         case _:
             raise ValueError("no metadata or no section table")
     # Name, dtype and shape already say where each section lies; a table that says otherwise is wrong.
@@ -323,7 +327,7 @@ def _load(reader: Reader, nbytes: int, expected: int) -> NDArray[np.uint8]:
     return data
 
 
-def _array(section: _Section, data: NDArray[np.uint8]) -> NDArray[Any]:
+def _array(section: Section, data: NDArray[np.uint8]) -> NDArray[Any]:
     """View the bytes of a section as its array; a big-endian machine has to copy them."""
     native = np.dtype(section.dtype)
     array = data[: section.nbytes].view(native.newbyteorder("<")).reshape(section.shape).astype(native, copy=False)

@@ -19,9 +19,10 @@ from halfspace.model.rounding import MAX_DIM
 from halfspace.model.segment import SCAN, Segment
 from halfspace.runtime.interrupts import of_a_handler
 from halfspace.runtime.progress import SILENT, Advance, Meter, ignore
+from halfspace.state.build import Builder
 from halfspace.state.snapshot import MAX_ID, Snapshot
 
-__all__ = ["Loaded", "check", "load", "save"]
+__all__ = ["Loaded", "check", "load", "metadata_of", "save", "taken_apart"]
 
 KIND = "halfspace index"
 
@@ -47,12 +48,16 @@ def save(target: Target, snapshot: Snapshot, dim: int, format: str) -> None:
     arrays: dict[str, np.ndarray] = {}
     segments = []
     for number, segment in enumerate((*snapshot.sealed, snapshot.tail)):
-        about: dict[str, Any] = {"grain": segment.grain.hex(), "filter": segment.filter, "trial": segment.trial}
-        data = FILTERS[segment.filter].data
-        about |= {name: getattr(segment.data, name) for name in (data.ABOUT if data else ())}
+        about, own = taken_apart(segment)
         segments.append(about)
-        arrays |= {f"{number}/{name}": array for name, array in _sections(segment).items()}
-    builder = snapshot.builder
+        arrays |= {f"{number}/{name}": array for name, array in own.items()}
+    container.write(target, metadata_of(snapshot.builder, dim, format, snapshot.next_id, segments), arrays)
+
+
+def metadata_of(
+    builder: Builder, dim: int, format: str, next_id: int, segments: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the metadata of an index: how it is built, and what is to be said of each segment, the tail last."""
     metadata = {
         "kind": KIND,
         "dim": dim,
@@ -60,16 +65,19 @@ def save(target: Target, snapshot: Snapshot, dim: int, format: str) -> None:
         "filter": builder.filter,
         "subspaces": builder.subspaces,
         "group_size": builder.group_size,
-        "next_id": snapshot.next_id,
+        "next_id": next_id,
         "segments": segments,
     }
     if builder.metric != Metric.IP:  # files of that metric are older than metrics
         metadata["metric"] = builder.metric.label
-    container.write(target, metadata, arrays)
+    return metadata
 
 
-def _sections(segment: Segment) -> dict[str, np.ndarray]:
-    """All arrays of a segment by the names of their sections, which are part of the format."""
+def taken_apart(segment: Segment) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what is to be said of a segment, and its arrays by the names of their sections: part of the format."""
+    about: dict[str, Any] = {"grain": segment.grain.hex(), "filter": segment.filter, "trial": segment.trial}
+    data = FILTERS[segment.filter].data
+    about |= {name: getattr(segment.data, name) for name in (data.ABOUT if data else ())}
     parts = {
         "vectors": segment.vectors,
         "ids": segment.ids,
@@ -78,7 +86,7 @@ def _sections(segment: Segment) -> dict[str, np.ndarray]:
         "dead": segment.dead,
     }
     held = {name: array for name, array in parts.items() if array is not None}
-    return held if segment.data is None else held | segment.data.sections()
+    return about, held if segment.data is None else held | segment.data.sections()
 
 
 def load(source: Source, mmap: bool) -> Loaded:

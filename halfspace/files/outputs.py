@@ -17,7 +17,7 @@ from halfspace.files.atomic import replacing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["HITS", "TABLES", "check_output", "write_hits", "write_table", "write_text"]
+__all__ = ["HITS", "TABLES", "check_output", "write_batches", "write_hits", "write_table", "write_text"]
 
 _PIECE = 1 << 16
 """Rows that are brought into another form at once."""
@@ -142,6 +142,15 @@ def write_table(path: Path, pieces: Iterable[dict[str, NDArray[Any]]], suffix: s
     return rows
 
 
+def write_batches(path: Path, batches: Iterable[Any]) -> int:
+    """Write record batches of Arrow to a file of Parquet, in one step, as they come; returns the number of rows."""
+    _pyarrow(path)
+    from pyarrow import Table
+
+    with replacing(path) as file:
+        return _parquet_of(file, (Table.from_batches([batch]) for batch in batches))
+
+
 def _pieces(found: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the columns of a table, some rows at a time; of no rows, too, so that the columns are known."""
     import numpy as np
@@ -190,10 +199,17 @@ def _shortest(column: NDArray[Any]) -> list[str]:
 
 def _parquet(file: io.BufferedWriter, pieces: Iterable[dict[str, NDArray[Any]]]) -> None:
     import pyarrow
+
+    _parquet_of(file, map(pyarrow.table, pieces))
+
+
+def _parquet_of(file: io.BufferedWriter, tables: Iterator[Any]) -> int:
+    """Write tables as groups of rows; returns the number of rows."""
+    import pyarrow
     from pyarrow import parquet
 
-    tables = map(pyarrow.table, pieces)
     first = next(tables)
+    count = first.num_rows
     with parquet.ParquetWriter(file, first.schema) as writer:
         waiting, rows = [first], first.num_rows
         for piece in tables:
@@ -202,7 +218,9 @@ def _parquet(file: io.BufferedWriter, pieces: Iterable[dict[str, NDArray[Any]]])
                 waiting, rows = [], 0
             waiting.append(piece)
             rows += piece.num_rows
+            count += piece.num_rows
         writer.write_table(pyarrow.concat_tables(waiting))
+    return int(count)
 
 
 def _pyarrow(path: Path) -> None:

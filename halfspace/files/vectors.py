@@ -23,8 +23,8 @@ from halfspace.files.reading import Report, check_dtype, chosen, matrix, reading
 from halfspace.runtime.interrupts import undisturbed
 
 __all__ = [
-    *("STANDARD_INPUT", "SUFFIXES", "called", "file_of"),
-    *("read_column", "read_identified", "read_tau", "read_vectors"),
+    *("STANDARD_INPUT", "SUFFIXES", "called", "file_of", "nothing"),
+    *("read_column", "read_identified", "read_tau", "read_vectors", "split"),
 ]
 
 SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs", ".hdf5", ".h5", ".parquet", ".safetensors", ".jsonl")
@@ -36,11 +36,11 @@ STANDARD_INPUT = "-"
 _NAMED = re.compile(r"(.*\.(?:npz|hdf5|h5|parquet|safetensors)):(.*)", re.IGNORECASE | re.DOTALL)
 
 
-def _nothing(done: int, total: int | None) -> None:
-    pass
+def nothing(done: int, total: int | None) -> None:
+    """Take progress that nobody asked for."""
 
 
-def read_vectors(path: str | Path, progress: Report = _nothing) -> NDArray[Any]:
+def read_vectors(path: str | Path, progress: Report = nothing) -> NDArray[Any]:
     """Read the vectors of a file as one two-dimensional array.
 
     Parameters
@@ -81,7 +81,7 @@ def read_vectors(path: str | Path, progress: Report = _nothing) -> NDArray[Any]:
     return _read(path, progress, identified=False)[0]
 
 
-def read_identified(path: str | Path, progress: Report = _nothing) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+def read_identified(path: str | Path, progress: Report = nothing) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
     """Read vectors as `read_vectors` does, and their ids (n,) if they are objects of JSON that have an ``"id"``."""
     return _read(path, progress, identified=True)
 
@@ -91,7 +91,7 @@ def _read(path: str | Path, progress: Report, *, identified: bool) -> tuple[NDAr
         if sys.stdin is None:
             raise ValueError("standard input is closed")
         return jsonl.read(sys.stdin.buffer, called(path), None, progress, identified=identified)
-    file, member = _split(path)
+    file, member = split(path)
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{file}: unknown suffix {suffix!r}; known are {', '.join(SUFFIXES)}")
@@ -125,7 +125,7 @@ def called(path: str | Path) -> str:
 
 def file_of(path: str | Path) -> Path:
     """Return the file that a path as `read_vectors` takes it is in."""
-    return _split(path)[0]
+    return split(path)[0]
 
 
 def read_column(path: str | Path, n: int, what: str, kinds: str) -> NDArray[Any]:
@@ -155,7 +155,7 @@ def read_tau(text: str, m: int, name: str = "tau") -> NDArray[np.float64]:
     return taus
 
 
-def _split(path: str | Path) -> tuple[Path, str | None]:
+def split(path: str | Path) -> tuple[Path, str | None]:
     """Split ``"file.npz:name"``; a file that has this name as a whole is one."""
     named = None if undisturbed(os.path.exists, path) else _NAMED.match(str(path))
     return (Path(named[1]), named[2]) if named else (Path(path), None)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from halfspace import query as asking
 from halfspace.backend import Backend
+from halfspace.files import mapped
 from halfspace.hits import columns
 from halfspace.model.arrays import host, namespace
 from halfspace.model.counters import Want
@@ -114,9 +115,11 @@ def block_size(of: Rows, dim: int) -> int:
 def blocks(of: Rows, dim: int) -> Iterator[Block]:
     """Cut the rows into blocks."""
     size = block_size(of, dim)
+    mapped.expect(of.snapshot.segments, sparse=False)
     for number, (segment, rows) in enumerate(zip(of.snapshot.segments, of.rows, strict=True)):
         xp = namespace(rows)
         for first in range(0, segment.rows, size):
+            mapped.fetched(segment, first, min(first + size, segment.rows))
             own = first + xp.flatnonzero(rows[first : first + size])
             if own.size:
                 directions = xp.ascontiguousarray(as_float32(segment.vectors[0][own]))

@@ -198,7 +198,7 @@ def test_without_the_module_of_locks(tmp_path, monkeypatch):
 
 @POSIX
 def test_a_file_taken_for_abandoned_before_its_lock_is_made_anew(tmp_path, monkeypatch):
-    lock, taken = atomic._lock, []
+    lock, taken = atomic.locked, []
 
     def late(descriptor):
         if not taken:
@@ -207,7 +207,7 @@ def test_a_file_taken_for_abandoned_before_its_lock_is_made_anew(tmp_path, monke
             path.unlink()  # by another writer, which held the lock for a moment
         return lock(descriptor)
 
-    monkeypatch.setattr(atomic, "_lock", late)
+    monkeypatch.setattr(atomic, "locked", late)
     write(tmp_path / "file")
     assert taken
     assert (tmp_path / "file").read_bytes() == b"new"

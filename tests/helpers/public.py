@@ -5,11 +5,13 @@ from importlib import import_module
 
 MODULES = [
     "halfspace",
+    "halfspace.arrow",
     "halfspace.attention",
     "halfspace.attention.hf",
     "halfspace.bench",
     "halfspace.datasets",
     "halfspace.faiss",
+    "halfspace.ray",
     "halfspace.sklearn",
     "halfspace.text",
 ]

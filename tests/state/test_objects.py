@@ -250,7 +250,7 @@ def test_a_mapped_file_is_let_go(tmp_path):
     mapped = HalfspaceIndex.load(tmp_path / "index", mmap=True)
     before = mapped.copy()
     mapped.clear()
-    assert mapped._stored is None
+    assert mapped._stored == ()
     mapped.verify()
     before.verify()
     assert content(before) == content(index)
