@@ -173,8 +173,10 @@ class Backend(Protocol):
     ) -> Any:
         """Attend over the keys that reach a threshold."""
 
-    def certify(self, cache: Any, queries: Any, eps: float, scale: float, threads: int, cap: float = 0.0) -> Any:
-        """Find thresholds below which a share of at most `eps` lies."""
+    def attend_chosen(
+        self, cache: Any, queries: Any, aim: Any, scale: float, recent: int, sinks: int, threads: int, cap: float = 0.0
+    ) -> Any:
+        """Attend over the keys that one pass over their codes chooses: a `halfspace.model.kv_cache.Chosen`."""
 
     def estimate(self, cache: Any, queries: Any, keep: float, estimator: str, threads: int) -> Any:
         """Estimate thresholds that a share of the keys reaches."""

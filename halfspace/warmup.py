@@ -10,7 +10,7 @@ from halfspace.arguments import checks
 from halfspace.attention.kv import KVIndex
 from halfspace.index import HalfspaceIndex
 from halfspace.model.filters import FILTERS
-from halfspace.model.kv_cache import ESTIMATORS
+from halfspace.model.kv_cache import ESTIMATORS, SCAN
 from halfspace.model.metrics import METRICS
 from halfspace.runtime.patience import waiting
 
@@ -107,6 +107,6 @@ def _attend(stages: backend.Backend, rng: np.random.Generator, dtype: Any, devic
         query = token[:, :, 0]
         index.attend(query, tau=1.0)
         index.attend(query, eps=0.1)
-        for estimator in ESTIMATORS:
+        for estimator in (SCAN, *ESTIMATORS):
             index.attend(query, keep=0.1, estimator=estimator)
         index.query(query, 1.0)

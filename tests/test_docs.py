@@ -41,8 +41,6 @@ DEFINITIONS = {
         "LOWEST",
         "LIMBS",
         "LARGEST_CODE",
-        "BELOW",
-        "RATE",
         "WORD",
         "_NOTHING",
         "_HEADER",

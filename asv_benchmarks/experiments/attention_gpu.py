@@ -118,13 +118,14 @@ def in_graph(work, stream, repeats=30):
 
 
 def rivals(keys, values, queries):
-    """Microseconds of each dense attention that is there, by its name."""
+    """Microseconds of each dense attention that is there, by its name, for one sequence or a batch."""
     import torch
     import torch.nn.functional as F
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    parts = [tuple(torch.from_dlpack(part)[None] for part in pair) for pair in zip(keys, values, strict=True)]
-    asked = torch.from_dlpack(queries).view(STEPS, 1, QUERY_HEADS, 1, DIM)
+    shape = -1, HEADS, keys[0].shape[-2], DIM
+    parts = [tuple(torch.from_dlpack(part).view(shape) for part in pair) for pair in zip(keys, values, strict=True)]
+    asked = torch.from_dlpack(queries).view(STEPS, -1, QUERY_HEADS, 1, DIM)
     times = {}
 
     def timed(name, work):
@@ -158,7 +159,7 @@ def rivals(keys, values, queries):
                 )
         except RuntimeError:
             continue
-    if find_spec("flashinfer"):
+    if len(asked[0]) == 1 and find_spec("flashinfer"):
         from flashinfer import single_decode_with_kv_cache
 
         timed(

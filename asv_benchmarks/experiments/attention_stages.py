@@ -1,4 +1,5 @@
-"""What attention on a GPU does beside attending: appending tokens, coding keys anew, and finding thresholds.
+"""What attention on a GPU does beside attending by a given threshold: appending tokens, coding keys anew, and keeping a
+share of the keys that their bounds choose.
 
     python -m asv_benchmarks.experiments.attention_stages --captures FOLDER
 
@@ -15,9 +16,10 @@ import numpy as np
 from asv_benchmarks.experiments.attention_gpu import DIM, HEADS, SCALE, STEPS, cache_of, captured, drawn, in_graph
 from halfspace import gpu
 from halfspace.bench import alternate
+from halfspace.model.kv_cache import Aim
 
-SIZES = (8192, 32768, 131072)
-EPS = 0.01
+SIZES = (16384, 32768, 131072)
+KEEP = 0.01
 ROUNDS = 30
 
 
@@ -49,45 +51,25 @@ def appended(keys, values, stream):
     return found
 
 
-def smallest(keys, queries, eps):
-    """How many keys (STEPS, query heads) the smallest sets hold that weigh 1 - eps of the softmax."""
-    counts = []
-    for own in queries:
-        scores = cp.einsum("hgd,hnd->hgn", own.reshape(HEADS, -1, DIM).astype(np.float64), keys.astype(np.float64))
-        weights = cp.sort(cp.exp(SCALE * (scores - scores.max(axis=2, keepdims=True))), axis=2)[:, :, ::-1]
-        sums = cp.cumsum(weights, axis=2)
-        counts.append(1 + (sums < (1 - eps) * sums[:, :, -1:]).sum(axis=2).ravel())
-    return cp.stack(counts)
-
-
 def stages(captures=None, sizes=SIZES):
     """Lines of a table."""
     stream = cp.cuda.Stream(non_blocking=True)
-    yield f"| keys | append a token | prefill | eps = {EPS}: threshold | and attend | kept | kept / smallest set |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| keys | append a token | prefill | 1 % kept, by their bounds | kept |"
+    yield "|---|---|---|---|---|"
     for rows in sizes:
         keys, values, queries = captured(captures, rows) if captures else drawn(rows)
         cache, bits = cache_of(keys, values), queries.view(np.uint16)[:, None]
         gpu.wait()  # what follows runs on another stream
 
-        def certified(step, cache=cache, bits=bits):
-            return gpu.certify(cache, bits[step], EPS, SCALE, 1)
-
         def attended(step, cache=cache, bits=bits):
-            tau, dropped = gpu.certify(cache, bits[step], EPS, SCALE, 1)
-            return gpu.attend(cache, bits[step], tau, SCALE, 0, 0, 1), tau, dropped
+            return gpu.attend_chosen(cache, bits[step], Aim(None, KEEP), SCALE, 0, 0, 1)
 
-        times = [in_graph(work, stream) for work in (certified, attended)]
-        fresh = cache_of(keys, values)  # of which nothing is known yet: every threshold is looked for
-        kept = []
-        for step in range(STEPS):
-            fresh.kept.clear()
-            kept.append(attended(step, fresh)[0].kept[0])
-        kept, least = cp.stack(kept), smallest(keys, queries, EPS)
+        time = in_graph(attended, stream)
+        kept = cp.stack([attended(step).attention.kept for step in range(STEPS)]) / rows
         yield (
             f"| {rows:,} | {appended(keys, values, stream):.2f} us | {prefilled(keys, values):.2f} ms "
-            f"| {times[0]:.1f} us | {times[1]:.1f} us | {float(kept.mean()) / rows:.1%} "
-            f"| {float((kept / least).mean()):.2f} in the mean, {float(kept.sum() / least.sum()):.2f} of the means |"
+            f"| {time:.1f} us | {float(kept.mean()):.2%}, by heads and steps {float(kept.min()):.2%} to "
+            f"{float(kept.max()):.2%} |"
         )
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import cupy as cp  # noqa: TID251
 import numpy as np
 
+from asv_benchmarks.experiments.attention_certified import certified
 from asv_benchmarks.experiments.attention_gpu import attention
 from asv_benchmarks.experiments.attention_offload import offloaded
 from asv_benchmarks.experiments.attention_stages import stages
@@ -40,6 +41,7 @@ PARTS = (
     "half",
     "build",
     "attention",
+    "certified",
     "stages",
     "offload",
 )
@@ -304,6 +306,7 @@ def parts(wanted, captures):
         "half": lambda: [*single(dtype="float16"), "", *batch(1_000_000, 128, 64, (1e-4, 1e-2), "float16")],
         "build": build,
         "attention": lambda: attention(captures),
+        "certified": lambda: certified(captures),
         "stages": lambda: stages(captures),
         "offload": lambda: offloaded(captures),
     }

@@ -30,7 +30,11 @@ class Attended:
     tau : array of float64, shape (batch, query heads)
         The threshold of <q, k>.
     dropped : array of float64, shape (batch, query heads), or None
-        With ``eps``: the share of the softmax over all keys that was dropped, at most. None where nothing is certified.
+        The share of the softmax over all keys that was dropped, at most. None where the threshold was given, or
+        estimated from a sample.
+    error : array of float64, shape (batch, query heads), or None
+        How far the output is from attention over all keys, at most, in the Euclidean norm and but for rounding:
+        ``dropped * (max |v| + |output|)``. None where `dropped` is.
     """
 
     output: Any
@@ -38,6 +42,7 @@ class Attended:
     kept: Any
     tau: Any
     dropped: Any
+    error: Any
 
 
 def on_stream(values: Any, backend: Any) -> AbstractContextManager[Any]:

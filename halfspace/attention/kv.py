@@ -9,13 +9,13 @@ import numpy.typing as npt
 from halfspace.arguments import checks
 from halfspace.attention.arguments import Given, as_cap, as_counts, as_scale, as_sequences, as_sink_logits
 from halfspace.attention.interop import Attended, given_back, on_stream
-from halfspace.attention.policy import Threshold, thresholds
+from halfspace.attention.policy import Threshold, attended, bound_error
 from halfspace.attention.sinks import with_sinks
 from halfspace.attention.spaces import rows
 from halfspace.hits import Hits
 from halfspace.model.arrays import equal, host
 from halfspace.model.formats import FORMATS, as_numbers
-from halfspace.model.kv_cache import NOT_FINITE, Cache, grown, packed, room_for, select, shorten, unpacked
+from halfspace.model.kv_cache import NOT_FINITE, SCAN, Cache, grown, packed, room_for, select, shorten, unpacked
 from halfspace.runtime.lock import Lock
 
 __all__ = ["KVIndex"]
@@ -200,7 +200,7 @@ class KVIndex:
         tau: Any = None,
         eps: float | None = None,
         keep: float | None = None,
-        estimator: str = "budget",
+        estimator: str = SCAN,
         details: bool = False,
     ) -> Any:
         """Attend over exactly the keys that reach a threshold, and the `sinks` first and `recent` last ones.
@@ -214,11 +214,11 @@ class KVIndex:
             The threshold of <q, k>, in real arithmetic; a key on it is kept.
         eps : float, optional
             Choose thresholds such that at most this share of each head's softmax is dropped, which is proved at run
-            time; the output then is within ``2 * eps * max |v|`` of attention over all keys, but for rounding.
+            time; but for rounding, the output is within ``2 * eps * max |v|`` of attention over all keys.
         keep : float, optional
-            Choose thresholds such that about this share of the keys is kept; an estimate, without a certificate.
-        estimator : {"budget", "max", "gap"}
-            How ``keep`` reads a threshold off a sample of the keys, see `halfspace.attention.policy`.
+            Choose thresholds such that about this share of the keys is kept.
+        estimator : {"scan", "budget", "max", "gap"}
+            How ``keep`` finds it: by the bounds of all scores, or by a sample; see `halfspace.attention.policy`.
         details : bool
             Whether to return an `Attended` instead of the output.
 
@@ -239,17 +239,17 @@ class KVIndex:
             given = self._backend.asarray(q, "q")
             self._settle()
             queries = self._given.queries(given, self.batch_size)
-            levels, dropped = thresholds(how, self._given, self._cache, queries, (self._scale, self._cap))
-            found = self._backend.attend(
-                self._cache, queries, levels, self._scale, self._recent, self._sinks, self._threads, self._cap
-            )
+            settings = (self._scale, self._cap), (self._recent, self._sinks)
+            found, levels, dropped = attended(how, self._given, self._cache, queries, *settings)
             bits, whole = with_sinks(found.output, found.log_sum_exp, self._sink_logits)
             if self._backend.capturing():
                 self._captured.append((queries, levels, found, bits, whole))
             output = as_numbers(bits).reshape(given.shape).astype(given.dtype, copy=False)
             if not details:
                 return given_back(output, q)
-            parts = (output, whole, found.kept, levels, dropped)
+            error = None if dropped is None else bound_error(self._cache, bits, dropped)
+            known = (None if part is None else part.copy() for part in (levels, dropped))  # calls may share them
+            parts = (output, whole, found.kept, *known, error)
             return Attended(*(None if part is None else given_back(part, q) for part in parts))
 
     def query(self, q: Any, tau: Any, *, scores: bool = True) -> Hits:

@@ -5,7 +5,8 @@ import numpy as xp
 from halfspace.arguments.checks import as_tau, asarray
 from halfspace.cpu.attention.attend import attend
 from halfspace.cpu.attention.cache import extend, new_cache, reframe
-from halfspace.cpu.attention.threshold import certify, estimate
+from halfspace.cpu.attention.choose import attend_chosen
+from halfspace.cpu.attention.threshold import estimate
 from halfspace.cpu.collect import best, collect, higher, joined, sort_by_score, without
 from halfspace.cpu.filters.balls import enclose
 from halfspace.cpu.filters.cells import encode
@@ -38,10 +39,10 @@ __all__ = [
     "as_tau",
     "asarray",
     "attend",
+    "attend_chosen",
     "available",
     "best",
     "capturing",
-    "certify",
     "collect",
     "enclose",
     "enclose_groups",

@@ -9,7 +9,8 @@ except ImportError as error:
 
 from halfspace.gpu.attention.attend import attend
 from halfspace.gpu.attention.cache import extend, new_cache, reframe
-from halfspace.gpu.attention.threshold import certify, estimate
+from halfspace.gpu.attention.choose import attend_chosen
+from halfspace.gpu.attention.threshold import estimate
 from halfspace.gpu.collect import best, collect, higher, joined, sort_by_score, without
 from halfspace.gpu.filters.balls import enclose
 from halfspace.gpu.filters.cells import encode
@@ -43,10 +44,10 @@ __all__ = [
     "as_tau",
     "asarray",
     "attend",
+    "attend_chosen",
     "available",
     "best",
     "capturing",
-    "certify",
     "collect",
     "enclose",
     "enclose_groups",

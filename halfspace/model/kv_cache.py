@@ -7,14 +7,14 @@ comes, in the frame that is then in force: there is no tail, and nothing depends
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf, nextafter, sqrt
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.arrays import host, namespace
 from halfspace.model.filters.cells import Cells
-from halfspace.model.layout import HIGH_MIDDLE, LARGEST_CODE, TILE, Shape, Zeros, nbytes
+from halfspace.model.layout import HIGH_MIDDLE, LARGEST_CODE, TILE, Shape, Zeros, chunks_of, nbytes
 from halfspace.model.segment import Segment
 
 __all__ = [
@@ -23,7 +23,11 @@ __all__ = [
     "NOT_FINITE",
     "OVERFULL",
     "RESERVOIR",
+    "SCAN",
+    "Aim",
+    "Attention",
     "Cache",
+    "Chosen",
     "grown",
     "packed",
     "reservoir",
@@ -40,8 +44,33 @@ GRAINS = {"float16": 2.0**-24, "bfloat16": 0.0, "float32": 0.0}
 """A power of two of which every number of a format is a multiple, or 0 where it is too small to be of use."""
 ESTIMATORS = ("budget", "max", "gap")
 """Ways to read a threshold off a sample, see `halfspace.attention.policy`."""
+SCAN = "scan"
+"""The way to read it off the bounds of all keys."""
 OVERFULL, NOT_FINITE = 1, 2
 """What may be wrong with a sequence, bits of its status: rows did not fit, or were not finite."""
+
+
+class Aim(NamedTuple):
+    """What keys are chosen by in one pass over their codes: one of the two."""
+
+    eps: float | None  # the share of each head's softmax that may be dropped
+    keep: float | None  # the share of the keys that is kept, about
+
+
+class Attention(NamedTuple):
+    """Softmax over the keys that were kept, on the device."""
+
+    output: Any  # (batch, query_heads, d), 0 where none was
+    log_sum_exp: Any  # float32 (batch, query_heads), -inf where none was
+    kept: Any  # int64 (batch, query_heads)
+
+
+class Chosen(NamedTuple):
+    """Attention over keys that were chosen."""
+
+    attention: Attention
+    tau: Any  # float64 (batch, query_heads)
+    dropped: Any  # float64 (batch, query_heads), upper bounds of the share of the softmax that was dropped
 
 
 @dataclass(eq=False)
@@ -51,6 +80,7 @@ class Cache:
     keys: np.ndarray  # (spaces, capacity, d), the bits of the stored format
     values: np.ndarray  # (spaces, capacity, d), the same
     norms: npt.NDArray[np.float32]  # (spaces, capacity), upper bounds of |k|
+    value_peaks: npt.NDArray[np.float32]  # (spaces, chunks), upper bounds of the largest |v| of each 1,024 rows
     cells: Cells  # of `capacity` rows, without axes; spans are those of the longest codes that there could be
     lengths: npt.NDArray[np.int64]  # (batch,)
     sample: npt.NDArray[np.int64]  # (batch, RESERVOIR), see `reservoir`
@@ -67,6 +97,7 @@ class Cache:
             "keys": (bits, (spaces, rows, dim)),
             "values": (bits, (spaces, rows, dim)),
             "norms": (np.float32, (spaces, rows)),
+            "value_peaks": (np.float32, (spaces, chunks_of(rows))),
         }
 
     @classmethod
@@ -83,7 +114,7 @@ class Cache:
         cells.weights[:] = 1.0
         for which, most in enumerate((HIGH_MIDDLE, LARGEST_CODE)):  # the longest codes that there could be
             cells.spans[:, which] = nextafter(most * sqrt(dim) * (1.0 + 2.0**-50), inf)
-        makers = {"norms": zeros, "keys": offloaded or zeros, "values": offloaded or zeros}
+        makers = {"norms": zeros, "value_peaks": zeros, "keys": offloaded or zeros, "values": offloaded or zeros}
         own = {
             name: makers[name](size, dtype) for name, (dtype, size) in cls.shapes(spaces, capacity, dim, bits).items()
         }
@@ -122,7 +153,7 @@ class Cache:
             "batch_size": self.batch,
             "num_kv_heads": self.heads,
             "bytes_keys_values": nbytes(self.keys) + nbytes(self.values),
-            "bytes_codes": nbytes(self.cells) - frame + nbytes(self.norms),
+            "bytes_codes": nbytes(self.cells) - frame + nbytes(self.norms) + nbytes(self.value_peaks),
             "bytes_rest": frame + sum(map(nbytes, (self.lengths, self.sample, self.status))),
         }
 

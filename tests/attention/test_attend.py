@@ -16,6 +16,7 @@ from halfspace import cpu
 from halfspace.cpu.attention.attend import RUN
 from halfspace.datasets import load_keys
 from halfspace.model.formats import as_bits
+from halfspace.model.kv_cache import Aim
 from halfspace.model.layout import CHUNK
 
 DIMS = [1, 5, 64, 80, 96, 128, 256]
@@ -233,7 +234,8 @@ def test_read_only_arrays(rng):
     queries.setflags(write=False)
     tau.setflags(write=False)
     assert cpu.attend(cache, queries, tau, 1.0, 0, 0, 1).output.tobytes() == expected.output.tobytes()
-    assert cpu.estimate(cache, queries, 0.1, "max", 1).shape == cpu.certify(cache, queries, 0.1, 1.0, 1)[0].shape
+    assert cpu.estimate(cache, queries, 0.1, "max", 1).shape == (1, 4)
+    assert cpu.attend_chosen(cache, queries, Aim(0.1, None), 1.0, 0, 0, 1).tau.shape == (1, 4)
 
 
 def test_real_keys():

@@ -140,6 +140,7 @@ def test_the_sample_of_a_cropped_sequence_is_that_of_its_length(rng):
         np.testing.assert_array_equal(one.tau, other.tau)
         np.testing.assert_array_equal(one.kept, other.kept)
         assert one.dropped is None
+        assert one.error is None
 
 
 def test_a_reservoir_holds_each_position_alike():
@@ -203,6 +204,10 @@ def test_a_certificate_holds(eps, rng):
             dense, _ = reference.softmax(*own, np.ones(700, bool), DIM**-0.5)
             gap = np.abs(np.float64(found.output[b, g]) - dense).max()
             assert gap <= 2 * eps * np.abs(own[1].astype(np.float64)).max() + 4e-3
+            apart = np.linalg.norm(np.float64(found.output[b, g]) - dense)
+            length = np.linalg.norm(own[1].astype(np.float64), axis=1).max()
+            assert apart <= found.error[b, g] + 2**-10 * length
+            assert found.error[b, g] <= 2 * eps * length * (1 + 2**-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

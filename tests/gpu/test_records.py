@@ -39,7 +39,7 @@ STRUCTS = {
     "attention/cache.cuh": {"Cache": ("attention.cache", "CACHE")},
     "attention/extend.cu": {"Tokens": ("attention.cache", "TOKENS")},
     "attention/attend.cuh": {"Attend": ("attention.attend", "ATTEND")},
-    "attention/certify.cuh": {"Certify": ("attention.threshold", "CERTIFY")},
+    "attention/choose.cuh": {"Choose": ("attention.choose", "CHOOSE")},
     "attention/estimate.cu": {"Estimate": ("attention.threshold", "ESTIMATE")},
 }
 """Of each file, its structs that Python fills in, and where their twins are."""

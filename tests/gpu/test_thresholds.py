@@ -1,5 +1,6 @@
-"""Thresholds of attention on a GPU: certificates hold in real arithmetic, and are worth having; estimates."""
+"""Keys that are chosen on a GPU: certificates hold in real arithmetic, and are worth having; shares; estimates."""
 
+import importlib
 from fractions import Fraction
 from math import ceil, exp, floor, tanh
 
@@ -8,12 +9,24 @@ import pytest
 from helpers import reference
 from helpers.families import FAMILIES, MORE_FAMILIES
 
+from halfspace.attention import KVIndex
 from halfspace.model.formats import as_bits, as_float32, as_numbers
+from halfspace.model.kv_cache import Aim
 
 pytestmark = pytest.mark.gpu
 
 EPS = [1e-1, 1e-2, 1e-3]
 FORMATS = ["float32", "float16", "bfloat16"]
+
+
+@pytest.fixture(autouse=True)
+def few(gpu, monkeypatch):
+    """Choose among few keys, and in each call, whatever was of use in the one before."""
+    choose, attend = (importlib.import_module(f"halfspace.gpu.attention.{name}") for name in ("choose", "attend"))
+    monkeypatch.setattr(choose, "FEW_TO_CHOOSE", 0)
+    monkeypatch.setattr(attend, "FEW", 0)
+    monkeypatch.setattr(choose, "DENSE_SHARE", 2.0)
+    return choose
 
 
 def cache_of(gpu, keys, counts=None, *, framed=True, offload=False):
@@ -27,10 +40,19 @@ def cache_of(gpu, keys, counts=None, *, framed=True, offload=False):
     return cache
 
 
-def certified(gpu, cache, queries, eps, scale, cap=0.0):
-    """Thresholds and bounds (batch, query_heads) for queries (batch, query_heads, d), on the host."""
-    found = gpu.certify(cache, gpu.xp.asarray(as_bits(np.ascontiguousarray(queries))), eps, scale, 1, cap)
-    return [gpu.xp.asnumpy(part) for part in found]
+def certified(gpu, cache, queries, eps, scale, keep=None, forced=(0, 0), cap=0.0):
+    """Thresholds and bounds (batch, query_heads) for queries (batch, query_heads, d), on the host.
+
+    The keys that are kept are those of the thresholds, had they been given.
+    """
+    asked = gpu.xp.asarray(as_bits(np.ascontiguousarray(queries)))
+    found, tau, dropped = gpu.attend_chosen(cache, asked, Aim(eps, keep), scale, *forced, 1, cap)
+    given = gpu.attend(cache, asked, tau, scale, *forced, 1, cap)
+    np.testing.assert_array_equal(gpu.xp.asnumpy(found.kept), gpu.xp.asnumpy(given.kept))
+    np.testing.assert_allclose(
+        gpu.xp.asnumpy(found.log_sum_exp), gpu.xp.asnumpy(given.log_sum_exp), rtol=1e-5, atol=1e-5
+    )
+    return [gpu.xp.asnumpy(part) for part in (tau, dropped)]
 
 
 def lost(keys, query, tau, scale, cap=0.0):
@@ -54,7 +76,7 @@ def check(gpu, keys, queries, scale, counts=None, eps=EPS, cap=0.0, **options):
     cache = cache_of(gpu, keys, counts, **options)
     group = queries.shape[1] // heads
     for share in eps:
-        tau, dropped = certified(gpu, cache, queries, share, scale, cap)
+        tau, dropped = certified(gpu, cache, queries, share, scale, cap=cap)
         assert tau.dtype == dropped.dtype == np.float64
         assert (dropped <= share).all()
         assert not np.isnan(tau).any()
@@ -81,9 +103,9 @@ def test_certificates_hold(family, dtype, rng, gpu):
     largest = max(float(np.abs(np.float64(queries)).max() * np.abs(np.float64(keys)).max()), 1e-300)
     for scale in (0.25, 1.0 / largest, 30.0 / largest, 1e6 / largest):
         check(gpu, keys, queries, scale, eps=[1e-2])
-    check(gpu, keys, queries, 4.0 / largest, eps=[0.5], framed=False)
     for cap in (2.0, 50.0):  # logits are bent
         check(gpu, keys, queries, 30.0 / largest, eps=[1e-2], cap=cap)
+    check(gpu, keys, queries, 4.0 / largest, eps=[0.5], framed=False)
 
 
 @pytest.mark.parametrize("dim", [8, 24, 64, 80, 96, 128, 256])
@@ -132,17 +154,64 @@ def test_keys_that_weigh_nothing(rng, gpu):
             assert weights[kept:].sum() / total[-1] <= dropped[0, g] <= eps
 
 
-def test_exact_scores_sharpen_brackets(rng, gpu):
-    """Offloaded keys are not read: what is certified holds, but more is kept."""
-    keys = rng.standard_normal((1, 1, 2000, 32)).astype(np.float32)
-    keys[:, :, ::7] *= 30.0
+def test_offloaded_keys(rng, gpu):
+    """Where keys and values lie changes nothing."""
+    keys = rng.standard_normal((1, 1, 300, 32)).astype(np.float32)
     queries = (0.4 * rng.standard_normal((1, 2, 32))).astype(np.float32)
     here, there = (
-        certified(gpu, cache_of(gpu, keys, offload=offload), queries, 1e-1, 1.0)[0] for offload in (False, True)
+        certified(gpu, cache_of(gpu, keys, offload=offload), queries, 1e-1, 1.0) for offload in (False, True)
     )
-    assert (here >= there).all()
-    assert (here > there).any()
-    check(gpu, keys[:, :, :300], queries, 1.0, offload=True)
+    np.testing.assert_array_equal(here, there)
+    check(gpu, keys, queries, 1.0, offload=True)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_many_rows(dtype, rng, gpu, monkeypatch):
+    """Several blocks and lists that are full; forced rows; scores far above those of the sample that bins go by."""
+    keys = rng.standard_normal((2, 1, 3000, 16)).astype(reference.DTYPES[dtype])
+    queries = rng.standard_normal((2, 5, 16)).astype(reference.DTYPES[dtype])
+    keys[0, 0, 1500] = 8 * queries[0, 1]
+    keys[0, 0, 2000:] *= 4
+    cache = cache_of(gpu, keys, np.array([3000, 2500]))
+    for eps, keep in ((0.3, None), (1e-2, None), (None, 0.1), (None, 0.9)):
+        tau, dropped = certified(gpu, cache, queries, eps, 1.0, keep, (9, 4))
+        for b, g in np.ndindex(*tau.shape):
+            own = keys[b, 0, : (3000, 2500)[b]]
+            assert lost(own, np.float32(queries[b, g]), tau[b, g], 1.0) <= dropped[b, g] * (1 + 1e-12)
+
+
+def test_more_sets_than_lanes(rng, gpu):
+    """Sets of heads share blocks by what there is to do: here there are many, of lengths far apart."""
+    keys = (2 * rng.standard_normal((3, 12, 150, 8))).astype(np.float16)
+    queries = rng.standard_normal((3, 60, 8)).astype(np.float16)
+    check(gpu, keys, queries, 1.0, np.array([150, 0, 9]), eps=[0.2])
+
+
+@pytest.mark.parametrize("keep", [1e-3, 0.05, 0.4, 1.0])
+def test_a_share_of_the_keys(keep, rng, gpu):
+    """About the share that was asked for is kept, and what is dropped is bounded."""
+    keys = rng.standard_normal((2, 1, 2000, 16)).astype(np.float16)
+    queries = rng.standard_normal((2, 4, 16)).astype(np.float16)
+    counts = np.array([2000, 700])
+    tau, dropped = certified(gpu, cache_of(gpu, keys, counts), queries, None, 0.5, keep)
+    for b, g in np.ndindex(*tau.shape):
+        own = keys[b, 0, : counts[b]]
+        kept = (np.float64(own) @ np.float64(queries[b, g]) >= tau[b, g]).sum()
+        assert 0.7 * keep * counts[b] - 2 <= kept <= 1.4 * keep * counts[b] + 4
+        assert lost(own, np.float32(queries[b, g]), tau[b, g], 0.5) <= dropped[b, g] * (1 + 1e-12)
+        assert dropped[b, g] <= 1.0
+
+
+def test_short_sequences_are_kept_whole(rng, gpu, few, monkeypatch):
+    """Where there is room for few keys alone, and where there is room for more."""
+    keys = rng.standard_normal((2, 1, 320, 16)).astype(np.float16)
+    queries = (4 * rng.standard_normal((2, 2, 16))).astype(np.float16)
+    for limit in (1000, 200):
+        monkeypatch.setattr(few, "FEW_TO_CHOOSE", 2 * limit)
+        tau, dropped = certified(gpu, cache_of(gpu, keys, np.array([320, 150])), queries, 0.1, 1.0)
+        assert (tau[1] == -np.inf).all()
+        assert (dropped[1] == 0.0).all()
+        assert (tau[0] == -np.inf).all() == (limit == 1000)
 
 
 def test_calls_follow_one_another(rng, gpu):
@@ -165,16 +234,46 @@ def test_calls_follow_one_another(rng, gpu):
     np.testing.assert_array_equal(tau[0, [0, 2, 3]], crop[0][0, [0, 2, 3]])
 
 
-def test_a_head_that_keeps_most_is_not_asked_each_time(rng, gpu):
-    """After a call that keeps most of many keys, the next ones keep all, unless one head of a group does not."""
-    keys = rng.standard_normal((1, 2, 4200, 8)).astype(np.float16)
+def test_a_set_that_keeps_most_is_not_asked_each_time(rng, gpu, few, monkeypatch):
+    """After a call that keeps most keys, the next ones keep all, unless other heads share them and keep few."""
+    keys = rng.standard_normal((1, 2, 200, 8)).astype(np.float16)
     queries = np.zeros((1, 4, 8), np.float16)
-    queries[0, 3] = 20.0
+    queries[0, 2:] = 20.0
+    monkeypatch.setattr(few, "DENSE_SHARE", 0.5)
     cache = cache_of(gpu, keys)
-    taus = np.array([certified(gpu, cache, queries, 1e-2, 1.0)[0][0] for _ in range(18)])
+    asked = gpu.xp.asarray(as_bits(queries))
+    taus = np.array(
+        [gpu.xp.asnumpy(gpu.attend_chosen(cache, asked, Aim(1e-2, None), 1.0, 0, 0, 1).tau[0]) for _ in range(18)]
+    )
     np.testing.assert_array_equal(taus[:, :2] == -np.inf, [[i % 16 != 0] * 2 for i in range(18)])
     assert (taus[:, 2:] == taus[0, 2:]).all()
     assert (taus[:, 2:] > -np.inf).all()
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_how_far_an_output_is_off(dtype, rng, gpu):
+    """The bound of the error holds, whether rows came one by one or many at once."""
+    keys, values = (rng.standard_normal((2, 1, 90, 16)).astype(reference.DTYPES[dtype]) for _ in range(2))
+    values[1, 0, 80] *= 20
+    queries = (2 * rng.standard_normal((2, 3, 16))).astype(reference.DTYPES[dtype])
+    index = KVIndex(1, 16, num_query_heads=3, batch_size=2, device="gpu", dtype=dtype)
+    parts = [gpu.xp.asarray(as_bits(part)) for part in (keys, values)]
+    numbers = [as_numbers(part) for part in parts]
+    index.append(*(part[:, :, :85] for part in numbers))
+    for row in range(85, 90):
+        index.append(*(part[:, :, row : row + 1] for part in numbers))
+    found = index.attend(as_numbers(gpu.xp.asarray(as_bits(queries))), eps=0.3, details=True)
+    output, error, dropped = (gpu.xp.asnumpy(part) for part in (found.output, found.error, found.dropped))
+    rounding = {"float32": 1e-5, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
+    assert (dropped > 0).any()
+    for b, g in np.ndindex(*error.shape):
+        own = values[b, 0].astype(np.float64)
+        logits = keys[b, 0].astype(np.float64) @ queries[b, g].astype(np.float64) / 4
+        weights = np.exp(logits - logits.max())
+        largest = np.linalg.norm(own, axis=1).max()
+        apart = np.linalg.norm(output[b, g].astype(np.float64) - weights @ own / weights.sum())
+        assert apart <= error[b, g] + rounding * largest
+        assert error[b, g] <= 2 * dropped[b, g] * largest * (1 + rounding)
 
 
 @pytest.mark.parametrize("estimator", ["budget", "max", "gap"])

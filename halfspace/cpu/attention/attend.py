@@ -5,7 +5,7 @@ of the weights relative to it and the sum of the weighted values are found; then
 their order. So the bits of the output depend on what is kept, never on the number of threads.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,33 +22,31 @@ from halfspace.cpu.attention.heads import (
     workers,
     writeable,
 )
-from halfspace.cpu.attention.softmax import MOST, add_values, capped, exponential, merge, raise_to
+from halfspace.cpu.attention.rows import decide_rows, score_rows, weigh_rows
+from halfspace.cpu.attention.softmax import merge
 from halfspace.cpu.exact import LIMBS
 from halfspace.cpu.filters.cascade import out_of_reach
 from halfspace.cpu.filters.records import CELLS
-from halfspace.cpu.job import fetch
-from halfspace.cpu.metrics.inner_product import decide_hairline, dot, precision
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
 from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, fetch_add, hold, inlined
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.model.formats import FORMATS
-from halfspace.model.kv_cache import GRAINS, Cache
+from halfspace.model.kv_cache import GRAINS, Attention, Cache
 from halfspace.model.layout import CHUNK, TILE
 
-__all__ = ["Attention", "attend"]
+__all__ = ["ROWS", "attend", "grain_of_bits"]
 
 RUN = 4
 """Chunks in a run."""
+ROWS = RUN * CHUNK
+"""Rows in a run."""
 _GRAINS = {bits: GRAINS[name] for name, (_, bits) in FORMATS.items()}
 
 
-class Attention(NamedTuple):
-    """Softmax over the keys that were kept."""
-
-    output: npt.NDArray[np.float32]  # (batch, query_heads, d), 0 where none was
-    log_sum_exp: npt.NDArray[np.float32]  # (batch, query_heads), -inf where none was
-    kept: npt.NDArray[np.int64]  # (batch, query_heads)
+def grain_of_bits(bits: np.dtype[Any]) -> float:
+    """Return a power of two of which every stored number is a multiple, or 0."""
+    return _GRAINS[bits]
 
 
 def attend(
@@ -71,11 +69,11 @@ def attend(
     queries, tau = writeable(queries), writeable(tau)
     batch, query_heads, dim = queries.shape
     longest = max(cache.lengths.tolist())
-    parts = (batch * query_heads, max(1, -(-longest // (RUN * CHUNK))))
+    parts = (batch * query_heads, max(1, -(-longest // ROWS)))
     of_runs = np.empty(parts), np.empty(parts), np.empty(parts, np.int64), np.empty((*parts, dim))
     address, begun = cells_of(cache), np.zeros(1, np.int64)
     store, asked = (cache.keys, cache.values, cache.norms), (queries, tau)
-    how = float(scale), float(cap), recent, sinks, _GRAINS[cache.keys.dtype]
+    how = float(scale), float(cap), recent, sinks, grain_of_bits(cache.keys.dtype)
 
     def work(_: int) -> None:
         while begun[0] < len(cache.keys) * parts[1]:
@@ -132,21 +130,20 @@ def _attend_runs(address, store, lengths, asked, how, begun, of_runs):
         forced = (min(sinks, length), max(0, length - recent))
         owner = sequence * query_heads + first
         kept[owner : owner + size, run] = 0
-        start = run * RUN * CHUNK
-        for low in range(start, min(start + RUN * CHUNK, length), CHUNK):
+        start = run * ROWS
+        for low in range(start, min(start + ROWS, length), CHUNK):
             high = min(low + CHUNK, length)
             _filter(cells, group, (low, high), forced, (keys[space].ctypes.data, row_bytes), tile[0], rows, left)
             for k in range(size):
                 rows_of_space = keys[space], values[space], norms[space]
-                count = _decide(rows_of_space, (scale, grain), group, k, forced, (rows[k], left[k]), logits, parts)
-                if cap > 0.0:
-                    for at in range(count):
-                        logits[at] = capped(logits[at], cap)
+                score_rows(keys[space], group.wide[k], rows[k], left[k], logits)
+                listed = rows[k], logits, left[k]
+                count = decide_rows(rows_of_space, (scale, cap, grain), group, k, forced, listed, parts)
                 if count:
                     before = kept[owner + k, run], tops[owner + k, run], sums[owner + k, run]
                     kept[owner + k, run] += count
-                    tops[owner + k, run], sums[owner + k, run] = _weigh(
-                        values[space], (rows[k], count), logits, part, before, weighted[owner + k, run]
+                    tops[owner + k, run], sums[owner + k, run] = weigh_rows(
+                        values[space], (rows[k], logits, count), part, before, weighted[owner + k, run]
                     )
     matrix_end()
     hold(clock)
@@ -173,67 +170,3 @@ def _filter(cells, group, span, forced, keys, tile, rows, left):
             for k in range(pack * PACK, min((pack + 1) * PACK, left.size)):
                 listed = rows[k], left[k]
                 left[k] = list_left(cells, group.levels[k], tile, k % PACK, (first, high), forced, keys, listed)
-
-
-@inlined
-def _decide(store, how, group, k, forced, listed, logits, parts):
-    """Keep of the listed rows those that reach the threshold of head k, or are forced, with their logits.
-
-    store : keys, values (which are fetched) and norms of the space; how : scale, grain
-    listed : rows, and how many there are
-
-    Returns how many rows are kept.
-    """
-    keys, values, norms = store
-    scale, grain = how
-    rows, left = listed
-    wide, tau, plan = group.wide[k], group.tau[k], group.plans[k]
-    trust = precision(plan, grain)
-    row_bytes = keys.shape[1] * keys.itemsize
-    kept = 0
-    for at in range(left):
-        row = rows[at]
-        score, norm = dot(keys[row], wide), np.float64(norms[row])
-        error = 0.0 if trust.norm * norm <= trust.exact else trust.slope * norm + trust.intercept
-        gap = score - tau
-        if not gap >= error and forced[0] <= row < forced[1]:
-            if gap < -error:
-                continue
-            hit, _ = decide_hairline(keys[row], norm, grain, group.narrow[k], plan, tau, False, parts)
-            if not hit:
-                continue
-        fetch(values.ctypes.data + row * row_bytes, row_bytes)
-        rows[kept] = row
-        logits[kept] = scale * score
-        kept += 1
-    return kept
-
-
-@inlined
-def _weigh(values, listed, logits, part, before, weighted):
-    """Add the values of the listed rows to `weighted`, with weights exp(logit - top).
-
-    listed : rows, and how many there are
-    before : how many rows were added before; if there were any, their top and the total of their weights
-
-    Returns the new top and the total of the weights.
-    """
-    rows, count = listed
-    added, top, total = before
-    highest = logits[0]
-    for at in range(1, count):
-        highest = max(highest, logits[at])
-    part[:] = 0.0
-    if not added:
-        total = raise_to(logits, count, highest)
-        add_values(values, rows, logits, count, part)
-        for j in range(part.size):
-            weighted[j] = np.float64(part[j])
-        return highest, total
-    highest = max(highest, top)
-    factor = exponential(max(top - highest, -MOST))
-    total = total * factor + raise_to(logits, count, highest)
-    add_values(values, rows, logits, count, part)
-    for j in range(part.size):
-        weighted[j] = weighted[j] * factor + np.float64(part[j])
-    return highest, total

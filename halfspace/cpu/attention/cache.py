@@ -8,10 +8,11 @@ import numpy.typing as npt
 from halfspace.cpu.attention.heads import cells_of
 from halfspace.cpu.filters.cells import choose_frame, encode_rows
 from halfspace.cpu.filters.records import CELLS
-from halfspace.cpu.formats import SLICE, measure_rows
+from halfspace.cpu.formats import SLICE, exact64, measure_rows, round_up32, widen
+from halfspace.cpu.rounding import norm_bound
 from halfspace.cpu.runtime import jit as _jit
 from halfspace.cpu.runtime import threads as _threads
-from halfspace.cpu.runtime.jit import array_at, compiled, inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, compiled, inlined, multiply_add, pointer
 from halfspace.model.kv_cache import OVERFULL, RESERVOIR, Cache
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 
@@ -40,7 +41,7 @@ def extend(
     keys, values = (np.ascontiguousarray(x) if x.strides[3] != x.itemsize else x for x in (keys, values))
     if counts is None:
         counts = np.full(cache.batch, rows)
-    address, store = cells_of(cache), (cache.keys, cache.values, cache.norms)
+    address, store = cells_of(cache), (cache.keys, cache.values, cache.norms, cache.value_peaks)
     given = (keys.ctypes.data, *keys.strides[:3]), (values.ctypes.data, *values.strides[:3])
     ends = cache.lengths, counts
     pieces = rows // CHUNK + 2  # chunks that rows may fall into
@@ -57,10 +58,10 @@ def extend(
 def _append(address, store, ends, given, pieces, span):
     """Do pieces [first, last) of the work: one is what falls into one chunk of a space.
 
-    address : of CELLS (spaces,); store : keys, values, norms; ends : lengths and counts (batch,)
+    address : of CELLS (spaces,); store : keys, values, norms and peaks of values; ends : lengths and counts (batch,)
     given : of keys and of values (batch, heads, rows, d), the address and the strides of batch, heads and rows
     """
-    keys, values, norms = store
+    keys, values, norms, value_peaks = store
     lengths, counts = ends
     new_keys, key_batch, key_head, key_row = given[0]
     new_values, value_batch, value_head, value_row = given[1]
@@ -91,6 +92,20 @@ def _append(address, store, ends, given, pieces, span):
         for row in range(low_row, high_row):
             peak = max(peak, norms[space, row])
         peaks[chunk] = peak
+        peak = value_peaks[space, chunk] if low_row > chunk * CHUNK else np.float32(0.0)
+        for row in range(low_row, high_row):
+            peak = max(peak, _norm(values[space, row]))
+        value_peaks[space, chunk] = peak
+
+
+@inlined
+def _norm(vector):
+    """Bound the norm of a vector from above."""
+    total = 0.0
+    for j in range(vector.size):
+        value = exact64(widen(vector[j]))
+        total = multiply_add(total, value, value)
+    return round_up32(norm_bound(total, vector.size))
 
 
 @inlined

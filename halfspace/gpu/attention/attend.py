@@ -4,17 +4,17 @@ One launch for all sequences and heads. How much of a space was of use in the la
 one, so that nothing waits for the GPU: whole, in both planes of codes first, or in one plane and then the other.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import cupy as cp
 import numpy as np
 
 from halfspace.gpu.attention.cache import CACHE, describe
 from halfspace.gpu.runtime.launch import Kernel, format_of
-from halfspace.model.kv_cache import Cache
+from halfspace.model.kv_cache import Attention, Cache
 from halfspace.model.segment import address
 
-__all__ = ["Attention", "attend"]
+__all__ = ["DENSE_SHARE", "SET", "Workspace", "attend", "attend_with", "workspace_of"]
 
 SET = 4
 """Query heads that one block of threads answers."""
@@ -32,6 +32,8 @@ MANY = 2400
 """Where a split has so many keys, the high plane is read before the low one."""
 DENSE_SHARE = 0.38
 """A space is read whole where more of its keys were of use in the last step."""
+MOST_SPLITS = 66
+"""Blocks that share the rows of a set, at most, where sets share blocks by what there is to do for each."""
 CASCADE_SHARE = 0.05
 """Both planes are read at once where more were of use."""
 
@@ -45,19 +47,16 @@ ATTEND = np.dtype(
         ("many", np.int64),
         ("dense_share", np.float64),
         ("cascade_share", np.float64),
+        ("uppers", np.int64),
+        ("limits", np.int64),
+        ("works", np.int64),
+        ("blocks", np.int64),
+        ("most", np.int64),
     ]
 )
 """The twin of the struct Attend in ``kernels/attention/attend.cuh``."""
 
 _attend = Kernel("attention/attend.cu", "attend", ("cache", CACHE), ("call", ATTEND))
-
-
-class Attention(NamedTuple):
-    """Softmax over the keys that were kept; arrays on the GPU."""
-
-    output: Any  # (batch, query_heads, d) of the queries' dtype, 0 where none was kept
-    log_sum_exp: Any  # float32 (batch, query_heads), -inf where none was
-    kept: Any  # int64 (batch, query_heads)
 
 
 def _ring(dim: int, itemsize: int) -> int:
@@ -66,7 +65,7 @@ def _ring(dim: int, itemsize: int) -> int:
     return max(64 * dim + 256, min(256 * lanes * itemsize, 8 << 10), 128 * lanes * itemsize)
 
 
-class _Workspace:
+class Workspace:
     """What splits leave for each other, for one number of query heads."""
 
     def __init__(self, cache: Cache, query_heads: int) -> None:
@@ -76,11 +75,21 @@ class _Workspace:
         attributes = cp.cuda.Device().attributes
         room = attributes["MaxSharedMemoryPerMultiprocessor"] // (self.shared + REST)
         resident = max(1, min(1 if cache.dim > 128 else 2, room))
-        self.splits = max(1, resident * attributes["MultiProcessorCount"] // self.rows)
-        self.weighted = cp.empty((self.rows, self.splits, SET, cache.dim), np.float32)
-        self.parts = cp.empty((self.rows, self.splits, SET, 4), np.float32)
+        blocks = resident * attributes["MultiProcessorCount"]
+        self.splits = max(1, blocks // self.rows)
+        self.shared_out = blocks - self.rows if 3 * self.rows <= blocks else 2 * self.rows
+        parts = max(self.rows * self.splits, self.rows + self.shared_out)
+        self.weighted = cp.empty((parts, SET, cache.dim), np.float32)
+        self.parts = cp.empty((parts, SET, 4), np.float32)
         self.arrived = cp.zeros(self.rows, np.uint32)
         self.shares = cp.zeros(self.rows, np.float32)
+
+
+def workspace_of(cache: Cache, query_heads: int) -> Workspace:
+    """Return the workspace for so many query heads, made once."""
+    key = f"attend {query_heads}"
+    found: Workspace = cache.kept.get(key) or cache.kept.setdefault(key, Workspace(cache, query_heads))
+    return found
 
 
 def attend(
@@ -94,11 +103,28 @@ def attend(
     bends to cap tanh(scale <q, k> / cap). Where the status of a sequence is not 0, its output is NaN. Nothing waits for
     the GPU, and a graph may capture it.
     """
+    return attend_with(cache, queries, tau, (scale, cap, recent, sinks))
+
+
+def attend_with(
+    cache: Cache,
+    queries: Any,
+    tau: Any,
+    how: tuple[float, float, int, int],
+    scores: tuple[Any, Any, Any] | None = None,
+    few: int | None = None,
+) -> Attention:
+    """Attend as `attend` does, by what is known of scores, if there is something, instead of codes.
+
+    how : scale, cap, recent, sinks
+    scores : upper ends int16 (spaces sets, capacity, SET), up to which one keys are left out (batch, query_heads), and
+        how much there is to do for each set
+    few : sequences of fewer keys are read whole, FEW by default
+    """
     batch, query_heads, dim = queries.shape
     if dim % 8 or dim > MOST_DIM:
         raise ValueError(f"attention on a GPU takes a multiple of 8 dimensions, at most {MOST_DIM}, got {dim}")
-    key = f"attend {query_heads}"
-    space: _Workspace = cache.kept.get(key) or cache.kept.setdefault(key, _Workspace(cache, query_heads))
+    space = workspace_of(cache, query_heads)
     answer = Attention(
         cp.empty(queries.shape, queries.dtype),
         cp.empty((batch, query_heads), np.float32),
@@ -110,9 +136,17 @@ def attend(
     for name, array in zip(_FIELDS.split(), arrays, strict=False):
         own[name] = address(array)
     own["query_heads"], own["wide"] = query_heads, queries.dtype == np.float32
-    own["recent"], own["sinks"], own["scale"], own["cap"] = recent, sinks, scale * LOG2_E, cap * LOG2_E
-    own["few"], own["many"], own["dense_share"], own["cascade_share"] = FEW, MANY, DENSE_SHARE, CASCADE_SHARE
+    scale, cap, own["recent"], own["sinks"] = how
+    own["scale"], own["cap"] = scale * LOG2_E, cap * LOG2_E
+    own["few"], own["many"] = FEW if few is None else few, MANY
+    own["dense_share"], own["cascade_share"] = DENSE_SHARE, CASCADE_SHARE
+    own["most"] = MOST_SPLITS
+    grid = space.splits, space.rows
+    if scores is not None:
+        grid = space.shared_out + space.rows, 1
+        own["uppers"], own["limits"], own["works"] = map(address, scores)
+        own["blocks"] = space.shared_out
     kind = format_of(cache.keys.dtype)
     options: dict[str, Any] = {"shared": space.shared, "format": kind, "head_dim": dim, "overlap": True}
-    _attend((space.splits, space.rows), 32 * WARPS, describe(cache), call, **options)
+    _attend(grid, 32 * WARPS, describe(cache), call, **options)
     return answer

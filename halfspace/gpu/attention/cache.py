@@ -17,10 +17,11 @@ from halfspace.model.segment import address
 __all__ = ["CACHE", "describe", "extend", "new_cache", "reframe"]
 
 _NUMBERS = ("batch", "heads", "dim", "capacity")
+_STORED = ("keys", "values", "norms", "value_peaks")
 _CELLS = ("centre", "weights", "high", "low", "scales", "radii", "peaks")
 CACHE = np.dtype(
     [
-        *((name, np.int64) for name in (*_NUMBERS, "keys", "values", "norms", *_CELLS, "lengths", "sample", "status")),
+        *((name, np.int64) for name in (*_NUMBERS, *_STORED, *_CELLS, "lengths", "sample", "status")),
         ("grain", np.float64),
     ]
 )
@@ -77,7 +78,7 @@ def describe(cache: Cache) -> np.ndarray:
         row = record[0]
         for name in ("batch", "heads", "dim", "capacity"):
             row[name] = getattr(cache, name)
-        for name in ("keys", "values", "norms", "lengths", "sample", "status"):
+        for name in (*_STORED, "lengths", "sample", "status"):
             row[name] = address(getattr(cache, name))
         for name in _CELLS:
             row[name] = address(getattr(cache.cells, name))

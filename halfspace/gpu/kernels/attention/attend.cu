@@ -102,6 +102,7 @@ __device__ __forceinline__ void prepare_none(int which, Shared& shared) {
     shared.sure[which] = shared.never[which] = INFINITY;
     shared.whole[which] = shared.high[which] = Test32{0.0f, 0.0f, 0.0f, INFINITY};
     shared.biases[which] = 0;
+    shared.limits[which] = 0x7fffffff;
 }
 
 // The share of what is relative to one logit among what is relative to a larger one.
@@ -111,12 +112,12 @@ __device__ __forceinline__ float share_of(float top, float largest) {
 
 // Join what the warps of a block have, and write it down as the part of this split, or join it with what is there if
 // there is `more`; `looked` rows among it were of use.
-__device__ __forceinline__ void put_part(const Attend& call, Gathered& own, int looked, bool more,
+__device__ __forceinline__ void put_part(const Attend& call, const Shared& shared, Gathered& own, int looked, bool more,
                                          unsigned char* room) {
     const int lane = lane_number(), warp = threadIdx.x / WARP;
     const auto weighted = [&](int w) { return reinterpret_cast<float4*>(room + w * RING); };  // (SET, d) of each warp
     const auto parts = [&](int w) { return weighted(w) + SET * HEAD_DIM / 4; };                // (SET,)
-    const long long at = ((long long)blockIdx.y * gridDim.x + blockIdx.x) * SET;
+    const long long at = (long long)(shared.space.first + shared.space.split) * SET;
     float4 before = make_float4(-INFINITY, 0.0f, 0.0f, 0.0f);
 #pragma unroll
     for (int step = SET; step < WARP; step *= 2) {
@@ -179,9 +180,9 @@ __device__ __forceinline__ void put_part(const Attend& call, Gathered& own, int 
 __device__ __forceinline__ void put_answer(const Attend& call, const Shared& shared, long long first, int count,
                                            int rows, unsigned char* room) {
     constexpr int TEAMS = THREADS / HEAD_DIM, AHEAD = 17;
-    const int splits = gridDim.x, lane = lane_number(), warp = threadIdx.x / WARP;
+    const int splits = shared.space.splits, lane = lane_number(), warp = threadIdx.x / WARP;
     const int team = threadIdx.x / HEAD_DIM, own = threadIdx.x % HEAD_DIM;  // four dimensions of a head
-    const long long at = (long long)blockIdx.y * splits * SET;
+    const long long at = (long long)shared.space.first * SET;
     float4* sums = reinterpret_cast<float4*>(room);                             // (TEAMS, d)
     float* results = reinterpret_cast<float*>(sums + TEAMS * HEAD_DIM);         // (SET,)
     float* shares = results + SET;                                              // (SET, splits)
@@ -223,7 +224,7 @@ __device__ __forceinline__ void put_answer(const Attend& call, const Shared& sha
 #pragma unroll
         for (int k = 0; k < AHEAD; k++)
             if (team + k * TEAMS < splits) add(ahead[k], team + k * TEAMS);
-#pragma unroll 4
+#pragma unroll 8
         for (int split = team + AHEAD * TEAMS; split < splits; split += TEAMS)
             add(reload128(weighted + split * HEAD_DIM), split);
         sums[team * HEAD_DIM + own] = total;
@@ -238,7 +239,7 @@ __device__ __forceinline__ void put_answer(const Attend& call, const Shared& sha
             results[warp] = bad ? __uint_as_float(0x7fc00000u) : kept == 0 ? 0.0f : 1.0f / sum;
             call.log_sum_exp[first + warp] = kept == 0 ? -INFINITY : (top + log2f(sum)) * 0.69314718f;
             call.kept[first + warp] = kept;
-            if (warp == 0) call.shares[blockIdx.y] = (float)useful / (float)rows;
+            if (warp == 0) call.shares[shared.space.set] = (float)useful / (float)rows;
         }
     }
     __syncthreads();
@@ -248,18 +249,25 @@ __device__ __forceinline__ void put_answer(const Attend& call, const Shared& sha
         for (int k = 0; k < TEAMS; k++) total += reinterpret_cast<const float*>(sums)[k * SET * HEAD_DIM + i];
         put(call, first * HEAD_DIM + i, total * results[i / HEAD_DIM]);
     }
-    if (threadIdx.x == 0) call.arrived[blockIdx.y] = 0;
+    if (threadIdx.x == 0) call.arrived[shared.space.set] = 0;
 }
 
-// Grid: x splits, all of which run at once; y sets of all spaces. Blocks of THREADS; shared memory: RING bytes for each
-// warp, and at least as much as putting parts together takes.
+// Grid: x splits, all of which run at once; y sets of all spaces. Or x blocks, which sets share. Blocks of THREADS; shared
+// memory: RING bytes for each warp, and at least as much as putting parts together takes.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache, Attend call) {
     extern __shared__ __align__(128) unsigned char rings[];
     __shared__ Shared shared;
     const int lane = lane_number(), warp = threadIdx.x / WARP;
     const int heads = (int)cache.heads, group = (int)call.query_heads / heads, sets = (group + SET - 1) / SET;
-    const int space_number = blockIdx.y / sets, sequence = space_number / heads;
-    const int before = (int)(blockIdx.y % sets) * SET, count = min(SET, group - before);
+    Walk walk{0, 0, 0, rings + warp * RING, shared.barriers[warp]};
+    if (lane < HIGH_STAGES) make_barrier(walk.barriers + lane);
+    wait_for_previous();
+    Task task{(int)blockIdx.y, (int)(blockIdx.y * gridDim.x), (int)blockIdx.x, (int)gridDim.x, false};
+    if (call.works != nullptr) task = find_task(call, (int)cache.batch * heads * sets);
+    if (task.set < 0) return;
+
+    const int space_number = task.set / sets, sequence = space_number / heads;
+    const int before = task.set % sets * SET, count = min(SET, group - before);
     const long long own = space_number;
     const long long first = sequence * call.query_heads + space_number % heads * group + before;
     Space space;
@@ -274,36 +282,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     space.count = count;
     space.scale = (float)call.scale;
     space.cap = (float)call.cap;
-    Walk walk{0, 0, 0, rings + warp * RING, shared.barriers[warp]};
-    if (lane < HIGH_STAGES) make_barrier(walk.barriers + lane);
-    wait_for_previous();
-
+    space.set = task.set, space.first = task.first, space.split = task.split, space.splits = task.splits;
     const int which = warp % SET;  // half of the warps look after codes, and half after scores
     Asked asked;
     read_head(cache, call, own, first + min(which, count - 1), asked);
     const long long length = cache.lengths[sequence];
     const bool trouble = cache.status[sequence] != 0;
-    const float share = call.shares[blockIdx.y];
+    const float share = call.shares[space.set];
     if (trouble || length == 0) {
-        if (blockIdx.x == 0) put_nothing(call, first, count, trouble);
+        if (space.split == 0) put_nothing(call, first, count, trouble);
         return;
     }
     space.rows = (int)length;
     space.sinks = (int)min(call.sinks, length);
     space.recent = (int)max(length - call.recent, 0ll);
-    const bool dense = length < call.few || share > call.dense_share;
-    const bool in_turn = !dense && length >= call.many * gridDim.x && share <= call.cascade_share;
+    const bool dense = length < call.few || (call.works == nullptr ? share > call.dense_share : task.whole);
+    const bool scored = !dense && call.uppers != nullptr;
+    const bool in_turn = !dense && !scored && length >= call.many * space.splits && share <= call.cascade_share;
     Room& room = shared.rooms[warp];
-    const Batches all{ALL_ROWS, space.rows, 8 * ((int)blockIdx.x * WARPS + warp), 8 * WARPS * (int)gridDim.x};
+    const Batches all{ALL_ROWS, space.rows, 8 * (space.split * WARPS + warp), 8 * WARPS * space.splits};
     const auto begin = [&] {
+        if (scored) return;
         if (in_turn) {
             begin_walk<false>(space, walk);
-        } else if (!dense) {
+        } else {
             begin_walk<true>(space, walk);
         }
     };
     if (!dense) {
-        const int tiles = (space.rows + ROWS - 1) / ROWS, start = tile_of(0, warp), step = WARPS * (int)gridDim.x;
+        const int tiles = (space.rows + ROWS - 1) / ROWS, start = tile_of(space, 0, warp), step = WARPS * space.splits;
         walk.total = start < tiles ? (tiles - start + step - 1) / step : 0;
     }
     if (warp < SET) {
@@ -323,6 +330,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
         if (warp < SET) prepare_none(which, shared);
     } else if (warp >= SET) {
         prepare_scores(cache, asked, own, space.rows, which, shared);
+    } else if (scored) {
+        if (lane == 0) shared.limits[which] = call.limits[first + which];
     } else if (!dense) {
         prepare_codes(asked, which, shared);
     }
@@ -336,15 +345,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     for (int round = 0;; round++) {
         if (!listed) {
             if (round > 0) begin();
-            uint2 digits[STEPS];
-#pragma unroll
-            for (int i = 0; i < STEPS; i++)
-                digits[i] = *reinterpret_cast<const uint2*>(shared.digits[lane / 8][lane / 4 % 2] +
-                                                            8 * (lane % 4 * STEPS + word_of(i)));
-            if (in_turn) {
-                filter_in_turn(shared, digits, walk);
+            if (scored) {
+                filter_scores(space, shared, call.uppers + space.set * cache.capacity * SET, walk);
             } else {
-                filter_both(space, shared, digits, walk);
+                filter_codes(space, shared, in_turn, walk);
             }
             __syncthreads();
             rows = Batches{LISTED_ROWS, 0, warp, 8 * WARPS};
@@ -360,7 +364,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
         batches.gather_rows(space, shared, room, walk.ring, gathered);
         if (!decided) rows.start = batches.start;
         if (lane == 0) shared.rest[warp] = rows.start < rows.total;
-        put_part(call, gathered, dense ? gathered.useful : looked, round > 0, rings);
+        put_part(call, shared, gathered, dense ? gathered.useful : looked, round > 0, rings);
         looked = 0;
         bool doubt = false, rest = false, going = false;
 #pragma unroll
@@ -381,7 +385,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     }
     let_next_begin();  // not before: its blocks would crowd where this one is done first
     __syncthreads();
-    if (threadIdx.x == 0) shared.last = arrive(call.arrived + blockIdx.y) == gridDim.x - 1;
+    if (threadIdx.x == 0) shared.last = (int)arrive(call.arrived + space.set) == space.splits - 1;
     __syncthreads();
     if (shared.last == 0) return;
     put_answer(call, shared, first, count, space.rows, rings);

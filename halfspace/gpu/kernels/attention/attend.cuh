@@ -48,8 +48,8 @@ struct Attend {
     void* output;             // (batch, query heads, d), as the queries
     float* log_sum_exp;       // (batch, query heads)
     long long* kept;          // (batch, query heads)
-    float* weighted;          // (spaces sets, splits, SET, d): what each split found
-    float4* parts;            // (spaces sets, splits, SET): largest logit, sum of weights, rows kept, rows looked at
+    float* weighted;          // (blocks, SET, d): what each split found
+    float4* parts;            // (blocks, SET): largest logit, sum of weights, rows kept, rows looked at
     unsigned* arrived;        // (spaces sets,), zero between launches
     float* shares;            // (spaces sets,), of rows: what any head kept, or codes left, in the last step
     long long query_heads;
@@ -62,6 +62,11 @@ struct Attend {
     long long many;           // a split of as many rows is read in one plane of codes first
     double dense_share;       // a space is read whole where more of it was of use in the last step
     double cascade_share;     // both planes of codes are read at once where more was of use
+    const short* uppers;      // what `scan_scores` left, or null: then codes are not read
+    const int* limits;
+    const float* works;       // and how much there is to do for each set, negative where it is read whole
+    long long blocks;         // that sets share by that, one for each aside
+    long long most;           // splits of a set, at most
 };
 
 // What a block of threads goes over.
@@ -78,6 +83,10 @@ struct Space {
     int sinks;   // rows before this one are kept whatever their score
     int recent;  // and rows from this one on
     int count;   // query heads
+    int set;     // of all
+    int first;   // block of the set, among all blocks
+    int split;   // of those that share the rows
+    int splits;
     float scale;
     float cap;
 };
@@ -103,6 +112,7 @@ struct Shared {
     Test32 whole[SET];
     Plan plans[SET];
     int biases[SET];   // 128 times the sum of the digits
+    int limits[SET];   // see struct Choose in choose.cuh
     float sure[SET];   // a float32 score from here on is a hit for certain
     float never[SET];  // and one below this is none
     float peak;        // the largest norm of a key
@@ -118,16 +128,51 @@ struct Shared {
 
 static_assert(BLOCKS == 1 || sizeof(Shared) <= 14 << 10, "halfspace/gpu/attention/attend.py counts on it");
 
-// The tile that a warp meets as its `at`-th: consecutive tiles go to different blocks, as keys that are kept cluster.
-__device__ __forceinline__ int tile_of(int at, int warp) {
-    return (at * WARPS + warp) * (int)gridDim.x + (int)blockIdx.x;
+// The tile that a warp meets as its `at`-th: consecutive tiles go to different splits, as keys that are kept cluster.
+__device__ __forceinline__ int tile_of(const Space& space, int at, int warp) {
+    return (at * WARPS + warp) * space.splits + space.split;
 }
 
 // The row of an entry in the list of a warp, which begins at its tile `first`.
-__device__ __forceinline__ int row_of(int entry, int first, int warp) {
-    return tile_of(first + entry / ROWS, warp) * ROWS + entry % ROWS;
+__device__ __forceinline__ int row_of(const Space& space, int entry, int first, int warp) {
+    return tile_of(space, first + entry / ROWS, warp) * ROWS + entry % ROWS;
 }
 
 __device__ __forceinline__ bool is_forced(const Space& space, int row) {
     return row < space.sinks || row >= space.recent;
+}
+
+// What a block is to do: its set, its split of the rows, and whether all of them are read; set -1 if there is nothing.
+struct Task {
+    int set, first, split, splits;
+    bool whole;
+};
+
+// Find it, where sets share blocks by what there is to do for each: set 0 gets the first ones.
+__device__ __forceinline__ Task find_task(const Attend& call, int sets) {
+    const int lane = lane_number();
+    float all = 0.0f;
+    for (int set = lane; set < sets; set += WARP) all += fabsf(call.works[set]);
+    for (int step = WARP / 2; step > 0; step /= 2) all += __shfl_xor_sync(FULL, all, step);
+    int before = 0;  // blocks of the sets before these
+    for (int first = 0; first < sets; first += WARP) {
+        const int set = first + lane;
+        const float own = set < sets ? call.works[set] : 0.0f;
+        const float share = fabsf(own) / all * (1.0f - 0x1p-12f);  // so that rounding makes no more of all than there are
+        const int splits = set < sets ? min((int)call.most, 1 + (int)(share * (float)call.blocks)) : 0;
+        int end = splits;
+        for (int step = 1; step < WARP; step *= 2) {
+            const int other = __shfl_up_sync(FULL, end, step);
+            if (lane >= step) end += other;
+        }
+        end += before;
+        const unsigned after = __ballot_sync(FULL, end > (int)blockIdx.x);
+        if (after != 0) {
+            const int found = __ffs((int)after) - 1;
+            const int count = __shfl_sync(FULL, splits, found), start = __shfl_sync(FULL, end, found) - count;
+            return Task{first + found, start, (int)blockIdx.x - start, count, __shfl_sync(FULL, own, found) < 0.0f};
+        }
+        before = __shfl_sync(FULL, end, WARP - 1);
+    }
+    return Task{-1, 0, 0, 0, false};
 }

@@ -27,22 +27,26 @@ struct Walk {
     unsigned long long* barriers;
 };
 
-// Begin to copy a tile into a stage: the high words, the low ones if they are wanted, scales, radii of whole codes, and
-// those of high ones if they are wanted.
+// Copy a tile into a stage: the high words, the low ones if they are wanted, scales, radii of whole codes, and those of
+// high ones if they are wanted.
+template <bool BOTH>
+__device__ __forceinline__ void copy_tile(const Space& space, const Walk& walk, long long tile, int slot) {
+    const int lane = lane_number();
+    const long long two = tile * ROWS + lane % 16 * 2;
+    unsigned char* stage = walk.ring + slot * (BOTH ? BOTH_BYTES : HIGH_BYTES);
+    unsigned char* bounds = stage + (BOTH ? 2 : 1) * PLANE + 4 * lane;
+    unsigned long long* barrier = walk.barriers + slot;
+    tile_begin(barrier, (BOTH ? 2 : 1) * PLANE);
+    tile_copy(stage, space.high + tile * PLANE, PLANE, barrier);
+    if (BOTH) tile_copy(stage + PLANE, space.low + tile * PLANE, PLANE, barrier);
+    copy_async4(bounds, (lane < 16 ? space.scales : space.low_radii) + two);
+    if (!BOTH && lane < 16) copy_async4(bounds + 128, space.high_radii + two);
+}
+
+// Begin to copy a tile of a walk, if there is one.
 template <bool BOTH>
 __device__ __forceinline__ void begin_tile(const Space& space, const Walk& walk, int at, int slot) {
-    if (at < walk.total) {
-        const int lane = lane_number();
-        const long long tile = tile_of(at, threadIdx.x / WARP), two = tile * ROWS + lane % 16 * 2;
-        unsigned char* stage = walk.ring + slot * (BOTH ? BOTH_BYTES : HIGH_BYTES);
-        unsigned char* bounds = stage + (BOTH ? 2 : 1) * PLANE + 4 * lane;
-        unsigned long long* barrier = walk.barriers + slot;
-        tile_begin(barrier, (BOTH ? 2 : 1) * PLANE);
-        tile_copy(stage, space.high + tile * PLANE, PLANE, barrier);
-        if (BOTH) tile_copy(stage + PLANE, space.low + tile * PLANE, PLANE, barrier);
-        copy_async4(bounds, (lane < 16 ? space.scales : space.low_radii) + two);
-        if (!BOTH && lane < 16) copy_async4(bounds + 128, space.high_radii + two);
-    }
+    if (at < walk.total) copy_tile<BOTH>(space, walk, tile_of(space, at, threadIdx.x / WARP), slot);
     copy_async_commit();
 }
 
@@ -104,6 +108,14 @@ __device__ __forceinline__ void order_words(unsigned (&words)[STEPS]) {
     }
 }
 
+// Read the digits of the lane's column.
+__device__ __forceinline__ void read_digits(const signed char (&shared)[SET][2][STRIDE], uint2 (&digits)[STEPS]) {
+#pragma unroll
+    for (int i = 0; i < STEPS; i++)
+        digits[i] = *reinterpret_cast<const uint2*>(shared[lane_number() / 8][lane_number() / 4 % 2] +
+                                                    8 * (lane_number() % 4 * STEPS + word_of(i)));
+}
+
 // Multiply a tile with the digits; lane (g, t) gets the products of its four rows with head t.
 template <bool BOTH>
 __device__ __forceinline__ void multiply_tile(const unsigned char* stage, const uint2 (&digits)[STEPS],
@@ -144,17 +156,22 @@ __device__ __forceinline__ void multiply_tile(const unsigned char* stage, const 
         products[k] = (int)(256u * (unsigned)sums[k / 2][k % 2 * 2] + (unsigned)sums[k / 2][k % 2 * 2 + 1]);
 }
 
+// Whether the row of the lane's own number in a tile is left: votes of lane (g, t) are on its four rows and head t.
+__device__ __forceinline__ bool is_left(const Space& space, const unsigned (&votes)[4], int tile) {
+    const int lane = lane_number();
+    const unsigned mine = lane & 2 ? (lane & 1 ? votes[3] : votes[2]) : (lane & 1 ? votes[1] : votes[0]);
+    const int row = tile * ROWS + lane;
+    return row < space.rows && ((mine >> (lane & ~3) & 15) != 0 || is_forced(space, row));
+}
+
 // Test a tile; returns whether the row of the lane's own number may be kept by any head.
 __device__ __forceinline__ bool test_tile(const Space& space, const Test32& test, const int (&products)[4],
                                           uint2 scales, uint2 radii, int tile) {
-    const int lane = lane_number();
     unsigned votes[4];
 #pragma unroll
     for (int k = 0; k < 4; k++)
         votes[k] = __ballot_sync(FULL, may_reach(test, products[k], number_of(scales, k), number_of(radii, k)));
-    const unsigned mine = lane & 2 ? (lane & 1 ? votes[3] : votes[2]) : (lane & 1 ? votes[1] : votes[0]);
-    const int row = tile * ROWS + lane;
-    return row < space.rows && ((mine >> (lane & ~3) & 15) != 0 || is_forced(space, row));
+    return is_left(space, votes, tile);
 }
 
 // Add the rows that lanes have to a warp's list, by their distance from its first tile.
@@ -162,6 +179,36 @@ __device__ __forceinline__ void add_rows(unsigned short* list, int& found, bool 
     const unsigned lanes = __ballot_sync(FULL, own);
     if (own) list[found + __popc(lanes & lanes_below())] = (unsigned short)entry;
     found += __popc(lanes);
+}
+
+// List what may be kept by upper ends of scores, which are there for all keys, until there are no more, or the list is full.
+// Tiles are read several at a time.
+__device__ __forceinline__ void filter_scores(const Space& space, Shared& shared, const short* uppers, Walk& walk) {
+    constexpr int AT_ONCE = 4;
+    static_assert(SEGMENT >= ROWS, "a list has room for a tile");
+    const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at, limit = shared.limits[lane % SET];
+    const short* own = uppers + 32 * (lane % SET) + lane / SET * 4;
+    int found = 0;
+#pragma unroll 1
+    while (walk.at < walk.total && found + ROWS <= SEGMENT && (walk.at - first + AT_ONCE) * ROWS <= 0x10000) {
+        const int tiles = min(min(AT_ONCE, walk.total - walk.at), (SEGMENT - found) / ROWS);
+        uint2 ends[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            if (k < tiles)
+                ends[k] = *reinterpret_cast<const uint2*>(own + (long long)tile_of(space, walk.at + k, warp) * (SET * ROWS));
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (k >= tiles) break;
+            unsigned votes[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) votes[i] = __ballot_sync(FULL, (short)bits_of(ends[k], i) > limit);
+            add_rows(shared.list[warp], found, is_left(space, votes, tile_of(space, walk.at + k, warp)),
+                     (walk.at + k - first) * ROWS + lane);
+        }
+        walk.at += tiles;
+    }
+    if (lane == 0) shared.found[warp] = found, shared.first[warp] = first, shared.going[warp] = walk.at < walk.total;
 }
 
 // Begin the first tiles of a walk, as many as there are stages.
@@ -200,7 +247,7 @@ __device__ __forceinline__ void filter_both(const Space& space, Shared& shared, 
 #pragma unroll
         for (int k = 0; k < 4; k++) products[k] -= bias;
         const bool left =  // votes: all have read the stage
-            test_tile(space, test, products, own.scales, own.low_radii, tile_of(walk.at, warp));
+            test_tile(space, test, products, own.scales, own.low_radii, tile_of(space, walk.at, warp));
         begin_tile<true>(space, walk, walk.at + BOTH_STAGES, slot);
         add_rows(shared.list[warp], found, left, (walk.at - first) * ROWS + lane);
         walk.at++;
@@ -251,7 +298,7 @@ __device__ __forceinline__ void ask_for_low(const Space& space, const Queue& que
         const int at = 8 * k + lane_number() / 4;
         if (at < pending.count) {
             const int entry = (int)(queue.left[(pending.first + at) % (2 * ROWS)].x & 0xffff);
-            const long long row = row_of(entry, first_tile, threadIdx.x / WARP);
+            const long long row = row_of(space, entry, first_tile, threadIdx.x / WARP);
             read_words(space.low + row * (4 * WORDS), pending.words[k]);
         }
     }
@@ -288,7 +335,7 @@ __device__ __forceinline__ void test_low(const Space& space, Shared& shared, con
     if (keep) {
         entry = (int)(queue.left[(pending.first + lane) % (2 * ROWS)].x & 0xffff);
         keep = ((lane < 8 ? votes[0] : votes[1]) >> (lane % 8 * 4) & 15) != 0 ||
-               is_forced(space, row_of(entry, first_tile, warp));
+               is_forced(space, row_of(space, entry, first_tile, warp));
     }
     add_rows(shared.list[warp], found, keep, entry);
 }
@@ -307,7 +354,7 @@ __device__ __forceinline__ void filter_in_turn(Shared& shared, const uint2 (&dig
     for (bool more = true; more;) {
         more = walk.at < walk.total && found + 2 * ROWS <= SEGMENT && (walk.at - first) * ROWS < 0x10000;
         if (more) {
-            const int tile = tile_of(walk.at, warp);
+            const int tile = tile_of(space, walk.at, warp);
             const unsigned char* stage = wait_for_tile<false>(walk, slot);
             const Bounds bounds = read_bounds<false>(stage);
             int products[4];
@@ -328,4 +375,15 @@ __device__ __forceinline__ void filter_in_turn(Shared& shared, const uint2 (&dig
         }
     }
     end_walk<false>(shared, walk, first, found, slot);
+}
+
+// Go over tiles of codes, in one plane and then the other if `in_turn`, or in both.
+__device__ __forceinline__ void filter_codes(const Space& space, Shared& shared, bool in_turn, Walk& walk) {
+    uint2 digits[STEPS];
+    read_digits(shared.digits, digits);
+    if (in_turn) {
+        filter_in_turn(shared, digits, walk);
+    } else {
+        filter_both(space, shared, digits, walk);
+    }
 }

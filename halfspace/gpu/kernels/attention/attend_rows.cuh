@@ -224,7 +224,7 @@ struct Batches {
                 end += shared.found[k - 1];
                 if (row >= end) rest = row - end, lister = k;
             }
-            return row_of(shared.list[lister][rest], shared.first[lister], lister);
+            return row_of(shared.space, shared.list[lister][rest], shared.first[lister], lister);
         }
         const Doubt doubt = room.doubts[row];
         head = doubt.row % SET, score = doubt.score;

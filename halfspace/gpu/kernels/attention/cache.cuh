@@ -22,6 +22,7 @@ struct Cache {
     stored_t* keys;            // (spaces, capacity, d)
     stored_t* values;          // (spaces, capacity, d)
     float* norms;              // (spaces, capacity), upper bounds
+    float* value_peaks;        // (spaces, chunks), upper bounds of the largest norm of a value of each 1,024 rows
     float* centre;             // (spaces, d)
     float* weights;            // (spaces, d)
     unsigned char* high;       // (spaces, blocks, words, 16, 4)

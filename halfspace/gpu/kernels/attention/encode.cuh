@@ -89,6 +89,26 @@ __device__ __forceinline__ double largest_of_warp(double value) {
     return __longlong_as_double((long long)((unsigned long long)upper << 32 | lower));
 }
 
+// Bound the norm of a value, all finite, as row `row` of a space; by a warp.
+__device__ inline void bound_value(const Cache& cache, long long space, long long row, const Vector& value) {
+    double squares = 0.0;
+#pragma unroll
+    for (int span = 0; span < SPANS; span++) {
+#pragma unroll
+        for (int k = 0; k < OWN; k++) {
+            const double own = widen64(value.quads[span].own[k]);
+            squares += own * own;
+        }
+    }
+#pragma unroll
+    for (int step = WARP / 2; step > 0; step /= 2) squares += __shfl_xor_sync(FULL, squares, step);
+    if (lane_number() != 0) return;
+    const long long chunks = (cache.capacity + CHUNK - 1) / CHUNK;
+    // norms are not negative: the order of their bits is theirs
+    atomicMax(reinterpret_cast<unsigned*>(cache.value_peaks) + space * chunks + row / CHUNK,
+              __float_as_uint(round_up32(norm_bound(squares, HEAD_DIM))));
+}
+
 // Code a key, all finite, as row `row` of a space, and bound its norm; by a warp.
 __device__ inline void encode_key(const Cache& cache, long long space, long long row, const Vector& key, const Frame& frame) {
     const int lane = lane_number();

@@ -34,6 +34,7 @@ __device__ __forceinline__ void put_row(const Cache& cache, long long space, lon
     store_vector(cache.keys + at * HEAD_DIM, key);
     store_vector(cache.values + at * HEAD_DIM, value);
     encode_key(cache, space, row, key, frame);
+    bound_value(cache, space, row, value);
 }
 
 // The slot of the sample to which a position comes, if there is one; see `reservoir` in halfspace/model/kv_cache.py.

@@ -1,0 +1,223 @@
+// Brackets of the scores of all keys, from both halves of their codes; then the thresholds of a set of query heads, by the
+// block that comes last to it.
+//
+// Tiles of codes come and are multiplied as in attend_codes.cuh.
+#include "attention/choose.cuh"
+#include "attention/attend_codes.cuh"
+#include "attention/cut.cuh"
+
+#define SLACK32 (1.0 + 8.0 * V32)
+
+// A head's part in a bracket: a key of scale s and radius r has s (unit P), give or take s slack + factor r.
+struct Meter {
+    float unit, slack, factor;
+    int bias;  // of P: the product with codes that are all 128
+};
+
+struct Scan : Cuts {
+    unsigned counts[SET][BINS];  // of upper ends, times 2^16, and of lower ends
+    __align__(16) signed char digits[SET][2][STRIDE];
+    Meter meters[SET];
+    unsigned long long barriers[WARPS][BOTH_STAGES];
+    bool last;
+};
+
+// Find how a head counts, from what is known of it and from the norms of keys and centre.
+__device__ inline Rate rate_of(const Head& head, double peak, double centre, double scale, double steps) {
+    const double farthest = head.norm * (peak + centre) * (1.0 + 0x1p-20);
+    double rate = steps * scale;
+    if (!(rate * farthest <= FARTHEST)) rate = FARTHEST / farthest;
+    const double unit = rate * head.unit;
+    if (head.bad != 0.0 || !(rate < INFINITY) || !(0x1p-90 < unit && unit < 0x1p90)) rate = 0.0;
+    return Rate{head.base, head.base_error, rate};
+}
+
+// Converting P, and the unit, and both products round by a share V32 each, of at most 127 unit digit_size s; the sums that
+// make a width, and the width, do as well. What rounding the ends costs is below the 1 / 64 that `bracket` leaves.
+__device__ inline Meter meter_of(const Head& head, double rate) {
+    Meter meter;
+    const double unit = rate * head.unit;
+    meter.unit = narrow(unit);
+    meter.slack = round_up32((rate * head.low_slack + 8.0 * V32 * 127.0 * unit * head.digit_size) * SLACK32);
+    meter.factor = round_up32(rate * head.factor * SLACK32);
+    meter.bias = 128 * (int)head.digit_sum;
+    return meter;
+}
+
+// A lane's components of a head, of the centre and of the weights.
+struct Components {
+    float4 own[STEPS];
+};
+
+__device__ __forceinline__ Components load_components(const Cache& cache, const Choose& call, long long space,
+                                                      long long query) {
+    Components parts;
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        const int j = lane_number() + WARP * k;
+        const long long at = space * HEAD_DIM + j;
+        parts.own[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (j < HEAD_DIM)
+            parts.own[k] = make_float4(query_component(call.queries, call.wide != 0, query * HEAD_DIM + j),
+                                       cache.centre[at], cache.weights[at], 0.0f);
+    }
+    return parts;
+}
+
+// Prepare a head of a set; by a warp.
+__device__ __forceinline__ void prepare_one(const Cache& cache, const Choose& call, const Components& parts, long long space,
+                                            int which, long long length, Scan& shared) {
+    const int lane = lane_number();
+    const long long chunks = (cache.capacity + CHUNK - 1) / CHUNK;
+    unsigned largest = 0;  // norms are not negative: the order of their bits is theirs
+    for (long long chunk = lane; chunk < (length + CHUNK - 1) / CHUNK; chunk += WARP)
+        largest = max(largest, __float_as_uint(cache.peaks[space * chunks + chunk]));
+    for (int step = WARP / 2; step > 0; step /= 2) largest = max(largest, __shfl_xor_sync(FULL, largest, step));
+    const auto component = [&](int, int k) { return parts.own[k]; };
+    const Measured measured = measure_components(component, HEAD_DIM);
+    const Head head = code_components(component, measured, HEAD_DIM, STRIDE, shared.digits[which][0]);
+    if (lane != 0) return;
+    const double peak = exact64(__uint_as_float(largest));
+    const Rate rate = rate_of(head, peak, norm_bound(measured.centre, HEAD_DIM), call.scale, call.steps);
+    shared.meters[which] = meter_of(head, rate.rate);
+    shared.rates[which] = rate;
+}
+
+// Two positions between which a score lies.
+struct Bracket {
+    int lower, upper;
+};
+
+// The bracket of a key, from the product of its codes.
+__device__ __forceinline__ Bracket bracket(const Meter& meter, int product, float scale, float radius) {
+    const float value = scale * ((float)(product - meter.bias) * meter.unit);
+    const float width = fmaf(scale, meter.slack, meter.factor * radius) + 0x1p-6f;
+    const float lower = value - width, upper = value + width;
+    // an end that is NaN is none
+    const int first = lower > BELOW + 1.0f ? (int)floorf(fminf(lower, ABOVE - 1.0f)) : BELOW;
+    const int last = upper < ABOVE - 1.0f ? (int)floorf(fmaxf(upper, BELOW)) + 1 : ABOVE;
+    return Bracket{first, last};
+}
+
+// Count a key. Ends beyond the bins are in the last one, which no threshold reaches; ends below the first are in none.
+__device__ __forceinline__ void count_key(unsigned* counts, int bottom, const Bracket& own) {
+    const int at = min(own.upper - bottom, BINS - 1);
+    if (at > 0) atomicAdd(counts + at, 1u << 16);
+    if (own.lower >= bottom) atomicAdd(counts + min(own.lower - bottom, BINS - 1), 1u);
+}
+
+// Bracket the tiles of a block, write down upper ends and count. The bins of a head reach from HEADROOM above the largest
+// lower end of a sample down: of tiles that all blocks look at first, one for each warp, which is there in the first stage.
+__device__ __forceinline__ void scan_rows(const Space& space, short* uppers, Scan& shared, Walk& walk, int sample) {
+    const int lane = lane_number(), warp = threadIdx.x / WARP, g = lane / SET, t = lane % SET;
+    const Meter meter = shared.meters[min(t, space.count - 1)];
+    short* out = uppers + 32 * t + 4 * g;
+    uint2 digits[STEPS];
+    read_digits(shared.digits, digits);
+    int top = BELOW, bottom = BELOW, slot = 0;
+#pragma unroll 1
+    for (walk.at = -1; walk.at < walk.total; walk.at++) {
+        const long long tile = walk.at < 0 ? sample : tile_of(space, walk.at, warp);
+        const unsigned char* stage = wait_for_tile<true>(walk, slot);
+        const Bounds bounds = read_bounds<true>(stage);
+        int products[4];
+        multiply_tile<true>(stage, digits, products);
+        __syncwarp();  // all have read the stage
+        begin_tile<true>(space, walk, walk.at + BOTH_STAGES, slot);
+        slot = slot + 1 == BOTH_STAGES ? 0 : slot + 1;
+        unsigned ends[2] = {0, 0};  // two of 16 bits each
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const Bracket own = bracket(meter, products[k], number_of(bounds.scales, k), number_of(bounds.low_radii, k));
+            ends[k / 2] |= ((unsigned)own.upper & 0xffffu) << 16 * (k % 2);
+            if (tile * ROWS + 4 * g + k >= space.rows) continue;
+            if (walk.at < 0) {
+                top = max(top, own.lower);
+            } else if (t < space.count) {
+                count_key(shared.counts[t], bottom, own);
+            }
+        }
+        if (walk.at >= 0) {
+            *reinterpret_cast<uint2*>(out + ROWS * SET * tile) = make_uint2(ends[0], ends[1]);
+        } else {
+            for (int step = SET; step < WARP; step *= 2) top = max(top, __shfl_xor_sync(FULL, top, step));
+            if (lane < space.count) atomicMax(shared.bottoms + lane, top);
+            __syncthreads();
+            bottom = shared.bottoms[min(t, space.count - 1)];
+            bottom = bottom > BELOW ? max(bottom + HEADROOM - BINS, BELOW + 1) : BELOW;
+            __syncthreads();
+            if (threadIdx.x < space.count) shared.bottoms[threadIdx.x] = bottom;  // lane t has head t
+        }
+    }
+}
+
+// Grid: x parts of the rows, y spaces, z sets of query heads. Blocks of THREADS; shared memory: two stages for each warp.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache cache, Choose call) {
+    extern __shared__ __align__(128) unsigned char rings[];
+    __shared__ Scan shared;
+    const int warp = threadIdx.x / WARP;
+    Walk walk{0, 0, 0, rings + warp * (BOTH_STAGES * BOTH_BYTES), shared.barriers[warp]};
+    if (lane_number() < BOTH_STAGES) make_barrier(walk.barriers + lane_number());
+    wait_for_previous();
+    const long long own = blockIdx.y, length = cache.lengths[own / cache.heads];
+    const long long set = own * gridDim.z + blockIdx.z;
+    Turn& turn = call.turns[set];
+    const unsigned long long skipped = turn.skipped, looked = turn.looked;
+    const float share = call.shares[set];
+    const long long first = own * call.group + SET * blockIdx.z;  // query head
+    const int count = (int)min((long long)SET, call.group - SET * blockIdx.z);
+    Components parts;
+    if (warp < count) parts = load_components(cache, call, own, first + warp);
+    // after a look at a set of which most was of use, all is kept for a while
+    const bool rest = skipped != 0 || (looked != 0 && share > call.dense_share);
+    const bool looks = length > 0 && length >= call.few && !rest;
+    if (looks) {
+        Space space;
+        space.high = cache.high + own * cache.capacity * (4 * WORDS);
+        space.low = cache.low + own * (cache.capacity * (4 * WORDS) + 64);
+        space.scales = cache.scales + own * cache.capacity;
+        space.high_radii = cache.radii + own * 2 * cache.capacity;
+        space.low_radii = space.high_radii + cache.capacity;
+        space.rows = (int)length;
+        space.count = count;
+        space.split = (int)blockIdx.x, space.splits = (int)gridDim.x;
+        const int tiles = (space.rows + ROWS - 1) / ROWS, start = tile_of(space, 0, warp), step = WARPS * space.splits;
+        const int sample = (int)((long long)(tiles - 1) * warp / (WARPS - 1));
+        walk.total = start < tiles ? (tiles - start + step - 1) / step : 0;
+        __syncthreads();  // barriers are made
+        copy_tile<true>(space, walk, sample, 0);
+        copy_async_commit();
+        begin_tile<true>(space, walk, 0, 1);
+        for (int i = threadIdx.x; i < SET * BINS; i += THREADS) shared.counts[i / BINS][i % BINS] = 0;
+        if (threadIdx.x < SET) shared.bottoms[threadIdx.x] = BELOW;
+        if (warp < count) {
+            prepare_one(cache, call, parts, own, warp, length, shared);
+        } else if (warp < SET) {
+            for (int j = lane_number(); j < 2 * STRIDE; j += WARP) shared.digits[warp][j / STRIDE][j % STRIDE] = 0;
+        }
+        __syncthreads();
+        scan_rows(space, call.uppers + set * cache.capacity * SET, shared, walk, sample);
+        __syncthreads();
+        unsigned long long* counts = call.counts + set * SET * BINS;
+        for (int i = threadIdx.x; i < count * BINS; i += THREADS) {
+            const unsigned both = shared.counts[i / BINS][i % BINS];
+            if (both != 0) atomicAdd(counts + i, (unsigned long long)(both >> 16) << 32 | (both & 0xffffu));
+        }
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) shared.last = arrive(call.tickets + set) == gridDim.x - 1;
+    __syncthreads();
+    if (!shared.last) return;
+    if (looks) {
+        cut_set(call, first, count, set, length, shared, reinterpret_cast<unsigned long long*>(rings));
+    } else if (threadIdx.x < count) {
+        keep_all(call, first + threadIdx.x);
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    call.works[set] = looks ? work_of(call, length, shared.left) : -((float)length + BEGINNING);
+    call.tickets[set] = 0;
+    turn.looked = looks;
+    turn.skipped = skipped != 0 ? skipped - 1 : rest ? SKIPPED - 1 : 0;
+}
