@@ -103,7 +103,7 @@ def bound_error(cache: Cache, output: Any, dropped: Any) -> Any:
 
     dropped : (batch, query_heads), the share p of the softmax at most. With the means m of the values that are kept and
         d of those that are dropped, attention over all keys is (1 - p) m + p d: it differs from m by p |d - m|, and |d|
-        is at most the largest |v|.
+        is at most the largest |v|. Where a sink has a part of the softmax it is one of those kept, of value 0.
     """
     shape = cache.batch, cache.heads, -1
     longest = cache.value_peaks.max(axis=1).reshape(shape).astype(np.float64)

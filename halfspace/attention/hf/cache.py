@@ -21,6 +21,7 @@ from halfspace.arguments import checks
 from halfspace.attention.hf.layer import HalfspaceLayer
 from halfspace.attention.hf.steps import DENSE_ABOVE, Steps
 from halfspace.attention.policy import Threshold
+from halfspace.model.kv_cache import SCAN
 
 __all__ = ["HalfspaceCache"]
 
@@ -53,7 +54,7 @@ class HalfspaceCache(Cache):
         The share of each head's softmax that may be dropped, proved at run time.
     keep : float, optional
         About the share of the keys to be kept.
-    estimator : {"budget", "max", "gap"}
+    estimator : {"scan", "budget", "max", "gap"}
         How `keep` becomes a threshold.
     recent, sinks : int
         So many of the last, and of the first, tokens are attended whatever their scores.
@@ -81,7 +82,7 @@ class HalfspaceCache(Cache):
         tau: Any = None,
         eps: float | None = None,
         keep: float | None = None,
-        estimator: str = "budget",
+        estimator: str = SCAN,
         recent: int = 0,
         sinks: int = 0,
         dense_above: int = DENSE_ABOVE,
