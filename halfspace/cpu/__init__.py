@@ -6,7 +6,7 @@ from halfspace.arguments.checks import as_tau, asarray
 from halfspace.cpu.attention.attend import attend
 from halfspace.cpu.attention.cache import extend, new_cache, reframe
 from halfspace.cpu.attention.threshold import certify, estimate
-from halfspace.cpu.collect import best, collect, higher, joined, sort_by_score, without
+from halfspace.cpu.collect import best, collect, edges, higher, joined, sort_by_score, without
 from halfspace.cpu.filters.balls import enclose
 from halfspace.cpu.filters.cells import encode
 from halfspace.cpu.filters.groups import enclose_groups
@@ -43,6 +43,7 @@ __all__ = [
     "capturing",
     "certify",
     "collect",
+    "edges",
     "enclose",
     "enclose_groups",
     "encode",

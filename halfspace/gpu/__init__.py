@@ -10,7 +10,7 @@ except ImportError as error:
 from halfspace.gpu.attention.attend import attend
 from halfspace.gpu.attention.cache import extend, new_cache, reframe
 from halfspace.gpu.attention.threshold import certify, estimate
-from halfspace.gpu.collect import best, collect, higher, joined, sort_by_score, without
+from halfspace.gpu.collect import best, collect, edges, higher, joined, sort_by_score, without
 from halfspace.gpu.filters.balls import enclose
 from halfspace.gpu.filters.cells import encode
 from halfspace.gpu.filters.groups import enclose_groups
@@ -48,6 +48,7 @@ __all__ = [
     "capturing",
     "certify",
     "collect",
+    "edges",
     "enclose",
     "enclose_groups",
     "encode",
