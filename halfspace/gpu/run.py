@@ -23,7 +23,7 @@ __all__ = ["Buffers", "Run", "bytes_for_each_direction"]
 ALIGNMENT = 256
 """Bytes at whose multiples the arrays of a workspace begin."""
 
-TILE = 128
+TILED = 128
 """Directions of a tile, as warp groups multiply them; fewer are not brought into tiles."""
 SLAB = 128
 """Dimensions of a tile that are multiplied at once."""
@@ -84,7 +84,7 @@ class Run:
         self.asked, self.wanted, self.batch = wanted, min(int(wanted), int(Want.SCORES)), count // uploaded.spaces
         self.stride = stride = -(-dim // 32) * 32
         self.depth = _depth(dim)
-        self.tiled = uploaded.warp_groups and self.batch > TILE
+        self.tiled = uploaded.warp_groups and self.batch > TILED
         self.loose = question.loose and self.wanted != Want.COUNT
         self.wanted = int(Want.SCORES) if self.loose else self.wanted
         self.pair_room, self.listed_room = rooms, rooms if self.wanted == Want.SCORES else 0
@@ -94,7 +94,7 @@ class Run:
             "plans": count * PLAN.itemsize,
             "views": count * segments * VIEW.itemsize,
             "digits": count * segments * 2 * stride,
-            "tiles": uploaded.spaces * segments * -(-self.batch // TILE) * TILE * self.depth if self.tiled else 0,
+            "tiles": uploaded.spaces * segments * -(-self.batch // TILED) * TILED * self.depth if self.tiled else 0,
             "counts": 0 if self.loose else 4 * cells,
             "starts": 0 if self.loose else 8 * cells,
             "bits": 0 if self.loose or wanted == Want.COUNT else 128 * cells,

@@ -13,7 +13,7 @@ from halfspace.gpu.codes import COLUMNS, mean, warps
 from halfspace.gpu.filters import FilterCode
 from halfspace.gpu.filters.lengths import row_lengths
 from halfspace.gpu.formats import BLOCK_ROWS
-from halfspace.gpu.run import SLAB, TILE, Run
+from halfspace.gpu.run import SLAB, TILED, Run
 from halfspace.gpu.runtime.launch import STORED, WARP_GROUPS, Kernel, format_of
 from halfspace.gpu.runtime.records import CALL, THREADS, Kind
 from halfspace.gpu.runtime.tables import Part, Uploaded
@@ -177,7 +177,7 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     if multiplied and run.tiled and spaces <= 65535 and (fit := _fit(run.depth, uploaded.shared, lifted)):
         kernel, rows, stages, shared = fit
         blocks = CHUNK // rows * chunks
-        parts = max(1, min(-(-batch // TILE), processors // (blocks * spaces)))
+        parts = max(1, min(-(-batch // TILED), processors // (blocks * spaces)))
         yield kernel.bind((blocks, spaces * parts), TEAM, *question, stages, shared=shared, **run.variant)
         return
     shared = (12816 if lifted else 11280) + 256 * (stride + 16)
@@ -196,9 +196,9 @@ def _fit(depth: int, room: int, lifted: bool) -> tuple[Kernel, int, int, int] | 
     """Choose, for the shared memory that there is, a kernel of warp groups, its rows and stages, and what it takes."""
     fixed = 24960 if lifted else 20864
     for kernel, rows in ((_multiply_tiles, 256), (_multiply_long_tiles, 128)):
-        stages = min(STAGES[1], (room - fixed - rows * depth) // (TILE * SLAB))
+        stages = min(STAGES[1], (room - fixed - rows * depth) // (TILED * SLAB))
         if stages >= STAGES[0]:
-            return kernel, rows, stages, fixed + rows * depth + stages * TILE * SLAB
+            return kernel, rows, stages, fixed + rows * depth + stages * TILED * SLAB
     return None
 
 
