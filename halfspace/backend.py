@@ -109,8 +109,8 @@ class Backend(Protocol):
     def tabulate(self, segment: Segment) -> tuple[Any, Any]:
         """Return the records of a segment, (spaces,), and what they refer to beside the segment's own arrays."""
 
-    def room(self, table: Table, dim: int) -> int:
-        """Count the directions that are prepared at once."""
+    def room(self, table: Table, dim: int, loose: bool = False) -> int:
+        """Count the directions that are prepared at once; it may be more if hits may come in any order."""
 
     def search(self, question: Question) -> Any:
         """Run the query stages.
@@ -127,6 +127,12 @@ class Backend(Protocol):
 
     def collect(self, found: Any, threads: int) -> Any:
         """Return offsets (m + 1,), ids and scores of what was found, in order of ids."""
+
+    def edges(self, found: Any, ids: Any, threads: int) -> tuple[Any, Any, Any]:
+        """Return ids of directions, of which these are all (m,), and of vectors (hits,), and scores of what was found.
+
+        Pairs are in order of directions and ids, unless the question said that any order would do.
+        """
 
     def best(self, found: Any, limit: int, threads: int, sort: bool = False) -> Any:
         """Return only the best of each direction, in order of ids, or by descending score and then by id."""

@@ -14,7 +14,7 @@ from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.runtime.interrupts import of_a_handler
 
-__all__ = ["Rows", "answers", "counts", "rows", "total", "work"]
+__all__ = ["Rows", "answers", "counts", "parts", "rows", "total", "work"]
 
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
@@ -79,6 +79,7 @@ def _band(backend: Backend, question: Question) -> tuple[Any, int]:
 
     Returns it, and how many hits were held for it.
     """
+    question = question._replace(loose=False)  # hits of both answers are compared in order
     found = backend.search(question._replace(unless=None))
     if found.state:
         return found, 0
@@ -90,8 +91,13 @@ def _band(backend: Backend, question: Question) -> tuple[Any, int]:
 
 def answers(backend: Backend, question: Question) -> Iterator[Any]:
     """Search block by block: as many directions at once as there is room to prepare, and to hold the hits of."""
+    return (found for _, found in parts(backend, question))
+
+
+def parts(backend: Backend, question: Question) -> Iterator[tuple[slice, Any]]:
+    """Search block by block like `answers`, and tell which directions each answer is of."""
     count, dim = question.directions.shape
-    room = size = backend.room(question.table, dim)
+    room = size = backend.room(question.table, dim, question.loose and question.unless is None)
     first = 0
     while first < max(count, 1):
         whole = first == 0 and count <= size
@@ -109,7 +115,7 @@ def answers(backend: Backend, question: Question) -> Iterator[Any]:
                 raise ValueError("directions have changed while they were asked for")
             size = max(1, min(size, count - first) // 4)
             continue
-        yield found
+        yield slice(first, first + size), found
         first += size
         if first < count and size < room:
             size = min(room, 2 * size, max(1, size * backend.MOST_HITS // (2 * max(1, held or found.hits))))

@@ -7,7 +7,7 @@ from halfspace.cpu.attention.attend import attend
 from halfspace.cpu.attention.cache import extend, new_cache, reframe
 from halfspace.cpu.attention.choose import attend_chosen
 from halfspace.cpu.attention.threshold import estimate
-from halfspace.cpu.collect import best, collect, higher, joined, sort_by_score, without
+from halfspace.cpu.collect import best, collect, edges, higher, joined, sort_by_score, without
 from halfspace.cpu.filters.balls import enclose
 from halfspace.cpu.filters.cells import encode
 from halfspace.cpu.filters.groups import enclose_groups
@@ -44,6 +44,7 @@ __all__ = [
     "best",
     "capturing",
     "collect",
+    "edges",
     "enclose",
     "enclose_groups",
     "encode",

@@ -17,7 +17,7 @@ from halfspace.cpu.runtime.jit import compiled, inlined
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
 from halfspace.model.arrays import pieces
 
-__all__ = ["best", "collect", "higher", "joined", "order_few", "sort_by_score", "without"]
+__all__ = ["best", "collect", "edges", "higher", "joined", "order_few", "sort_by_score", "without"]
 
 SAMPLED, STRIDE = 64, 1024
 """Of so many hits in succession, so many are looked at first to tell which others cannot be among the best."""
@@ -40,6 +40,14 @@ def collect(found: Any, threads: int) -> Rows:
     rows = _gathered(found.counts, found.parts, threads)
     _order(*rows, False, threads)
     return rows
+
+
+def edges(
+    found: Any, ids: npt.NDArray[np.int64], threads: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return ids of directions, of which these are all (m,), and of vectors (hits,), and scores."""
+    offsets, hits, scores = collect(found, threads)
+    return np.repeat(ids, np.diff(offsets)), hits, scores
 
 
 def sort_by_score(

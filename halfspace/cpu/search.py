@@ -73,8 +73,8 @@ class _Prepared(NamedTuple):
     keepalive: object
 
 
-def room(table: Table, dim: int) -> int:
-    """Count the directions of a batch that are prepared at once."""
+def room(table: Table, dim: int, loose: bool = False) -> int:
+    """Count the directions of a batch that are prepared at once, whatever the order of hits."""
     return max(1, WORKSPACE // (16 * dim + 2048))
 
 
@@ -126,7 +126,7 @@ def _run(
 
     The kernel returns every so often, for an interrupt to take effect, and where more hits come than there is room for.
     """
-    table, like, directions, tau, may_scan, _, wanted, most, _, metric, as_users = question
+    table, like, directions, tau, may_scan, _, wanted, most, _, metric, as_users, _ = question
     kernel, readers = search_kernel(code), readers_of(like.dtype, metric)
     ready = (0, 0) if prepared is None else (address(prepared.directions.records), prepared.shared)
     first, last = span

@@ -11,7 +11,7 @@ from halfspace.gpu.attention.attend import attend
 from halfspace.gpu.attention.cache import extend, new_cache, reframe
 from halfspace.gpu.attention.choose import attend_chosen
 from halfspace.gpu.attention.threshold import estimate
-from halfspace.gpu.collect import best, collect, higher, joined, sort_by_score, without
+from halfspace.gpu.collect import best, collect, edges, higher, joined, sort_by_score, without
 from halfspace.gpu.filters.balls import enclose
 from halfspace.gpu.filters.cells import encode
 from halfspace.gpu.filters.groups import enclose_groups
@@ -49,6 +49,7 @@ __all__ = [
     "best",
     "capturing",
     "collect",
+    "edges",
     "enclose",
     "enclose_groups",
     "encode",

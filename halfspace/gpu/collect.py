@@ -12,7 +12,7 @@ import numpy as np
 from halfspace.gpu.runtime.launch import Kernel
 from halfspace.gpu.runtime.records import ROW_THREADS, THREADS
 
-__all__ = ["best", "collect", "higher", "joined", "order_by_id", "sort_by_score", "without"]
+__all__ = ["best", "collect", "edges", "higher", "joined", "order_by_id", "sort_by_score", "without"]
 
 FEW = 1 << 16
 """Hits that are ordered by comparing each with all of its row; more are sorted."""
@@ -30,6 +30,15 @@ _rank_hits = Kernel("select.cu", "rank_hits", *_HITS, ("ranked_ids", np.int64), 
 def collect(found: Any, threads: int) -> tuple[Any, Any, Any]:
     """Return offsets (m + 1,), ids and scores (hits,) of an `halfspace.gpu.search.Answer`."""
     return found.offsets, found.ids, found.scores
+
+
+def edges(found: Any, ids: Any, threads: int) -> tuple[Any, Any, Any]:
+    """Return ids of directions, of which these are all (m,), and of vectors (hits,), and scores."""
+    if found.listed is not None:
+        pairs: tuple[Any, Any, Any] = found.listed.edges(ids, found.hits)
+        return pairs
+    offsets, hits, scores = collect(found, threads)
+    return ids[_rows(offsets, hits.size)], hits, scores
 
 
 def _rows(offsets: Any, size: int) -> Any:

@@ -23,10 +23,19 @@ __all__ = ["Buffers", "Run", "bytes_for_each_direction"]
 ALIGNMENT = 256
 """Bytes at whose multiples the arrays of a workspace begin."""
 
+TILED = 128
+"""Directions of a tile, as warp groups multiply them; fewer are not brought into tiles."""
+SLAB = 128
+"""Dimensions of a tile that are multiplied at once."""
+
 _prepare = Kernel("prepare.cu", "prepare", ("call", CALL))
 _verify_pairs = Kernel("verify.cu", "verify_pairs", ("call", CALL))
 _count_hits = Kernel("place.cu", "count_hits", ("call", CALL))
 _place_hits = Kernel("place.cu", "place_hits", ("call", CALL))
+_tell_listed = Kernel("place.cu", "tell_listed", ("call", CALL))
+_name_pairs = Kernel(
+    "place.cu", "name_pairs", ("call", CALL), ("ids", np.int64), ("one", np.int64), ("other", np.int64)
+)
 _fill_ids = Kernel("place.cu", "fill_ids", ("call", CALL))
 _fill_scored = Kernel("place.cu", "fill_scored", ("call", CALL))
 
@@ -74,6 +83,10 @@ class Run:
         self.variant: dict[str, Any] = {"format": self.format, "metric": self.metric}  # of kernels that know of both
         self.asked, self.wanted, self.batch = wanted, min(int(wanted), int(Want.SCORES)), count // uploaded.spaces
         self.stride = stride = -(-dim // 32) * 32
+        self.depth = _depth(dim)
+        self.tiled = uploaded.warp_groups and self.batch > TILED
+        self.loose = question.loose and self.wanted != Want.COUNT
+        self.wanted = int(Want.SCORES) if self.loose else self.wanted
         self.pair_room, self.listed_room = rooms, rooms if self.wanted == Want.SCORES else 0
         segments, cells = uploaded.segments, count * uploaded.chunks
         sizes = {
@@ -81,9 +94,10 @@ class Run:
             "plans": count * PLAN.itemsize,
             "views": count * segments * VIEW.itemsize,
             "digits": count * segments * 2 * stride,
-            "counts": 4 * cells,
-            "starts": 8 * cells,
-            "bits": 0 if wanted == Want.COUNT else 128 * cells,
+            "tiles": uploaded.spaces * segments * -(-self.batch // TILED) * TILED * self.depth if self.tiled else 0,
+            "counts": 0 if self.loose else 4 * cells,
+            "starts": 0 if self.loose else 8 * cells,
+            "bits": 0 if self.loose or wanted == Want.COUNT else 128 * cells,
             "pairs": 8 * self.pair_room,
             "listed": 8 * self.listed_room,
             "scores": 4 * self.listed_room,
@@ -98,9 +112,12 @@ class Run:
         self._header: np.ndarray | None = None
         if status is None:  # in memory of the host that kernels write to
             self._header = np.frombuffer(cp.cuda.alloc_pinned_memory(HEADER.itemsize), np.uint64, 4)
-        base = self.workspace.data.ptr
+        base, self._places = self.workspace.data.ptr, places
         values = dict.fromkeys(CALL.names or (), 0)
         values |= {name: base + place for name, place in places.items()}
+        if self.loose:
+            values["counts"] = 0
+        values["tiles"] = base + places["tiles"] if self.tiled else 0
         values |= {"count": count, "batch": self.batch, "dim": dim, "wanted": self.wanted, "stride": stride}
         values |= {"segments": uploaded.records.data.ptr, "owners": uploaded.owners.data.ptr}
         values |= {"segment_count": segments, "chunks": uploaded.chunks}
@@ -139,18 +156,33 @@ class Run:
 
     def fill(self) -> None:
         """Launch what writes ids and scores of the hits; what there is no room for is left out."""
-        if self.wanted != Want.COUNT:
+        if self.wanted != Want.COUNT and not self.loose:
             self._fill()
+
+    def edges(self, ids: Any, count: int) -> tuple[Any, Any, Any]:
+        """Name what a loose question found: ids of the directions, which are these (m,), and of vectors; scores.
+
+        All (count,); no scores if they were not wanted.
+        """
+        one, other = cp.empty(count, np.int64), cp.empty(count, np.int64)
+        _name_pairs((-(-count // THREADS),), THREADS, self.call, cp.ascontiguousarray(ids), one, other)
+        if self.asked == Want.IDS:
+            return one, other, cp.empty(0, np.float32)
+        first = self._places["scores"]
+        return one, other, self.workspace[first : first + 4 * count].view(np.float32).copy()
 
     def _bound(self, uploaded: Uploaded) -> Iterator[Callable[[], Any]]:
         call = self.call
         rows = min(self.count, 65535)
         clearing = max(1, min(256, self.count * uploaded.chunks * 8 // THREADS // 4))
         yield _prepare.bind((uploaded.segments + -(-clearing // rows), rows), THREADS, call, **self.variant)
-        for part in uploaded.parts:
+        for part in (own for own in uploaded.parts if own.chunks.size):
             yield from part.code.launches(self, uploaded, part)
         if uploaded.filtered:
             yield _verify_pairs.bind((8 * uploaded.processors,), THREADS, call, **self.variant)
+        if self.loose:
+            yield _tell_listed.bind((1,), THREADS, call)
+            return
         if self.count > 1:
             yield _count_hits.bind((self.count,), THREADS, call)
         yield _place_hits.bind((self.count,), THREADS, call)
@@ -179,7 +211,12 @@ class Run:
         return complete(self.work.get(), self.dim, self.itemsize)
 
 
-def bytes_for_each_direction(uploaded: Uploaded, dim: int) -> int:
+def bytes_for_each_direction(uploaded: Uploaded, dim: int, loose: bool = False) -> int:
     """Device memory that a run takes for each direction, beside that of the filters."""
     stride = -(-dim // 32) * 32
-    return 140 * uploaded.chunks + uploaded.segments * (2 * stride + VIEW.itemsize)
+    return (not loose) * 140 * uploaded.chunks + uploaded.segments * (2 * stride + _depth(dim) + VIEW.itemsize)
+
+
+def _depth(dim: int) -> int:
+    """Bytes of a direction in tiles: it is cut into slabs."""
+    return -(-dim // SLAB) * SLAB

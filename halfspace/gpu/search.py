@@ -25,6 +25,8 @@ MOST_HITS = 1 << 25
 """Candidates or hits that a batch may hold on their way into the answer: it is cut again where there are more."""
 MOST_DIRECTIONS = 1 << 22
 """Directions at once: a candidate can tell four times as many apart."""
+MOST_LOOSE = 1 << 14
+"""The same if hits may come in any order: more would gain nothing, and hold more hits."""
 SPARE_SHAPES = 8
 """Shapes of questions of which runs are kept."""
 SPARE_HITS = 1 << 16
@@ -44,14 +46,15 @@ class Answer:
     ids: Any = None  # int64 (hits,)
     scores: Any = None  # float32 (hits,), empty where none are wanted
     work: Any = None  # int64 (stages, columns)
+    listed: Run | None = None  # the run in whose memory all hits are, in no order
 
 
-def room(table: Table, dim: int) -> int:
+def room(table: Table, dim: int, loose: bool = False) -> int:
     """Count the directions that there is room to ask at once."""
     uploaded = upload(table)
     own = (part.code.bytes_for_each_direction(segment) for part in uploaded.parts for _, segment, _ in part.segments)
-    each = bytes_for_each_direction(uploaded, dim) + max(own, default=0)
-    return max(1, min(MOST_DIRECTIONS, WORKSPACE // max(1, each)))
+    each = bytes_for_each_direction(uploaded, dim, loose) + max(own, default=0)
+    return max(1, min(MOST_LOOSE if loose else MOST_DIRECTIONS, WORKSPACE // max(1, each)))
 
 
 def search(question: Question) -> Answer:
@@ -88,7 +91,7 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
     """Search with room for so many candidates and hits; returns the answer, or for how many there must be room."""
     count, wanted = len(question.directions), int(question.wanted)
     run = _run_for(uploaded, question, rooms)
-    buffers = Buffers.of(count, expected, run.wanted)
+    buffers = Buffers.of(0, 0, run.wanted) if run.loose else Buffers.of(count, expected, run.wanted)
     run.ask(question)
     run.answer_into(buffers)
     run.launch()
@@ -102,6 +105,8 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
     if candidates > run.pair_room:
         return candidates, hits
     uploaded.remember(count, wanted, candidates, hits)
+    if run.loose:
+        return Answer(State.DONE, listed, listed=run)
     if hits > expected and wanted != Want.COUNT:
         again = Buffers.of(count, hits, run.wanted)
         buffers = again._replace(offsets=buffers.offsets, totals=buffers.totals)
@@ -131,8 +136,8 @@ def _run_for(uploaded: Uploaded, question: Question, rooms: int) -> Run:
     """Take a run of that shape that nobody uses, or make one."""
     count, wanted = len(question.directions), int(question.wanted)
     try:
-        run: Run = uploaded.spare[count, wanted].pop()
-        if rooms <= run.pair_room <= 8 * rooms:
+        run: Run = uploaded.spare[count, wanted].pop()  # none is loose
+        if not question.loose and rooms <= run.pair_room <= 8 * rooms:
             return run
     except (KeyError, IndexError):
         pass

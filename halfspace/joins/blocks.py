@@ -1,6 +1,7 @@
 """Asking for pairs block by block: so many stored vectors, or others, are the directions of one batch."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy.typing as npt
 from halfspace import query as asking
 from halfspace.backend import Backend
 from halfspace.files import mapped
-from halfspace.hits import columns
 from halfspace.model.arrays import host, namespace
 from halfspace.model.counters import Want
 from halfspace.model.formats import as_float32
@@ -69,8 +69,8 @@ class Rows(NamedTuple):
         """Number of rows that count."""
         return sum(int(rows.sum()) for rows in self.rows)
 
-    def table(self, rows: Sequence[npt.NDArray[np.bool_]] | None = None, begin: int = 0) -> Table:
-        """Return the table of the rows, or of these of the segments from `begin` on."""
+    def table(self, rows: Sequence[npt.NDArray[np.bool_]] | None = None, begin: int = 0, first: int = 0) -> Table:
+        """Return the table of the rows, or of these of the segments from `begin` on: none before row `first` of it."""
         xp = self.backend.xp
         masks = [xp.packbits(~own, bitorder="little") for own in (self.rows if rows is None else rows)]
         if not masks:
@@ -78,7 +78,7 @@ class Rows(NamedTuple):
         table = self.snapshot.table.part(*range(begin, begin + len(masks)))
         for place, mask in enumerate(masks):
             table.records[:, place]["excluded"] = address(mask)
-        return table.changed(table.records, masks)
+        return replace(table.changed(table.records, masks), passed=first // CHUNK)
 
 
 class Block(NamedTuple):
@@ -92,12 +92,12 @@ class Block(NamedTuple):
 
     def own(self, of: Rows) -> Table:
         """Return the table of its own rows."""
-        return of.table([_between(of.rows[self.number], self.first, self.stop)], self.number)
+        return of.table([_between(of.rows[self.number], self.first, self.stop)], self.number, self.first)
 
     def since(self, of: Rows, row: int) -> Table:
         """Return the table of what comes from a row of its segment on."""
         rows = of.rows[self.number]
-        return of.table([_between(rows, row, rows.size), *of.rows[self.number + 1 :]], self.number)
+        return of.table([_between(rows, row, rows.size), *of.rows[self.number + 1 :]], self.number, row)
 
 
 def _between(rows: npt.NDArray[np.bool_], first: int, stop: int) -> npt.NDArray[np.bool_]:
@@ -108,7 +108,7 @@ def _between(rows: npt.NDArray[np.bool_], first: int, stop: int) -> npt.NDArray[
 
 def block_size(of: Rows, dim: int) -> int:
     """Count the rows that make a block."""
-    room = of.backend.room(of.snapshot.table, dim)
+    room = of.backend.room(of.snapshot.table, dim, loose=True)
     return max(1, min(room, sum(rows.size for rows in of.rows) // SHARE) // CHUNK) * CHUNK
 
 
@@ -155,11 +155,8 @@ def across(of: Rows, others: Iterator[tuple[Any, Any]], ask: Ask, wanted: Want, 
 
 def answered(of: Rows, question: Question, ids: Any) -> Iterator[Edges]:
     """Ask, and name the direction of each hit."""
-    at = 0
-    for found in asking.answers(of.backend, question):
-        offsets, hits, scores = of.backend.collect(found, of.threads)
-        yield ids[at + columns(hits, None, offsets)["query"]], hits, scores
-        at += offsets.size - 1
+    for own, found in asking.parts(of.backend, question._replace(loose=True)):
+        yield of.backend.edges(found, ids[own], of.threads)
 
 
 def once(ids: Any, others: Any, scores: Any, own: Any) -> Edges:

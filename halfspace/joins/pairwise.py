@@ -210,7 +210,7 @@ class Pairwise(Questions):
             if isinstance(other, Contents):
                 yield from ((block.ids, block.directions) for block in cut_in_blocks(theirs, self._dim))
             else:
-                step = max(1, self._backend.room(of.snapshot.table, self._dim))
+                step = max(1, self._backend.room(of.snapshot.table, self._dim, loose=True))
                 for first in range(0, size, step):
                     part = numbers[first : first + step]
                     yield self._backend.xp.arange(first, first + len(part)), part

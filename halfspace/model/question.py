@@ -29,6 +29,7 @@ class Question(NamedTuple):
     unless: Any = None  # like `tau`, or None: what reaches it is left out
     metric: Metric = Metric.IP  # thresholds are those of `halfspace.model.metrics.as_threshold`
     as_users: bool = False  # whether scores of distances leave the search without their sign, as users have them
+    loose: bool = False  # whether hits may come as pairs in any order, see `halfspace.backend.Backend.edges`
 
     def part(self, first: int, last: int) -> "Question":
         """Return the same question of directions [first, last) alone."""

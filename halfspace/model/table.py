@@ -22,6 +22,7 @@ class Table:
     segments: tuple[Segment, ...]
     others: tuple[object, ...] = ()
     allowed: int = 0  # rows that are not excluded, where that was counted
+    passed: int = 0  # chunks with which the first segment begins that hold only excluded rows
 
     @classmethod
     def of(cls, segments: Sequence[Segment], backend: Any) -> "Table":
@@ -36,7 +37,8 @@ class Table:
     def part(self, *which: int) -> "Table":
         """Return the table of some segments alone."""
         records = np.ascontiguousarray(self.records[:, which])
-        return replace(self, records=records, segments=tuple(self.segments[number] for number in which))
+        segments = tuple(self.segments[number] for number in which)
+        return replace(self, records=records, segments=segments, passed=self.passed if which[:1] == (0,) else 0)
 
     @derived
     def address(self) -> tuple[int, int, int]:

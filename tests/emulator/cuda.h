@@ -6,6 +6,7 @@
 #include <utility>
 
 #define __CUDA_ARCH__ 900
+#define __CUDA_ARCH_FEAT_SM90_ALL
 #define __global__
 #define __device__
 #define __host__
@@ -113,6 +114,12 @@ static void reduce_max(Warp& warp, unsigned mask) {
     }
     for (unsigned rest = mask & warp.alive; rest; rest &= rest - 1) warp.lanes[__builtin_ctz(rest)].out.words[0] = most;
 }
+static void reduce_or(Warp& warp, unsigned mask) {
+    unsigned all = 0;
+    for (unsigned rest = mask & warp.alive; rest; rest &= rest - 1) all |= warp.lanes[__builtin_ctz(rest)].in.words[0];
+    for (unsigned rest = mask & warp.alive; rest; rest &= rest - 1) warp.lanes[__builtin_ctz(rest)].out.words[0] = all;
+}
+static const Operation REDUCE_OR = {"__reduce_or_sync", reduce_or};
 static const Operation REDUCE_MAX = {"__reduce_max_sync", reduce_max};
 
 }  // namespace emulator
@@ -140,6 +147,10 @@ static inline int __all_sync(unsigned mask, int predicate) {
 static inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
     emulator::self->in.words[0] = value;
     return emulator::exchange(emulator::REDUCE_MAX, mask).out.words[0];
+}
+static inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
+    emulator::self->in.words[0] = value;
+    return emulator::exchange(emulator::REDUCE_OR, mask).out.words[0];
 }
 template <class T>
 static T __shfl_sync(unsigned mask, T value, int from, int width = 32) {

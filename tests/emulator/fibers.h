@@ -37,6 +37,11 @@ struct Copy {
     const void* from;
     unsigned bytes;
 };
+struct Product {
+    int* sums;
+    const void* rows;
+    const void* columns;
+};
 struct Lane {
 #ifdef __x86_64__
     void* context;
@@ -59,6 +64,9 @@ struct Lane {
     } out;
     Copy* copies;  // begun and not yet done, oldest first; `ends` holds the ends of groups
     int begun, room, groups, ends[64];
+    const void* gate;      // at which it waits, or null
+    Product products[64];  // likewise
+    int multiplied, product_groups, product_ends[8];
 };
 struct Warp {
     unsigned number, alive, ready, waiting, barrier;  // bits of lanes
@@ -159,7 +167,21 @@ static const char* state(const Warp& warp, unsigned lane) {
         fail("deadlock: in warp %u lane %u waits at %s for lanes 0x%08x, but only 0x%08x came", warp.number, a,
              state(warp, a), warp.lanes[a].mask & warp.alive, warp.waiting);
     }
+    for (const Warp& warp : warps)
+        for (unsigned lane = 0; lane < 32; lane++)
+            if (warp.alive >> lane & 1 && warp.lanes[lane].gate)
+                fail("deadlock: in warp %u lane %u waits at a gate", warp.number, lane);
     fail("deadlock: %u of %u threads wait at __syncthreads", at_barrier, living);
+}
+
+// Let the lanes go on that wait at a gate.
+static void open_gate(const void* gate) {
+    for (Warp& warp : warps)
+        for (unsigned lane = 0; lane < 32 && warp.alive; lane++)
+            if (warp.alive >> lane & 1 && warp.lanes[lane].gate == gate) {
+                warp.lanes[lane].gate = nullptr;
+                make_ready(warp, 1u << lane);
+            }
 }
 
 static void suspend() {
@@ -259,7 +281,8 @@ static void run_block(unsigned threads, dim3 block) {
             continue;
         }
         lane.warp = &warp, lane.number = thread % 32, lane.index = index;
-        lane.begun = lane.groups = 0;
+        lane.begun = lane.groups = lane.multiplied = lane.product_groups = 0;
+        lane.gate = nullptr;
         warp.alive |= 1u << lane.number;
         // Tops of stacks that lie a power of two apart would share few lines of the cache.
         prepare(lane, stacks + (thread + 1) * STACK - thread % 16 * 192, run_thread);

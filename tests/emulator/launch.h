@@ -80,9 +80,9 @@ static const char* launch(void (*thread)(void**), void** values, const unsigned*
     gridDim = {sizes[0], sizes[1], sizes[2]}, blockDim = {sizes[3], sizes[4], sizes[5]};
 #ifdef __SANITIZE_ADDRESS__
     void* memory = nullptr;
-    if (posix_memalign(&memory, 128, shared ? shared : 1)) return "no memory";
+    if (posix_memalign(&memory, 1024, shared ? shared : 1)) return "no memory";
 #else
-    void* memory = aligned_alloc(128, (shared + FENCE + 127) / 128 * 128);
+    void* memory = aligned_alloc(1024, (shared + FENCE + 1023) / 1024 * 1024);
 #endif
     dynamic_memory = static_cast<unsigned char*>(memory);
 #ifdef __x86_64__

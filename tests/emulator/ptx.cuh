@@ -163,3 +163,74 @@ __device__ __forceinline__ void tile_wait(unsigned long long* barrier, unsigned 
     if (threadIdx.x % 32 == 0 && (*barrier)++ % 2 != parity) emulator::fail("tile_wait with a wrong parity");
     __syncwarp();
 }
+
+// A gate counts arrivals that it still waits for, then those that it waits for each time, then how often it has opened.
+__device__ __forceinline__ void make_gate(unsigned long long* gate, unsigned count) {
+    *gate = count | static_cast<unsigned long long>(count) << 16;
+}
+__device__ __forceinline__ void arrive_at(unsigned long long* gate) {
+    if (--*gate & 0xffff) return;
+    *gate += (*gate >> 16 & 0xffff) + (1ull << 32);
+    emulator::open_gate(gate);
+}
+__device__ __forceinline__ void wait_at(unsigned long long* gate, unsigned parity) {
+    while ((*gate >> 32 & 1) == parity) {
+        emulator::self->gate = gate;
+        emulator::suspend();
+    }
+}
+__device__ __forceinline__ void fetch_to(void* to, const void* from, unsigned bytes, unsigned long long* gate) {
+    if (bytes % 16) emulator::fail("fetch_to copies a multiple of 16 bytes, not %u", bytes);
+    ptx::check_aligned(to, "fetch_to");
+    ptx::check_aligned(from, "fetch_to");
+    memcpy(to, from, bytes);
+    arrive_at(gate);
+}
+
+// Products are formed when they are waited for, by each lane for itself.
+namespace ptx {
+static const int8_t* operand(const void* tile, unsigned row, unsigned byte) {
+    const uintptr_t plain = reinterpret_cast<uintptr_t>(tile) + row * 128 + byte;
+    return reinterpret_cast<const int8_t*>(plain ^ (plain >> 7 & 7) << 4);
+}
+static void form(const Product& product) {
+    const unsigned lane = self->number, first = self->warp->number % 4 * 16 + lane / 4;
+    for (unsigned half = 0; half < 2; half++)
+        for (unsigned column = 0; column < 128; column++) {
+            if (column % 8 / 2 != lane % 4) continue;
+            int& sum = product.sums[column / 8 * 4 + 2 * half + column % 2];
+            for (unsigned piece = 0; piece < 32; piece += 16) {
+                const int8_t* a = operand(product.rows, first + 8 * half, piece);
+                const int8_t* b = operand(product.columns, column, piece);
+                for (unsigned i = 0; i < 16; i++) sum += a[i] * b[i];
+            }
+        }
+}
+}  // namespace ptx
+__device__ __forceinline__ void multiply_group(int (&sums)[64], const void* rows, const void* columns) {
+    emulator::Lane& lane = *emulator::self;
+    if (lane.multiplied == 64) emulator::fail("more than 64 products that nobody waited for");
+    lane.products[lane.multiplied++] = {sums, rows, columns};
+}
+__device__ __forceinline__ void before_products() {}
+__device__ __forceinline__ void products_commit() {
+    emulator::Lane& lane = *emulator::self;
+    if (lane.product_groups == 8) emulator::fail("more than 8 groups of products that nobody waited for");
+    lane.product_ends[lane.product_groups++] = lane.multiplied;
+}
+template <int N>
+__device__ __forceinline__ void products_wait() {
+    emulator::Lane& lane = *emulator::self;
+    const int groups = lane.product_groups - N, done = groups > 0 ? lane.product_ends[groups - 1] : 0;
+    if (groups <= 0) return;
+    __syncwarp();
+    for (int k = 0; k < done; k++) ptx::form(lane.products[k]);
+    for (int k = done; k < lane.multiplied; k++) lane.products[k - done] = lane.products[k];
+    for (int k = groups; k < lane.product_groups; k++) lane.product_ends[k - groups] = lane.product_ends[k] - done;
+    lane.multiplied -= done, lane.product_groups = N;
+}
+__device__ __forceinline__ void products_done(int (&)[64]) {}
+template <int COUNT>
+__device__ __forceinline__ void fewer_registers() {}
+template <int COUNT>
+__device__ __forceinline__ void more_registers() {}

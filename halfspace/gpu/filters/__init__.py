@@ -33,6 +33,7 @@ class FilterCode(NamedTuple):
         refers to beside the segment's own arrays
     bytes_for_each_direction : of a segment, device memory that its test takes
     lists : whether its kernels list candidates, which are verified then, or decide themselves
+    passes : whether its kernels look at no chunk beside those that they are given
     """
 
     kind: int
@@ -40,6 +41,7 @@ class FilterCode(NamedTuple):
     tabulate: Callable[[Segment, int, Any], list[object]] = _nothing
     bytes_for_each_direction: Callable[[Segment], int] = _no_bytes
     lists: bool = True
+    passes: bool = False
 
 
 _codes: dict[str, FilterCode] = {}

@@ -13,12 +13,12 @@ from halfspace.gpu.codes import COLUMNS, mean, warps
 from halfspace.gpu.filters import FilterCode
 from halfspace.gpu.filters.lengths import row_lengths
 from halfspace.gpu.formats import BLOCK_ROWS
-from halfspace.gpu.run import Run
-from halfspace.gpu.runtime.launch import STORED, Kernel, format_of
+from halfspace.gpu.run import SLAB, TILED, Run
+from halfspace.gpu.runtime.launch import STORED, WARP_GROUPS, Kernel, format_of
 from halfspace.gpu.runtime.records import CALL, THREADS, Kind
 from halfspace.gpu.runtime.tables import Part, Uploaded
 from halfspace.model.filters.cells import Cells
-from halfspace.model.layout import MODERATE, chunks_of
+from halfspace.model.layout import CHUNK, MODERATE, chunks_of
 from halfspace.model.metrics import Metric
 from halfspace.model.segment import Segment, address
 from halfspace.runtime.progress import Advance, ignore
@@ -35,6 +35,11 @@ STRIPS = 128
 """Directions up to which what counts is the codes that are read, not the products."""
 SET = 64
 """Directions of a set that goes through them at once."""
+
+TEAM = 384
+"""Threads of a block of warp groups."""
+STAGES = 3, 8
+"""Slabs of directions that such a block has on their way, at least and at most."""
 
 _PLACES = ("high", "low", "scales", "radii")
 ENCODED = np.dtype([(name, np.int64) for name in (*_PLACES, "longest", "spaces", "rows", "dim", "blocks")])
@@ -76,6 +81,10 @@ _QUESTION = ("call", CALL), ("listed", np.int32)
 _classify_cells = Kernel("filters/cascade.cu", "classify_cells", *_QUESTION)
 _classify_cells_of_four = Kernel("filters/cascade.cu", "classify_cells_of_four", *_QUESTION)
 _multiply_cells = Kernel("filters/matrix.cu", "multiply_cells", *_QUESTION)
+_multiply_tiles, _multiply_long_tiles = (
+    Kernel("filters/warpgroups.cu", name, *_QUESTION, ("stages", int), options=(WARP_GROUPS,))
+    for name in ("multiply_tiles", "multiply_long_tiles")
+)
 _multiply_strips = Kernel("filters/strips.cu", "multiply_strips", *_QUESTION, ("chunks", int))
 _multiply_long_strips = Kernel("filters/strips.cu", "multiply_long_strips", *_QUESTION, ("chunks", int))
 
@@ -165,6 +174,12 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
         shared = (17920 if lifted else 17408) + 2 * SET * pitch
         yield kernel.bind(grid, THREADS, *question, chunks, shared=shared, **run.variant)
         return
+    if multiplied and run.tiled and spaces <= 65535 and (fit := _fit(run.depth, uploaded.shared, lifted)):
+        kernel, rows, stages, shared = fit
+        blocks = CHUNK // rows * chunks
+        parts = max(1, min(-(-batch // TILED), processors // (blocks * spaces)))
+        yield kernel.bind((blocks, spaces * parts), TEAM, *question, stages, shared=shared, **run.variant)
+        return
     shared = (12816 if lifted else 11280) + 256 * (stride + 16)
     if multiplied and shared <= uploaded.shared and spaces <= 65535:
         parts = max(1, min(sets, 4 * processors // (8 * chunks * spaces)))
@@ -177,4 +192,14 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
         yield _classify_cells_of_four.bind(grid, THREADS, *question, shared=20 << 10, **run.variant)
 
 
-CODE = FilterCode(Kind.CELLS, _launches, _tabulate)
+def _fit(depth: int, room: int, lifted: bool) -> tuple[Kernel, int, int, int] | None:
+    """Choose, for the shared memory that there is, a kernel of warp groups, its rows and stages, and what it takes."""
+    fixed = 24960 if lifted else 20864
+    for kernel, rows in ((_multiply_tiles, 256), (_multiply_long_tiles, 128)):
+        stages = min(STAGES[1], (room - fixed - rows * depth) // (TILED * SLAB))
+        if stages >= STAGES[0]:
+            return kernel, rows, stages, fixed + rows * depth + stages * TILED * SLAB
+    return None
+
+
+CODE = FilterCode(Kind.CELLS, _launches, _tabulate, passes=True)

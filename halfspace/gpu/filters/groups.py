@@ -79,4 +79,4 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     yield _classify_groups.bind(grid, THREADS, run.call, part.chunks, **run.variant)
 
 
-CODE = FilterCode(Kind.GROUPS, _launches, _tabulate)
+CODE = FilterCode(Kind.GROUPS, _launches, _tabulate, passes=True)

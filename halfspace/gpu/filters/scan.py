@@ -22,4 +22,4 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     yield _scan_rows.bind(grid, THREADS, run.call, part.chunks, **run.variant)
 
 
-CODE = FilterCode(Kind.SCAN, _launches, lists=False)
+CODE = FilterCode(Kind.SCAN, _launches, lists=False, passes=True)

@@ -18,8 +18,9 @@ __device__ __forceinline__ long long row_in_segment(const Segment& segment, unsi
     return ((chunk_of(pair) - segment.first) << 10) + (long long)(pair & 1023);
 }
 
-// Hold a hit for the answer: count it, and set its bit.
+// Hold a hit for the answer: count it, and set its bit; where hits may come in any order, they are listed alone.
 __device__ __forceinline__ void mark_hit(const Call& call, const Segment& segment, long long direction, long long row) {
+    if (call.counts == nullptr) return;
     const long long place = segment.places == nullptr ? row : segment.places[row];
     const long long at = direction * call.chunks + segment.first + (place >> 10);
     atomicAdd(call.counts + at, 1);

@@ -113,3 +113,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
         call.values[out] = __uint_as_float(call.without_sign ? bits & 0x7fffffffu : bits);
     }
 }
+
+// Tell the host how many hits were listed, where they may come in any order; by one block.
+extern "C" __global__ void __launch_bounds__(THREADS) tell_listed(Call call) {
+    for (long long k = threadIdx.x; k < call.count; k += THREADS)
+        if (call.plans[k].bad != 0.0) atomicMin(&call.header->bad, (unsigned long long)k);
+    __syncthreads();
+    if (threadIdx.x == 0) *call.status = *call.header;
+}
+
+// Name the hits that were listed: ids (count,) of the directions, then one and other (hits,), of a direction and a vector.
+// A thread for each.
+extern "C" __global__ void __launch_bounds__(THREADS) name_pairs(Call call, const long long* ids, long long* one,
+                                                                 long long* other) {
+    const unsigned long long i = (unsigned long long)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= call.header->listed) return;
+    const unsigned long long pair = call.listed[i];
+    const long long direction = direction_of(pair);
+    const Segment& segment = segment_of(call, direction, chunk_of(pair));
+    one[i] = ids[direction];
+    other[i] = segment.ids[row_in_segment(segment, pair)];
+}

@@ -6,6 +6,7 @@
 #include "runtime/records.cuh"
 #include "digits.cuh"
 #include "filters/lifts.cuh"
+#include "filters/swizzled.cuh"
 
 #define MOST 4  // sums, or maxima, that are formed at once
 
@@ -69,10 +70,18 @@ __device__ __forceinline__ double component(const Segment& segment, const float*
     return METRIC == L2 ? value - exact64(segment.centre[j]) : value;
 }
 
-// Code a direction in a segment's frame; digits : int8 (2, stride). The first thread fills in the view.
-__device__ void look(const Call& call, const Segment& segment, const float* direction, const Plan& plan,
-                     signed char* digits, View* view, double (*room)[2 * MOST]) {
+// Code a direction in a segment's frame, as number `at` of all views. The first thread fills in the view.
+__device__ void look(const Call& call, const Segment& segment, const float* direction, const Plan& plan, long long at,
+                     double (*room)[2 * MOST]) {
     const long long dim = call.dim;
+    signed char* digits = call.digits + 2 * call.stride * at;
+    signed char* tile = nullptr;
+    int column = 0;
+    if (call.tiles != nullptr) {
+        const long long k = at / call.segment_count, own = k % call.batch;
+        tile = call.tiles + first_slab(call, at % call.segment_count, k / call.batch, own / COLUMNS) * SLAB;
+        column = (int)(own % COLUMNS);
+    }
     double seen[2] = {0.0, 0.0}, largest[1] = {0.0};  // what a Seen has
     for (long long j = threadIdx.x; j < dim; j += THREADS) {
         const double value = component(segment, direction, j), centre = exact64(segment.centre[j]);
@@ -100,7 +109,11 @@ __device__ void look(const Call& call, const Segment& segment, const float* dire
         }
         digits[j] = (signed char)high;
         digits[call.stride + j] = (signed char)(digit - 256 * high);
+        if (tile != nullptr) tile[j / DEPTH * SLAB + swizzled(column, (int)(j % DEPTH))] = (signed char)high;
     }
+    if (tile != nullptr)  // slabs are multiplied whole
+        for (long long j = call.stride + threadIdx.x; j < slabs_of(call) * DEPTH; j += THREADS)
+            tile[j / DEPTH * SLAB + swizzled(column, (int)(j % DEPTH))] = 0;
     over_block(coded, largest, room);
     if (threadIdx.x != 0) return;
     const double rest = norm_bound(coded[0], dim), coarse = norm_bound(coded[1], dim);
@@ -118,7 +131,7 @@ __device__ void look(const Call& call, const Segment& segment, const float* dire
     const double whole = 256.0 * unit, coarse_slack = reach(whole, coarse, norm, low_span, dim);
     level_of(own, 0, unit, own.low_slack, 256.0 * coded[3] + 128.0 * dim, dim);
     level_of(own, 1, whole, coarse_slack, coded[3], dim);
-    *view = own;
+    call.views[at] = own;
 }
 
 // Prepare all directions, and clear what a search counts in.
@@ -128,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) prepare(Call call) {
     __shared__ double room[THREADS / WARP][2 * MOST];
     const long long own = ((long long)blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
     const long long threads = (long long)gridDim.x * gridDim.y * THREADS;
-    const long long counters = call.count * call.chunks;
+    const long long counters = call.counts == nullptr ? 0 : call.count * call.chunks;
     for (long long i = own; i < counters; i += threads) call.counts[i] = 0;
     if (call.wanted != COUNT)
         for (long long i = own; i < 8 * counters; i += threads)
@@ -142,7 +155,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) prepare(Call call) {
         if (which == 0 && threadIdx.x == 0) call.plans[k] = plan;
         const Segment& segment = call.segments[k / call.batch * call.segment_count + which];
         if (plan.bad != 0.0 || (segment.kind != CELLS && segment.kind != GROUPS)) continue;
-        const long long at = k * call.segment_count + which;
-        look(call, segment, direction, plan, call.digits + 2 * call.stride * at, call.views + at, room);
+        look(call, segment, direction, plan, k * call.segment_count + which, room);
     }
 }

@@ -15,13 +15,23 @@ from halfspace.model.formats import FORMATS
 from halfspace.model.metrics import METRICS, Metric
 from halfspace.runtime.notices import compiling, watched
 
-__all__ = ["FORMAT_NUMBERS", "STORED", "Kernel", "format_of"]
+__all__ = ["FORMAT_NUMBERS", "STORED", "WARP_GROUPS", "Kernel", "format_of", "has_warp_groups"]
 
 STORED = "stored"
 """Stands for the dtype of stored bits in the declaration of a parameter."""
 
 FORMAT_NUMBERS = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.int16): 2}
 """Of the bits of each stored format, its number in the kernels."""
+
+WARP_GROUPS = "-arch=sm_90a"
+"""What kernels are compiled with that use instructions of warp groups: those of one generation of GPUs."""
+_CAPABILITY = "90"
+_PROBE = """
+#ifndef __CUDA_ARCH_FEAT_SM90_ALL
+#error
+#endif
+extern "C" __global__ void probe() {}
+"""
 
 _INCLUDE = re.compile(r'^#include "([\w/]+\.cuh)"\n', re.MULTILINE)
 _MAX_GRID = (2**31 - 1, 65535, 65535)
@@ -53,26 +63,45 @@ def _source(name: str) -> str:
 
 
 @cache
-def _module(name: str, variant: tuple[int, int, int | None], device: int) -> cp.RawModule:
+def has_warp_groups(device: int) -> bool:
+    """Whether the current device has instructions of warp groups, and its compiler those alone where it is asked.
+
+    CuPy names an architecture of its own to the compiler; that of CUDA 12 takes no second one.
+    """
+    if cp.cuda.Device(device).compute_capability != _CAPABILITY:
+        return False
+    try:
+        cp.RawModule(code=_PROBE, options=(WARP_GROUPS,)).compile()
+    except cp.cuda.compiler.CompileException:
+        return False
+    return True
+
+
+@cache
+def _module(
+    name: str, variant: tuple[int, int, int | None], device: int, options: tuple[str, ...] = ()
+) -> cp.RawModule:
     """Compile a file for a stored format, a metric and the current device; CuPy keeps the binary on disk."""
     format, metric, head_dim = variant
-    options = ["-std=c++17", "--fmad=false", f"-DFORMAT={format}"]
+    options = (*options, "-std=c++17", "--fmad=false", f"-DFORMAT={format}")
     if metric != Metric.IP:
-        options.append(f"-DMETRIC={metric}")
+        options += (f"-DMETRIC={metric}",)
     if head_dim is not None:
-        options.append(f"-DHEAD_DIM={head_dim}")
-    return cp.RawModule(code=_source(name), options=tuple(options))
+        options += (f"-DHEAD_DIM={head_dim}",)
+    return cp.RawModule(code=_source(name), options=options)
 
 
 def _nothing() -> None:
     """Launch a grid without blocks, or do nothing while another thread compiles."""
 
 
-def _load(file: str, name: str, variant: tuple[int, int, int | None], device: int) -> Any:
+def _load(
+    file: str, name: str, variant: tuple[int, int, int | None], device: int, options: tuple[str, ...] = ()
+) -> Any:
     """Compile a kernel, or load it, in whatever thread."""
     cp.cuda.Device(device).use()
     with compiling(_named(file, *variant[:2]), " (once; kept on disk)"):
-        return _module(file, variant, device).get_function(name)
+        return _module(file, variant, device, options).get_function(name)
 
 
 def _named(file: str, format: int, metric: int) -> str:
@@ -94,10 +123,12 @@ class Kernel:
         ``(name, dtype)`` for a contiguous device array, ``(name, dtype, None)`` for one that may be None,
         ``(name, int)`` and ``(name, float)`` for numbers of 64 bits, ``(name, record)`` with a structured dtype for a
         NumPy array of one record, which is passed by value. The dtype `STORED` is that of the format.
+    options : tuple of str
+        What the compiler is told besides: `WARP_GROUPS`, for one.
     """
 
-    def __init__(self, file: str, name: str, *parameters: tuple[Any, ...]) -> None:
-        self._file, self._name = file, name
+    def __init__(self, file: str, name: str, *parameters: tuple[Any, ...], options: tuple[str, ...] = ()) -> None:
+        self._file, self._name, self._options = file, name, options
         self._parameters = [
             (own, kind if kind in (int, float, STORED) else np.dtype(kind), len(optional) == 1)
             for own, kind, *optional in parameters
@@ -161,7 +192,7 @@ class Kernel:
         return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
 
     def _function(self, variant: tuple[int, int, int | None], device: int) -> Any:
-        function = watched(_load, self._file, self._name, variant, device, meanwhile=_nothing)
+        function = watched(_load, self._file, self._name, variant, device, self._options, meanwhile=_nothing)
         self._functions[*variant, device] = function
         return function
 

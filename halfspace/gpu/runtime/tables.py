@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfspace.gpu.filters import FilterCode, code_of
+from halfspace.gpu.runtime.launch import has_warp_groups
 from halfspace.model.filters import FILTERS
 from halfspace.model.layout import CHUNK, chunks_of
 from halfspace.model.segment import Segment
@@ -45,6 +46,7 @@ class Uploaded:
     ordered: bool
     processors: int
     shared: int  # bytes of shared memory that a block may have
+    warp_groups: bool  # whether there are instructions of those
     seen: dict[int, tuple[float, float]] = field(default_factory=dict)  # by what was wanted: see `expected`
     spare: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # runs that nobody uses, by their shape
 
@@ -94,6 +96,7 @@ def _upload(table: Table) -> Uploaded:
         table.ordered,
         device.attributes["MultiProcessorCount"],
         device.attributes["MaxSharedMemoryPerBlockOptin"],
+        has_warp_groups(device.id),
     )
 
 
@@ -103,7 +106,10 @@ def _parts(table: Table, firsts: npt.NDArray[np.int64]) -> list[Part]:
     for name in FILTERS:
         own = [item for item in enumerate(table.segments) if item[1].filter == name and item[1].rows]
         if own:
-            numbers = [np.arange(*firsts[which : which + 2], dtype=np.int32) for which, _ in own]
+            begins = firsts.copy()
+            if code_of(name).passes:
+                begins[0] += table.passed
+            numbers = [np.arange(begins[which], firsts[which + 1], dtype=np.int32) for which, _ in own]
             chunks, ends = cp.asarray(np.concatenate(numbers)), np.cumsum([part.size for part in numbers]).tolist()
             each = [chunks[first:end] for first, end in pairwise([0, *ends])]
             segments = [(*item, part) for item, part in zip(own, each, strict=True)]

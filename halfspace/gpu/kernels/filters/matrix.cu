@@ -11,7 +11,7 @@
 #include "runtime/ptx.cuh"
 #include "formats.cuh"
 #include "emit.cuh"
-#include "filters/lifts.cuh"
+#include "filters/terms.cuh"
 
 #define ROWS 128      // of vectors in a tile: 32 for each of four warps, a block of codes for each of eight
 #define COLUMNS_AT_ONCE 64  // of directions: 32 for each of two
@@ -43,23 +43,16 @@ __device__ void pack_rows(const Segment& segment, long long row, int words, int 
     unsigned char* out = rows + (within * BLOCK + lane) * pitch;
 #pragma unroll 4
     for (int word = lane_number() / BLOCK; word < (pitch - PADDING) / 8; word += WARP / BLOCK) {
-        uint2 joined = make_uint2(0, 0);
-        if (held && word < words) {
-            const unsigned upper = stream32(high + word * BLOCK), lower = low[word];
-            joined.x = ((upper & NIBBLES) << 4 | (lower & NIBBLES)) ^ 0x80808080u;
-            joined.y = ((upper & ~NIBBLES) | (lower >> 4 & NIBBLES)) ^ 0x80808080u;
-        }
-        *reinterpret_cast<uint2*>(out + 8 * word) = joined;
+        uint2 codes = make_uint2(0, 0);
+        if (held && word < words) codes = joined(stream32(high + word * BLOCK), low[word]);
+        *reinterpret_cast<uint2*>(out + 8 * word) = codes;
     }
     for (int i = threadIdx.x; i < ROWS; i += THREADS) {
-        const bool there = row + i < segment.rows;
-        const double scale = there ? widen16(segment.scales[row + i]) : 0.0;
-        const double radius = there ? widen16(segment.low_radii[row + i]) : 0.0;
-        shared.inverses[i] = scale > 0.0 ? narrow(1.0 / scale) : 0.0f;
-        // a vector at the centre is always left; what is no vector never
-        shared.ratios[i] = scale > 0.0 ? narrow(radius / scale) : there ? INFINITY : -INFINITY;
+        const Terms own = terms_of(segment, row + i);
+        shared.inverses[i] = own.inverse;
+        shared.ratios[i] = own.ratio;
 #if METRIC != IP
-        shared.rises[i] = scale > 0.0 ? rise_of(segment.lengths[row + i], scale) : 0.0f;
+        shared.rises[i] = own.rise;
 #endif
     }
 }
@@ -160,7 +153,9 @@ __device__ __forceinline__ void apply(const Call& call, const Segment& segment, 
 #pragma unroll
         for (int side = 0; side < 2; side++) {
             const Level level = shared.levels[window.half][low_column + 8 * n + 2 * t + side];
-#if METRIC != IP
+#if METRIC == IP
+            const Lift lift = {};
+#else
             const Lift lift = shared.lifts[window.half][low_column + 8 * n + 2 * t + side];
 #endif
 #pragma unroll
@@ -168,16 +163,16 @@ __device__ __forceinline__ void apply(const Call& call, const Segment& segment, 
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     const int own = low_row + 16 * m + 8 * half + g;
-                    const float inverse = shared.inverses[own], width = level.ratio * shared.ratios[own] + level.offset;
+#if METRIC == IP
+                    const Terms terms = {shared.inverses[own], shared.ratios[own]};
+#else
+                    const Terms terms = {shared.inverses[own], shared.ratios[own], shared.rises[own]};
+#endif
+                    const Bounds bounds = bounds_of(level, lift, terms);
                     const float sum = (float)sums[m][n][2 * half + side];
                     const unsigned bit = 1u << (((m * 2 + half) * 4 + n) * 2 + side);
-                    float needed = level.level * inverse - width, enough = level.sure_level * inverse + width;
-#if METRIC != IP
-                    needed += lift.below * shared.rises[own];
-                    enough += lift.above * shared.rises[own];
-#endif
-                    if (!(sum < needed)) left |= bit;
-                    if (sum >= enough) sure |= bit;
+                    if (!(sum < bounds.needed)) left |= bit;
+                    if (sum >= bounds.enough) sure |= bit;
                 }
         }
     if (call.wanted == SCORES) sure = 0;

@@ -172,3 +172,88 @@ __device__ __forceinline__ void tile_wait(unsigned long long*, unsigned) { __syn
 __device__ __forceinline__ void make_barrier(unsigned long long*) {}
 __device__ __forceinline__ void before_copies() {}
 #endif
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+// What warps of a block wait for: a barrier that `count` arrivals open, time after time, and bytes that are on their way.
+__device__ __forceinline__ void make_gate(unsigned long long* gate, unsigned count) {
+    const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(gate));
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\nfence.mbarrier_init.release.cluster;" ::"r"(place), "r"(count)
+                 : "memory");
+}
+__device__ __forceinline__ void arrive_at(unsigned long long* gate) {
+    const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(gate));
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(place) : "memory");
+}
+// Wait until it has opened once more; `parity` says whether it has opened an odd number of times before.
+__device__ __forceinline__ void wait_at(unsigned long long* gate, unsigned parity) {
+    const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(gate));
+    asm volatile("{\n.reg .pred done;\nagain_%=:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again_%=;\n}" ::"r"(place), "r"(parity) : "memory");
+}
+
+// Arrive at a gate, and begin to copy a multiple of 16 bytes, which it waits for, too.
+__device__ __forceinline__ void fetch_to(void* shared, const void* global, unsigned bytes, unsigned long long* gate) {
+    const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    const unsigned counter = static_cast<unsigned>(__cvta_generic_to_shared(gate));
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(counter), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(place),
+                 "l"(global), "r"(bytes), "r"(counter) : "memory");
+}
+
+// Where an operand of `multiply_group` lies: rows of 128 bytes, swizzled, in eights of 1,024 bytes.
+__device__ __forceinline__ unsigned long long operand_at(const void* shared) {
+    const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    return 1ull << 62 | 64ull << 32 | 1ull << 16 | (place & 0x3ffff) >> 4;
+}
+
+// Begin to add the product of 64 rows and 128 columns of 32 int8 to int32 sums; by four warps together, the first of a
+// number that is a multiple of 4. Of n-th eight columns, with g = lane / 4 and t = lane % 4, c[4 n] and c[4 n + 1] are
+// columns 2 t and 2 t + 1 of row 16 (warp % 4) + g, c[4 n + 2] and c[4 n + 3] of the row eight further on.
+__device__ __forceinline__ void multiply_group(int (&c)[64], const void* rows, const void* columns) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, 1;"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]), "+r"(c[4]), "+r"(c[5]), "+r"(c[6]),
+          "+r"(c[7]), "+r"(c[8]), "+r"(c[9]), "+r"(c[10]), "+r"(c[11]), "+r"(c[12]), "+r"(c[13]),
+          "+r"(c[14]), "+r"(c[15]), "+r"(c[16]), "+r"(c[17]), "+r"(c[18]), "+r"(c[19]), "+r"(c[20]),
+          "+r"(c[21]), "+r"(c[22]), "+r"(c[23]), "+r"(c[24]), "+r"(c[25]), "+r"(c[26]), "+r"(c[27]),
+          "+r"(c[28]), "+r"(c[29]), "+r"(c[30]), "+r"(c[31]), "+r"(c[32]), "+r"(c[33]), "+r"(c[34]),
+          "+r"(c[35]), "+r"(c[36]), "+r"(c[37]), "+r"(c[38]), "+r"(c[39]), "+r"(c[40]), "+r"(c[41]),
+          "+r"(c[42]), "+r"(c[43]), "+r"(c[44]), "+r"(c[45]), "+r"(c[46]), "+r"(c[47]), "+r"(c[48]),
+          "+r"(c[49]), "+r"(c[50]), "+r"(c[51]), "+r"(c[52]), "+r"(c[53]), "+r"(c[54]), "+r"(c[55]),
+          "+r"(c[56]), "+r"(c[57]), "+r"(c[58]), "+r"(c[59]), "+r"(c[60]), "+r"(c[61]), "+r"(c[62]),
+          "+r"(c[63])
+        : "l"(operand_at(rows)), "l"(operand_at(columns)));
+}
+
+// Let products come after what this thread has written into sums.
+__device__ __forceinline__ void before_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+// Close a group of products.
+__device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Wait until all but the last PENDING groups of products are done.
+template <int PENDING>
+__device__ __forceinline__ void products_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// Give registers of all threads of a warp group back, or take more: a multiple of 8.
+template <int COUNT>
+__device__ __forceinline__ void fewer_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+__device__ __forceinline__ void more_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+// Keep the compiler from reading sums before they were waited for.
+__device__ __forceinline__ void products_done(int (&c)[64]) {
+#pragma unroll
+    for (int i = 0; i < 64; i++) asm volatile("" : "+r"(c[i])::"memory");
+}
+#endif

@@ -157,6 +157,7 @@ struct Call {
     View* views;              // (count, segment_count)
     signed char* digits;      // (count, segment_count, 2, stride)
     long long stride;         // dimensions, rounded up to a multiple of 32
+    signed char* tiles;       // the high digits once more, see filters/swizzled.cuh, or null
     // candidates and hits: the direction times 2^40, plus 1,024 times the chunk, plus the row in it
     unsigned long long* pairs;
     long long pair_room;
@@ -164,7 +165,7 @@ struct Call {
     float* scores;            // of each hit listed
     long long listed_room;
     unsigned* bits;           // (count, chunks, 32), a bit for each place in order of ids
-    int* counts;              // (count, chunks)
+    int* counts;              // (count, chunks), or null where hits are listed alone, with their scores
     long long* starts;        // (count, chunks), hits before
     long long* totals;        // (count,)
     long long* offsets;       // (count + 1,)

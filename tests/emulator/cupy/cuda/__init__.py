@@ -7,6 +7,7 @@ import types
 
 from .. import _memory
 from .. import emulator as _emulator
+from .._errors import CompileException as _CompileException
 from .._errors import CUDARuntimeError as _CUDARuntimeError
 from .._memory import MemoryPointer, PinnedMemory, UnownedMemory, alloc_pinned_memory
 from .._memory import OutOfMemoryError as _OutOfMemoryError
@@ -159,6 +160,8 @@ def alloc(size):
 def _set_device(device):
     Device(device).use()
 
+
+compiler = types.SimpleNamespace(CompileException=_CompileException)
 
 runtime = types.SimpleNamespace(
     CUDARuntimeError=_CUDARuntimeError,
