@@ -25,7 +25,10 @@ def exported():
 
 
 def callables():
-    """Public functions, classes, and what public classes define or inherit from this package, by their full names."""
+    """Public functions, classes, and what public classes define or inherit from this package, by their full names.
+
+    What overrides a method of another library's class is that library's to explain.
+    """
     for name, thing in exported():
         if not callable(thing):
             continue
@@ -35,7 +38,8 @@ def callables():
         for part in dir(thing):
             method = inspect.unwrap(getattr(thing, part))
             ours = callable(method) and str(getattr(method, "__module__", "")).startswith("halfspace")
-            if ours and not part.startswith("_"):
+            foreign = [base for base in thing.__mro__[:-1] if not base.__module__.startswith("halfspace")]
+            if ours and not part.startswith("_") and not any(part in vars(base) for base in foreign):
                 yield f"{name}.{part}", method
 
 

@@ -14,6 +14,21 @@ True
 >>> tokens = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, cache=cache)
 >>> tokens.shape, cache.layers[0].index.lengths.tolist()
 (torch.Size([1, 25]), [24])
+
+Steps in `prefill` are dense whatever their size; and a cache of transformers can be taken over:
+
+>>> from transformers import DynamicCache
+>>> pieces = HalfspaceCache(config, eps=1e-3)
+>>> with torch.no_grad(), pieces.prefill():
+...     for piece in prompt.split(7, dim=1):
+...         _ = model(piece, past_key_values=pieces)
+>>> pieces.layers[0].index.lengths.tolist()
+[20]
+>>> dense = DynamicCache(config=config)
+>>> with torch.no_grad():
+...     _ = model(prompt, past_key_values=dense)
+>>> HalfspaceCache.from_cache(dense, config, eps=1e-3).layers[0].index.lengths.tolist()
+[20]
 """
 
 from halfspace.attention.hf.cache import HalfspaceCache
