@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfspace.arguments.columns import converted
+from halfspace.files.atomic import regular_mode
 from halfspace.files.reading import Report, chosen, reading
 from halfspace.runtime.interrupts import undisturbed
 
@@ -49,6 +50,7 @@ def _opened(file: Path) -> Any:
         from pyarrow import parquet
     except ImportError:
         raise ValueError(f"{file}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    regular_mode(file)  # a pipe would be waited for
     with reading(file, "not a readable .parquet file: "):
         return parquet.ParquetFile(
             file,
