@@ -195,7 +195,7 @@ def test_kernels_that_stop_wherever_they_may_go_on_where_they_were(filter, count
     def watched(code):
         def kernel(*arguments):
             stopped = kernel_of(code)(*arguments)
-            states[stopped[2]] += 1
+            states[stopped[-1]] += 1
             return stopped
 
         return kernel

@@ -8,7 +8,7 @@ from helpers.checking import FILTERS
 from helpers.interrupts import DIMENSION, ROWS, Calls, Stop, exact, integers
 from typer.testing import CliRunner
 
-from halfspace import HalfspaceIndex, cli, commands
+from halfspace import HalfspaceIndex, cli, scale_commands
 
 pytestmark = pytest.mark.usefixtures("no_gc_callbacks")
 
@@ -84,13 +84,13 @@ def test_the_command_line_shows_progress_of_every_long_step(rng, tmp_path, monke
         seen[text] = Calls()
         yield seen[text]
 
-    for module in (cli, commands):
+    for module in (cli, scale_commands):
         monkeypatch.setattr(module, "progress", noted)
     np.save(tmp_path / "vectors.npy", integers(rng, 3000).astype(np.float32))
     built = CliRunner().invoke(cli.app, ["build", str(tmp_path / "vectors.npy"), "-o", str(tmp_path / "index")])
     assert built.exit_code == 0, built.output
     assert CliRunner().invoke(cli.app, ["info", str(tmp_path / "index"), "--verify"]).exit_code == 0
-    assert list(seen) == ["reading", "inserting", "compacting", "verifying"]
+    assert list(seen) == ["reading", "building", "verifying"]
     for name, calls in seen.items():
         if name != "reading":  # of an array that is mapped, which takes no time
             calls.check(3000)
