@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from halfspace import query as asking
 from halfspace.backend import Backend
-from halfspace.model.arrays import host
+from halfspace.model.arrays import host, offsets_of
 from halfspace.model.counters import STAGES, WORK_SHAPE, Want
 from halfspace.model.formats import as_float32, widen32
 from halfspace.model.metrics import Metric
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
             return Answer(np.array([0, k]), self.ids[:k].copy(), self.scores[:k].copy())
         sizes = np.diff(self.offsets)
         kept = np.arange(self.ids.size) - np.repeat(self.offsets[:-1], sizes) < k
-        return Answer(_offsets(np.minimum(sizes, k)), self.ids[kept], self.scores[kept])
+        return Answer(offsets_of(np.minimum(sizes, k)), self.ids[kept], self.scores[kept])
 
     def replaced(self, rows: npt.NDArray[np.int64], others: "Answer") -> "Answer":
         """Put other rows in the place of some."""
@@ -75,7 +75,7 @@ class Answer(NamedTuple):
         for whole, own, other in ((ids, self.ids, others.ids), (scores, self.scores, others.scores)):
             whole[~from_others] = own[kept]
             whole[from_others] = other
-        return Answer(_offsets(sizes), ids, scores)
+        return Answer(offsets_of(sizes), ids, scores)
 
 
 def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, available: int) -> Answer:
@@ -274,9 +274,3 @@ _REAL_SCORES: dict[Metric, Callable[[_Integers, _Integers], int | Fraction]] = {
     Metric.L2: _negative_distance,
 }
 """Numbers in the order of real scores, without error."""
-
-
-def _offsets(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    offsets = np.zeros(sizes.size + 1, np.int64)
-    sizes.cumsum(out=offsets[1:])
-    return offsets

@@ -15,7 +15,7 @@ from halfspace.cpu.radix import RADIX, SHORT, insert, keep_rows, order_rows, sif
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.jit import compiled, inlined
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
-from halfspace.model.arrays import pieces
+from halfspace.model.arrays import offsets_of, pieces
 
 __all__ = ["best", "collect", "edges", "higher", "joined", "order_few", "sort_by_score", "without"]
 
@@ -134,7 +134,7 @@ def order_few(ids, scores):
 
 def _gathered(counts: npt.NDArray[np.int64], parts: list[Found], threads: int) -> Rows:
     """Bring hits, so many of each direction, into rows, in any order within a row."""
-    offsets = _offsets(counts)
+    offsets = offsets_of(counts)
     total = int(offsets[-1])
     plan = Plan.of(total, threads)
     if len(parts) != 1 and (counts.size == 1 or (plan.threads == 1 and total <= RUN)):
@@ -154,12 +154,6 @@ def _gathered(counts: npt.NDArray[np.int64], parts: list[Found], threads: int) -
 
     _threads.run(fill, range(len(shares)), plan.threads)
     return offsets, ids, scores
-
-
-def _offsets(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    offsets = np.zeros(counts.size + 1, np.int64)
-    counts.cumsum(out=offsets[1:])
-    return offsets
 
 
 def _concatenated(parts: list[Found], total: int) -> Found:
@@ -286,7 +280,7 @@ def _selected(
     """Keep the `limit` best of so many hits of each direction, and tell which is the last of them (m, 2)."""
     offsets, ids, scores = _gathered(counts, parts, threads)
     plan = Plan.of(ids.size, threads)
-    kept = _offsets(np.minimum(counts, limit))
+    kept = offsets_of(np.minimum(counts, limit))
     out = room(int(kept[-1]), True)
     worst = np.empty((counts.size, 2), np.int64)
     rows, places = (np.stack([ends[:-1], ends[1:]], axis=1) for ends in (offsets, kept))
@@ -298,7 +292,7 @@ def _selected(
         worst_of_rows(rows[span], limit, ids, scores, *_spare(lengths[span], True), worst[span])
         keep_rows(rows[span], places[span], ids, scores, worst[span], *out)
 
-    _threads.run(select, _row_spans(_offsets(lengths), plan), plan.threads)
+    _threads.run(select, _row_spans(offsets_of(lengths), plan), plan.threads)
     for row in long.tolist():
         low, high = offsets[row : row + 2].tolist()
         near_ids, near_scores, wanted = _narrowed(ids[low:high], scores[low:high], min(limit, high - low), plan)

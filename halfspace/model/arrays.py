@@ -7,10 +7,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["beside", "equal", "gather", "host", "is_array", "namespace", "pieces"]
+__all__ = ["beside", "equal", "gather", "host", "is_array", "namespace", "offsets_of", "pieces"]
 
 PIECE = 1 << 20
 """Numbers that are copied or compared by one call of NumPy, so that a signal is heard soon."""
@@ -49,6 +50,13 @@ def pieces(rows: int, row_size: int) -> Iterator[slice]:
     step = max(1, PIECE // max(1, row_size))
     for first in range(0, rows, step):
         yield slice(first, min(first + step, rows))
+
+
+def offsets_of(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where rows of these sizes (m,) begin and the last one ends (m + 1,); on the host."""
+    offsets = np.zeros(sizes.size + 1, np.int64)
+    sizes.cumsum(out=offsets[1:])
+    return offsets
 
 
 def gather(sources: Sequence[tuple[Any, Any]], advance: Advance = ignore) -> Any:
