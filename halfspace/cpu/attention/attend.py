@@ -19,6 +19,7 @@ from halfspace.cpu.attention.heads import (
     load_tile,
     multiply,
     prepare_heads,
+    take_run,
     workers,
     writeable,
 )
@@ -29,7 +30,7 @@ from halfspace.cpu.filters.cascade import out_of_reach
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
-from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, fetch_add, hold, inlined
+from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, hold, inlined
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.model.formats import FORMATS
 from halfspace.model.kv_cache import GRAINS, Attention, Cache
@@ -117,11 +118,9 @@ def _attend_runs(address, store, lengths, asked, how, begun, of_runs):
     start_clock(clock[0], TURN)
     matrix_begin()
     while not overdue(clock[0]):
-        at = fetch_add(begun.ctypes.data, 1)
-        if at >= spaces * runs:
+        space, sequence, first, run = take_run(begun, runs, (batch, heads, size))
+        if run < 0:
             break
-        space, run = at // runs, at % runs
-        sequence, first = space // heads, space % heads * size
         cells, length = all_cells[space], lengths[sequence]
         if space != viewed:
             heads_of_space = slice(first, first + size)

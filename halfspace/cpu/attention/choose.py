@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from halfspace.cpu.attention.attend import ROWS, attend, grain_of_bits
-from halfspace.cpu.attention.heads import borrow_heads, cells_of, prepare_heads, workers, writeable
+from halfspace.cpu.attention.heads import borrow_heads, cells_of, prepare_heads, take_run, workers, writeable
 from halfspace.cpu.attention.rows import decide_rows, score_rows, weigh_rows
 from halfspace.cpu.attention.scan import ABOVE, ALL, HEAD, PER_NAT, SHARE, bent, cut, scan_runs
 from halfspace.cpu.attention.softmax import MOST, exponential, merge
@@ -28,7 +28,7 @@ from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.formats import exact64, widen
 from halfspace.cpu.runtime import threads as _threads
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
-from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, fetch_add, hold, inlined
+from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, hold, inlined
 from halfspace.model.kv_cache import Aim, Attention, Cache, Chosen
 from halfspace.model.layout import CHUNK
 
@@ -115,11 +115,9 @@ def _score_runs(keys, lengths, queries, marks, found, begun):
     clock = np.empty(1, CLOCK)
     start_clock(clock[0], TURN)
     while not overdue(clock[0]):
-        at = fetch_add(begun.ctypes.data, 1)
-        if at >= spaces * runs:
+        space, sequence, first, run = take_run(begun, runs, (batch, heads, size))
+        if run < 0:
             break
-        space, run = at // runs, at % runs
-        sequence, first = space // heads, space % heads * size
         length, owner, start = lengths[sequence], sequence * query_heads + first, run * ROWS
         forced = min(sinks, length), max(0, length - recent)
         for k in range(size):
@@ -246,11 +244,9 @@ def _weigh_runs(address, store, lengths, asked, found, of_runs, begun):
     clock = np.empty(1, CLOCK)
     start_clock(clock[0], TURN)
     while not overdue(clock[0]):
-        at = fetch_add(begun.ctypes.data, 1)
-        if at >= spaces * runs:
+        space, sequence, first, run = take_run(begun, runs, (batch, heads, size))
+        if run < 0:
             break
-        space, run = at // runs, at % runs
-        sequence, first = space // heads, space % heads * size
         cells, length = all_cells[space], lengths[sequence]
         if space != viewed:
             heads_of_space = slice(first, first + size)

@@ -21,7 +21,7 @@ from halfspace.cpu.formats import widen
 from halfspace.cpu.job import bits_between, fetch
 from halfspace.cpu.rounding import pair_margin, radius_factor
 from halfspace.cpu.runtime.forms import AMX, FORM
-from halfspace.cpu.runtime.jit import borrowed, float32_of, inlined, pointer
+from halfspace.cpu.runtime.jit import borrowed, fetch_add, float32_of, inlined, pointer
 from halfspace.cpu.runtime.lanes import digits_reaching, join_block, lowest_bit_of
 from halfspace.cpu.runtime.simd import GROUP, matrix_dot, tile_dot
 from halfspace.model.kv_cache import Cache
@@ -38,6 +38,7 @@ __all__ = [
     "load_tile",
     "multiply",
     "prepare_heads",
+    "take_run",
     "workers",
     "writeable",
 ]
@@ -100,6 +101,21 @@ def workers(cache: Cache, query_heads: int, threads: int) -> int:
 def writeable(array: np.ndarray) -> np.ndarray:
     """Return an array that may be written, or a copy: for others, kernels would have to be compiled again."""
     return array if array.flags.writeable else array.copy()
+
+
+@inlined
+def take_run(begun, runs, sizes):
+    """Take the next run of rows that no thread has begun: its space, sequence, first query head and number.
+
+    begun : int64 (1,), how many are begun; runs : of each space; sizes : sequences, KV heads, query heads of each
+    The number is negative where all are begun.
+    """
+    batch, heads, size = sizes
+    at = fetch_add(begun.ctypes.data, 1)
+    if at >= batch * heads * runs:
+        return 0, 0, 0, -1
+    space = at // runs
+    return space, space // heads, space % heads * size, at % runs
 
 
 @inlined

@@ -6,12 +6,12 @@ See `halfspace.cpu.attention.choose`, of which these are the first two steps.
 import numpy as np
 
 from halfspace.cpu.attention.attend import ROWS
-from halfspace.cpu.attention.heads import PACK, blank_tile, borrow_heads, load_tile, multiply, prepare_heads
+from halfspace.cpu.attention.heads import PACK, blank_tile, borrow_heads, load_tile, multiply, prepare_heads, take_run
 from halfspace.cpu.attention.softmax import capped, exponential
 from halfspace.cpu.codes import dot_centre
 from halfspace.cpu.filters.records import CELLS
 from halfspace.cpu.runtime.clock import CLOCK, TURN, overdue, start_clock
-from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, fetch_add, float32_of, hold, inlined, pointer
+from halfspace.cpu.runtime.jit import array_at, borrowed, compiled, float32_of, hold, inlined, pointer
 from halfspace.cpu.runtime.simd import matrix_begin, matrix_end
 from halfspace.model.layout import CHUNK, TILE
 
@@ -71,11 +71,9 @@ def scan_runs(address, lengths, queries, how, found, begun):
     start_clock(clock[0], TURN)
     matrix_begin()
     while not overdue(clock[0]):
-        at = fetch_add(begun.ctypes.data, 1)
-        if at >= spaces * runs:
+        space, sequence, first, run = take_run(begun, runs, (batch, heads, size))
+        if run < 0:
             break
-        space, run = at // runs, at % runs
-        sequence, first = space // heads, space % heads * size
         cells, length = all_cells[space], lengths[sequence]
         owner, start = sequence * query_heads + first, run * ROWS
         stop = min(start + ROWS, length)
