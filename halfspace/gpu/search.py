@@ -135,11 +135,12 @@ def _answer(uploaded: Uploaded, hits: int, buffers: Buffers, work: Any) -> Answe
 def _run_for(uploaded: Uploaded, question: Question, rooms: int) -> Run:
     """Take a run of that shape that nobody uses, or make one."""
     count, wanted = len(question.directions), int(question.wanted)
+    spare = [] if question.loose else uploaded.spare.get((count, wanted), [])  # none is loose
     try:
-        run: Run = uploaded.spare[count, wanted].pop()  # none is loose
-        if not question.loose and rooms <= run.pair_room <= 8 * rooms:
+        run: Run = spare.pop()
+        if rooms <= run.pair_room <= 8 * rooms:
             return run
-    except (KeyError, IndexError):
+    except IndexError:
         pass
     return Run(uploaded, question, rooms, wanted)
 
