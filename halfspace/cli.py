@@ -270,14 +270,31 @@ def info(
 
 @app.command()
 def bench(
-    vectors: Annotated[str | None, typer.Argument(help=FILES, show_default=False)] = None,
+    vectors: Annotated[
+        str | None, typer.Argument(help=f"{FILES}; with --preset it may be a folder", show_default=False)
+    ] = None,
     directions: Annotated[str | None, typer.Argument(help=FILES, show_default=False)] = None,
-    metric: Annotated[str, typer.Option(help=METRIC_HELP)] = "ip",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A set that is searched within a radius: brings metric and threshold.", show_default=False),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help=f"{METRIC_HELP}  [default: ip]", show_default=False)] = None,
     tau: Annotated[str | None, typer.Option("--tau", "--radius", help=_TAU, show_default=False)] = None,
     share: Annotated[
         float | None,
         typer.Option(
             help="In place of --tau: the share of the vectors that each direction is to find.", show_default=False
+        ),
+    ] = None,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Take so many vectors of their file.", show_default=False)
+    ] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers",
+            help="Answers that came with the vectors, .rangeres: say how right they are.",
+            show_default=False,
         ),
     ] = None,
     engines: Annotated[
@@ -298,19 +315,24 @@ def bench(
 ) -> None:
     """Compare with NumPy, FAISS and others on your vectors, or, without any, on those in the package."""
     with errors():
-        from halfspace.bench import command
+        from halfspace.bench import command, presets
         from halfspace.files.outputs import check_output
         from halfspace.files.vectors import file_of, read_tau
 
-        inputs = [file_of(path) for path in (vectors, directions, tau) if path is not None]
+        limits = None if tau is None else lambda m: read_tau(tau, m)
+        if preset is not None:
+            if any(option is not None for option in (metric, tau, share)):
+                raise ValueError("--preset brings metric and threshold: it goes without --metric, --tau and --share")
+            chosen, vectors, directions = presets.resolve(preset, vectors, directions)
+            metric, limits = chosen.metric, chosen.limits
+        inputs = [file_of(path) for path in (vectors, directions, tau, known) if path is not None]
         for file, suffixes, other in ((plot, command.PICTURES, []), (output, command.OUTPUTS, [plot] if plot else [])):
             if file is not None:
                 check_output(file, [*inputs, *other], suffixes)
         with spinner("reading"):
-            limits = None if tau is None else lambda m: read_tau(tau, m)
-            tasks = command.tasks(vectors, directions, limits, share, metric)
+            tasks = command.tasks(vectors, directions, limits, share, metric or "ip", first, known)
         names = None if engines is None else engines.split(",")
-        command.run(tasks, command.Plan(names, queries, batch, rounds, threads, metric), plot, output, as_json)
+        command.run(tasks, command.Plan(names, queries, batch, rounds, threads, metric or "ip"), plot, output, as_json)
 
 
 @app.command()

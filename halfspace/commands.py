@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 FILES = (
-    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .jsonl, "
-    "or - for lines of JSON on standard input"
+    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .fbin, .u8bin, .i8bin, "
+    ".jsonl, or - for lines of JSON on standard input"
 )
 FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
 METRIC_HELP = (

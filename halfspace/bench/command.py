@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from halfspace.arguments import checks
 from halfspace.bench.contest import REFERENCE, compare
 from halfspace.bench.engines import ENGINES, Engine, build, build_curve
-from halfspace.bench.engines.spec import reason_of
+from halfspace.bench.engines.spec import Rows, reason_of
 from halfspace.bench.machine import processors
 from halfspace.bench.plot import draw
-from halfspace.bench.report import Report, markdown, show
+from halfspace.bench.report import Report, markdown, share_of, show
 from halfspace.bench.threads import pinned
-from halfspace.bench.truth import exact_hits, midpoints
+from halfspace.bench.truth import exact_hits, midpoints, recall_and_false, wrong_answers
 from halfspace.cpu.runtime.threads import available
 from halfspace.datasets import load_keys, load_pydocs
+from halfspace.files.binary import read_answers
 from halfspace.files.outputs import write_text
 from halfspace.files.vectors import STANDARD_INPUT, called, read_vectors
 from halfspace.model.metrics import METRICS
@@ -38,20 +39,25 @@ _COMPILED = 40_000
 
 @dataclass(frozen=True)
 class Task:
-    """Vectors (n, d), directions (m, d), and thresholds (m,) or, without them, the share of the vectors to find."""
+    """Vectors (n, d), directions (m, d), and thresholds (m,) or, without them, the share of the vectors to find.
+
+    ``answers`` are those that came with the vectors, to be compared with the exact ones.
+    """
 
     data: str
     vectors: NDArray[np.float32]
     directions: NDArray[np.float32]
     tau: NDArray[np.float64] | None = None
     share: float = 1.0
+    answers: Rows | None = None
 
     def spread(self, queries: int) -> Task:
         """Keep at most so many directions, evenly spread."""
         m = len(self.directions)
         kept = np.arange(min(queries, m)) * m // min(queries, m)
         tau = None if self.tau is None else self.tau[kept]
-        return Task(self.data, self.vectors, self.directions[kept], tau, self.share)
+        answers = None if self.answers is None else _some(self.answers, kept)
+        return replace(self, directions=self.directions[kept], tau=tau, answers=answers)
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ def tasks(
     taus: Callable[[int], NDArray[np.float64]] | None,
     share: float | None,
     metric: str = "ip",
+    first: int | None = None,
+    answers: Path | None = None,
 ) -> list[Task]:
     """Read the files, or take the data in the package where none are given.
 
@@ -105,6 +113,10 @@ def tasks(
     share : float, optional
         In place of them.
     metric : {"ip", "cosine", "l2"}
+    first : int, optional
+        Take so many vectors of their file.
+    answers : Path, optional
+        A file as `halfspace.files.binary.read_answers` takes it: what is known of the answers.
 
     Raises
     ------
@@ -113,8 +125,8 @@ def tasks(
     """
     checks.one_of(metric, "metric", METRICS)
     if vectors is None:
-        if taus is not None or share is not None:
-            raise ValueError("--tau and --share go with files of vectors and directions")
+        if any(option is not None for option in (taus, share, first, answers)):
+            raise ValueError("--tau, --share, --first and --answers go with files of vectors and directions")
         docs, keys = load_pydocs(), load_keys()
         asked = docs.query_vectors.astype(np.float32)
         steps = keys.queries.reshape(-1, keys.keys.shape[1])[::8].astype(np.float32)
@@ -130,15 +142,37 @@ def tasks(
     if vectors == directions == STANDARD_INPUT:
         raise ValueError("only one of the two can come from standard input")
     with progress("reading") as report:
-        x, q = (_floats(read_vectors(path, report), called(path), metric) for path in (vectors, directions))
+        x = _floats(read_vectors(vectors, report)[:first], called(vectors), metric)
+        q = _floats(read_vectors(directions, report), called(directions), metric)
     if x.shape[1] != q.shape[1]:
         raise ValueError(f"{called(directions)}: directions have {q.shape[1]} dimensions, the vectors {x.shape[1]}")
     data = Path(called(vectors)).name
+    known = None if answers is None else _known(answers, len(x), len(q), first)
     if taus is not None:
-        return [Task(data, x, q, taus(len(q)))]
+        return [Task(data, x, q, taus(len(q)), answers=known)]
     if share is None or not 0 < share <= 1:
         raise ValueError(f"--share must be above 0 and at most 1, got {share}")
-    return [Task(data, x, q, share=share)]
+    return [Task(data, x, q, share=share, answers=known)]
+
+
+def _known(path: Path, n: int, m: int, first: int | None) -> Rows:
+    """Read the answers of m directions; of those among more vectors, keep what is among the first n."""
+    offsets, ids = read_answers(path)
+    if len(offsets) != m + 1:
+        raise ValueError(f"{path}: answers of {len(offsets) - 1} directions, where there are {m}")
+    if first is not None:
+        rows = np.repeat(np.arange(m), np.diff(offsets))[ids < n]
+        return np.searchsorted(rows, np.arange(m + 1)), ids[ids < n]
+    if ids.size and ids.max() >= n:
+        raise ValueError(f"{path}: answers among more vectors than these {n}: one has the id {ids.max()}")
+    return offsets, ids
+
+
+def _some(answers: Rows, kept: NDArray[np.int64]) -> Rows:
+    """Return the answers of some directions."""
+    offsets, ids = answers
+    parts = [ids[offsets[row] : offsets[row + 1]] for row in kept]
+    return np.cumsum([0, *map(len, parts)]), np.concatenate(parts)
 
 
 def run(tasks: Sequence[Task], plan: Plan, plot: Path | None, output: Path | None, as_json: bool) -> None:
@@ -184,7 +218,19 @@ def _report(task: Task, plan: Plan, names: Sequence[str], threads: int) -> Repor
         rows = compare(engines, task.directions, tau, truth, **how, progress=report)
     least, (n, d) = min(before, processors(threads)), task.vectors.shape
     asked, hits = len(task.directions), len(truth[1])
-    return Report(task.data, plan.metric, n, d, asked, **how, hits=hits, rows=rows, left_out=left_out, processors=least)
+    found = Report(
+        task.data, plan.metric, n, d, asked, **how, hits=hits, rows=rows, left_out=left_out, processors=least
+    )
+    return found if task.answers is None else replace(found, known=_judged(task.answers, truth, asked))
+
+
+def _judged(answers: Rows, truth: Rows, asked: int) -> str:
+    """Say how right the answers are that came with the vectors."""
+    (recall, false), wrong = recall_and_false(answers, truth), wrong_answers(answers, truth)
+    return (
+        f"Of the answers that came with the vectors, {wrong} of {asked} are not the exact set: recall "
+        f"{share_of(recall)}, {false:,} false positives."
+    )
 
 
 def _built(task: Task, names: Sequence[str], threads: int, metric: str, left_out: dict[str, str]) -> Iterator[Engine]:

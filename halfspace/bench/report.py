@@ -13,7 +13,7 @@ from halfspace.bench.machine import warning
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Report", "duration", "markdown", "show", "size", "two_digits", "verdict"]
+__all__ = ["Report", "duration", "markdown", "share_of", "show", "size", "two_digits", "verdict"]
 
 _BRUTE_FORCE = {
     "numpy": "NumPy",
@@ -45,6 +45,8 @@ class Report:
         Engines that did not take part, and why.
     processors : float, optional
         The fewest that so many threads got, before and after; without it, nobody looked.
+    known : str, optional
+        How right the answers are that came with the vectors.
     """
 
     data: str
@@ -59,6 +61,7 @@ class Report:
     rows: list[Row]
     left_out: dict[str, str]
     processors: float | None = None
+    known: str | None = None
 
     @property
     def warning(self) -> str | None:
@@ -68,8 +71,9 @@ class Report:
 
     @property
     def said(self) -> list[str]:
-        """The verdict, line by line; where the times are wrong, the warning alone."""
-        return [self.warning] if self.warning else verdict(self.rows, self.vectors).splitlines()
+        """The verdict, line by line; where the times are wrong, the warning in its place."""
+        found = [self.warning] if self.warning else verdict(self.rows, self.vectors).splitlines()
+        return [*([self.known] if self.known else []), *found]
 
     @property
     def title(self) -> str:
@@ -173,7 +177,7 @@ def _fastest(row: Row, ours: Row, what: str) -> str:
         else f"{two_digits(times)} times the speed of {ours.name}"
     )
     return (
-        f"The fastest other engine {what} is {row.label}: {how}; recall {_recall(row.recall)}, "
+        f"The fastest other engine {what} is {row.label}: {how}; recall {share_of(row.recall)}, "
         f"{row.false_positives:,} false positives, {_answers(row)} wrong."
     )
 
@@ -182,7 +186,7 @@ def _answers(row: Row) -> str:
     return f"{row.wrong} of {row.directions} answers"
 
 
-def _recall(value: float) -> str:
+def share_of(value: float) -> str:
     """Write a recall so that only 1 reads as 100 %."""
     return "100 %" if value == 1 else f"{min(100 * value, 99.99):.2f} %"
 
@@ -194,7 +198,7 @@ def _cells(row: Row, least: float) -> tuple[str, ...]:
         duration(row.median) + (" *" if row.median == least else ""),
         f"{duration(row.low)} .. {duration(row.high)}",
         "-" if row.ratio is None else two_digits(row.ratio),
-        _recall(row.recall),
+        share_of(row.recall),
         f"{row.false_positives:,}",
         f"{row.wrong} of {row.directions}",
         duration(row.build_seconds),

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfspace.files import jsonl, parquet, safetensors
+from halfspace.files import binary, jsonl, parquet, safetensors
 from halfspace.files.atomic import regular_mode
 from halfspace.files.reading import Report, check_dtype, chosen, matrix, reading
 from halfspace.runtime.interrupts import undisturbed
@@ -27,7 +27,7 @@ __all__ = [
     *("read_column", "read_identified", "read_tau", "read_vectors", "split"),
 ]
 
-SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs", ".hdf5", ".h5", ".parquet", ".safetensors", ".jsonl")
+SUFFIXES = (".npy", ".npz", *binary.SUFFIXES, ".hdf5", ".h5", ".parquet", ".safetensors", ".jsonl")
 """The kinds of file that `read_vectors` knows."""
 
 STANDARD_INPUT = "-"
@@ -52,6 +52,9 @@ def read_vectors(path: str | Path, progress: Report = nothing) -> NDArray[Any]:
         - ``.npz``: the only two-dimensional array of numbers in it, or the one chosen by ``"path.npz:name"``.
         - ``.fvecs``, ``.bvecs``: rows of a little-endian int32 dimension d and then d float32 (``.fvecs``) or d uint8
           (``.bvecs``), mapped into memory; every row must have the same d.
+        - ``.fbin``, ``.u8bin``, ``.i8bin``: two little-endian uint32, n and d, and then n rows of d float32, uint8 or
+          int8, mapped into memory. A name may go on with ``.crop_nb_`` and a number, as big-ann-benchmarks calls the
+          first rows of a set; ``.bin`` is read as ``.fbin``.
         - ``.hdf5``, ``.h5``: the dataset ``train``, or the one chosen by ``"path.hdf5:name"``, read into memory; files
           of ann-benchmarks have ``train`` and ``test``. It needs h5py.
         - ``.safetensors``: the only two-dimensional tensor of numbers in it, or the one chosen by
@@ -92,7 +95,7 @@ def _read(path: str | Path, progress: Report, *, identified: bool) -> tuple[NDAr
             raise ValueError("standard input is closed")
         return jsonl.read(sys.stdin.buffer, called(path), None, progress, identified=identified)
     file, member = split(path)
-    suffix = file.suffix.lower()
+    suffix = binary.suffix_of(file)
     if suffix not in SUFFIXES:
         raise ValueError(f"{file}: unknown suffix {suffix!r}; known are {', '.join(SUFFIXES)}")
     regular_mode(file)
@@ -115,7 +118,7 @@ def _array(file: Path, member: str | None, suffix: str) -> NDArray[Any]:
         return undisturbed(_hdf5, file, "train" if member is None else member)
     if suffix == ".npy":
         return matrix(undisturbed(_npy, file), str(file))
-    return _vecs(file, np.dtype("<f4") if suffix == ".fvecs" else np.dtype("u1"))
+    return binary.read(file, suffix)
 
 
 def called(path: str | Path) -> str:
@@ -227,25 +230,3 @@ def _hdf5(file: Path, member: str) -> NDArray[Any]:
         check_dtype(dataset.dtype, f"dataset {member!r}")
         array: NDArray[Any] = np.asarray(dataset[()])
     return matrix(array, f"{file}:{member}")
-
-
-def _vecs(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Map a ``.fvecs`` or ``.bvecs`` file and check the dimension that each row states."""
-    size = file.stat().st_size
-    if size < 4:
-        raise ValueError(f"{file}: {size} bytes, too short for the dimension of row 0")
-    raw: NDArray[np.uint8] = np.memmap(file, dtype=np.uint8, mode="r")
-    dim = int(raw[:4].view("<i4")[0])
-    if dim < 1:
-        raise ValueError(f"{file}: row 0 states dimension {dim}")
-    row = 4 + dim * dtype.itemsize
-    whole, rest = divmod(size, row)
-    rows = raw[: whole * row].reshape(whole, row)
-    stated = rows[:, :4].view("<i4")[:, 0]
-    wrong = np.flatnonzero(stated != dim)
-    if wrong.size:
-        first = int(wrong[0])
-        raise ValueError(f"{file}: row {first} states dimension {int(stated[first])}, row 0 states {dim}")
-    if rest:
-        raise ValueError(f"{file}: cut short: row {whole} has {rest} of its {row} bytes (dimension {dim})")
-    return rows[:, 4:].view(dtype)
