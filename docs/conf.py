@@ -12,12 +12,13 @@ ROOT = Path(__file__).parents[1]
 project = "halfspace"
 author = copyright = "The halfspace developers"
 version = release = halfspace.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
-exclude_patterns = ["images", "notebooks", "_static"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc"]
+exclude_patterns = ["images", "_static"]
 nitpicky = False  # types in signatures are other libraries', and nothing is fetched from their sites
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
+nb_execution_mode = "off"  # notebooks have the outputs of the recipes that they are, which run in the tests
 numpydoc_show_class_members = False
 numpydoc_validation_checks = set()
 autodoc_member_order = "bysource"
@@ -53,10 +54,13 @@ def _beside(found):
 
 def _site(app, docname, source):
     """Put files in the place of what includes them, and point links at pages of the site where there are any."""
+    if Path(app.env.doc2path(docname)).suffix != ".md":
+        return
     text = re.sub(r"^```\{include\} \.\./(\S+)\n```$", _beside, source[0], flags=re.MULTILINE)
     for file, page in PAGES.items():
         text = re.sub(rf"\]\(((?:\.\./)*)\.\./{re.escape(file)}", rf"](\1{page}", text)
-    source[0] = re.sub(r"\[([^\]]*)\]\((?:\.\./)+(?!docs)[\w/]+\.md\)", r"\1", text)  # of other folders
+    up = r"\.\./" * (docname.count("/") + 1)  # out of this folder
+    source[0] = re.sub(rf"\[([^\]\n]*)\]\({up}[\w/]+\.md\)", r"\1", text)
 
 
 def setup(app):

@@ -1,13 +1,19 @@
 """How the project is installed and tested: its names, the recorded versions, and whose warnings are errors."""
 
+import importlib
 import re
+import shlex
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import constraints
 import pytest
+import yaml
+from helpers.command import succeed
 from packaging.requirements import Requirement
 
 import halfspace
@@ -77,18 +83,72 @@ def test_the_version_is_everywhere_the_same():
     assert newest in (version, "Unreleased")
 
 
-def test_the_recipe_of_conda_has_the_requirements_of_the_project():
-    text = (ROOT / "conda/meta.yaml").read_text()
-    run = re.search(r"^  run:\n((?:    - .*\n)+)", text, re.MULTILINE)[1]
-    recipe = [Requirement(line.removeprefix("    - ")) for line in run.splitlines()]
-    expected = [Requirement(line) for line in PROJECT["dependencies"]]
-    assert recipe[0] == Requirement(f"python{PROJECT['requires-python']}")
+def test_the_recipe_of_conda_has_what_the_project_has():
+    recipe = yaml.safe_load((ROOT / "conda/meta.yaml").read_text())
+    assert recipe["package"] == {"name": PROJECT["name"], "version": PROJECT["version"]}
+    assert (ROOT / "conda" / recipe["source"]["path"]).resolve() == ROOT
 
-    def known(requirements):
-        return {(constraints.canonical(one.name), str(one.specifier)) for one in requirements}
+    def known(lines):
+        return {(constraints.canonical(one.name), str(one.specifier)) for one in map(Requirement, lines)}
 
-    assert known(recipe[1:]) == known(expected)
-    assert PROJECT["license"] in text
+    python = f"python {PROJECT['requires-python']}"
+    assert known(recipe["requirements"]["run"]) == known([python, *PROJECT["dependencies"]])
+    assert known(recipe["requirements"]["host"]) == known([python, "pip", *PYPROJECT["build-system"]["requires"]])
+    assert recipe["build"]["entry_points"] == [f"{name} = {target}" for name, target in PROJECT["scripts"].items()]
+    assert recipe["about"]["license"] == PROJECT["license"]
+    licences = {path.relative_to(ROOT).as_posix() for glob in PROJECT["license-files"] for path in ROOT.glob(glob)}
+    assert set(recipe["about"]["license_file"]) == licences
+
+
+def test_what_the_recipe_of_conda_tries_is_there():
+    recipe = yaml.safe_load((ROOT / "conda/meta.yaml").read_text())
+    for name in recipe["test"]["imports"]:
+        importlib.import_module(name)
+    for command in recipe["test"]["commands"]:
+        program, *words = shlex.split(command)
+        assert program in PROJECT["scripts"]
+        succeed(*words)
+
+
+# -- what is uploaded -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of a wheel and a source distribution that were built of the files as they are."""
+    folder = tmp_path_factory.mktemp("built")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", folder], cwd=ROOT, check=True, capture_output=True
+    )
+    return folder
+
+
+def test_what_is_uploaded_is_what_pypi_takes(built):
+    files = sorted(path.name for path in built.iterdir())
+    stem = f"halfspace_search-{PROJECT['version']}"
+    assert files == [f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"]
+    command = [sys.executable, "-m", "twine", "check", "--strict", *(str(built / name) for name in files)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+
+
+def test_the_wheel_has_all_of_the_package_and_nothing_else(built):
+    kinds = {".py", ".cu", ".cuh", ".npz", ".npy", ".md", ".txt", ".typed", ".gz"}
+    ours = [path for path in (ROOT / "halfspace").rglob("*") if path.is_file() and path.suffix in kinds | {""}]
+    (wheel,) = built.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert {path.relative_to(ROOT).as_posix() for path in ours} == names
+
+
+def test_the_source_has_what_tests_and_pages_need(built):
+    (source,) = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "pyproject.toml"]
+    needed += ["conda/meta.yaml", "docs/conf.py", "docs/images/benchmarks-size.svg", "tests/constraints.txt"]
+    needed += ["tests/test_packaging.py", "asv_benchmarks/report/style.py", "halfspace/gpu/kernels/prepare.cu"]
+    assert set(needed) - names == set()
 
 
 # -- versions that were tested together -------------------------------------------------------------------------------
@@ -98,7 +158,7 @@ def pins():
     return constraints.recorded(constraints.FILE.read_text())
 
 
-@pytest.mark.parametrize("extra", [None, "test", "bench", "attention"])
+@pytest.mark.parametrize("extra", [None, "test", "bench", "attention", "docs"])
 def test_every_requirement_is_recorded_in_a_version_that_it_allows(extra):
     lines = PROJECT["dependencies"] if extra is None else EXTRAS[extra]
     found = pins()

@@ -1,5 +1,7 @@
 """The site builds without a warning and without the network, and its reference has every public name."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +54,28 @@ def test_links_of_the_site_lead_somewhere(site):
                 broken.append((path.relative_to(site).as_posix(), target))
     assert len(pages) > 30
     assert broken == []
+
+
+def test_links_between_pages_are_links_of_the_site(site):
+    """Those of Markdown and of notebooks, by the files that they name."""
+    lost, seen = [], 0
+    for path in [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")]:
+        page = site / path.relative_to(ROOT / "docs").with_suffix(".html")
+        hrefs = {
+            urlparse(tag["href"]).path for tag in BeautifulSoup(page.read_text("utf-8"), "html.parser")("a", href=True)
+        }
+        targets = re.findall(r"\]\(([\w/.-]+)\.(?:md|ipynb)(?:#[\w-]+)?\)", path.read_text("utf-8"))
+        inside = [name for name in targets if (ROOT / "docs") in (path.parent / name).resolve().parents]
+        lost += [(path.name, name) for name in inside if f"{name}.html" not in hrefs and name != path.stem]
+        seen += len(inside)
+    assert seen > 80
+    assert lost == []
+
+
+def test_notebooks_are_pages_with_their_outputs(site):
+    for path in (ROOT / "docs/notebooks").glob("*.ipynb"):
+        page = BeautifulSoup((site / f"notebooks/{path.stem}.html").read_text("utf-8"), "html.parser")
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        assert len(page.select(".cell_output > *")) >= len(outputs) > 2
+        assert page.select(".cell_output img")
