@@ -9,6 +9,7 @@ runs pages, writes below each block what it prints, and keeps the pictures that 
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -55,8 +56,9 @@ def outputs(path, folder):
     if any(_SCRIPT in part.code for part in parts):
         script = folder / "script.py"
         script.write_text("\n".join(part.code for part in parts), "utf-8")
+        quiet = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}  # nothing is sent anywhere
         done = subprocess.run(
-            [sys.executable, script.name], cwd=folder, check=False, capture_output=True, text=True, timeout=300
+            [sys.executable, script.name], cwd=folder, check=False, capture_output=True, text=True, timeout=300, env=quiet
         )
         assert done.returncode == 0, done.stderr
         return [*[""] * (len(parts) - 1), done.stdout]
