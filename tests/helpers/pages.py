@@ -58,7 +58,13 @@ def outputs(path, folder):
         script.write_text("\n".join(part.code for part in parts), "utf-8")
         quiet = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}  # nothing is sent anywhere
         done = subprocess.run(
-            [sys.executable, script.name], cwd=folder, check=False, capture_output=True, text=True, timeout=300, env=quiet
+            [sys.executable, script.name],
+            cwd=folder,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=quiet,
         )
         assert done.returncode == 0, done.stderr
         return [*[""] * (len(parts) - 1), done.stdout]
