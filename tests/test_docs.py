@@ -148,3 +148,36 @@ def test_tunables_are_told_with_their_values():
     others = {(path, name) for path, name in there} - {(path, name) for name, path, _ in told}
     assert {(path, name) for path, name in others if name not in DEFINITIONS} == set()
     assert {name for _, name in others} >= DEFINITIONS
+
+
+UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6}
+
+
+def section(target):
+    """The text of a page from a heading to the next one of its level."""
+    place, _, anchor = target.partition("#")
+    lines, found, level = (ROOT / place).read_text("utf-8").splitlines(), [], 0
+    for line in lines:
+        heading = re.match(r"(#+) (.*)", line)
+        if heading and level and len(heading[1]) <= level:
+            break
+        if heading and re.sub(r"[^\w\- ]", "", heading[2].lower()).replace(" ", "-") == anchor:
+            level = len(heading[1])
+        if level:
+            found.append(line)
+    return "\n".join(found)
+
+
+def test_figures_of_the_readme_are_those_of_the_pages_that_it_names():
+    """To two digits, in whatever unit the page has them."""
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+ \w+) \| (.+?) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert len(rows) >= 7
+    page = ""
+    for job, ours, others in rows:
+        link = re.search(r"\]\(([^)]+)\)", job)
+        page = section(link[1]) if link else page
+        assert page, job
+        numbers = [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", page)]
+        near = {f"{number * unit:.1e}" for number in numbers for unit in UNITS.values()}
+        for value, unit in re.findall(r"([\d.]+) (s|ms|µs)\b", f"{ours}, {others}"):
+            assert f"{float(value) * UNITS[unit]:.1e}" in near, (job, value, unit)
