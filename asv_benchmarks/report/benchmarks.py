@@ -207,7 +207,7 @@ def roofline(report: Report) -> Figure:
     axes.set_xlabel("MB read by a query")
     axes.set_ylabel("ms per query")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return titled(figure, "Time of a query against what it reads", report)
+    return titled(figure, "Time of a query against what it reads: clustered unit vectors, d = 128", report)
 
 
 def gpu(report: Report) -> Figure:
@@ -241,7 +241,9 @@ def attention(report: Report) -> Figure:
     logarithmic(axes.yaxis)
     axes.set_xlabel("keys")
     axes.set_ylabel("ms per decode step")
-    return titled(figure, "Time of a decode step: 4 query heads over one KV head, d = 128", report, {axes: ends})
+    return titled(
+        figure, "Time of a decode step on a CPU: 4 query heads over one KV head, d = 128", report, {axes: ends}
+    )
 
 
 POINT = ("n", "filter", "share")

@@ -50,7 +50,10 @@ def halfspace() -> Figure:
         inside *= (0.9 * radius * np.sqrt(rng.random(16)) / np.linalg.norm(inside, axis=1))[:, None]
         axes.plot(*(inside + centre).T, "o", color=PALE[verdict], markersize=3)
         axes.plot(*centre, "+", color=PALE[verdict], markersize=9)
-        axes.text(centre[0], centre[1] - radius - 0.28, words, ha="center", fontsize=9, color=PALE[verdict])
+        place = (
+            {"x": 5.25, "ha": "right"} if verdict == "look" else {"x": centre[0], "ha": "center"}
+        )  # beside the plane
+        axes.text(y=centre[1] - radius - 0.28, s=words, fontsize=9, color=PALE[verdict], **place)
     return figure
 
 
@@ -105,14 +108,16 @@ def cascade() -> Figure:
     places = range(len(bars))
     axes.barh(places, [count for _, count, _ in bars], color=[GREY, *[OURS] * (len(bars) - 1)], height=0.55)
     for place, (_, count, read) in enumerate(bars):
-        note = f" {count:,}" + (f",  after reading {100 * read / whole:.2g} % of the bytes" if read else "")
-        axes.text(count, place, note, va="center", fontsize=9)
+        note = f"{count:,}" + (f", by reading {100 * read / whole:.2g} % of the bytes" if read else "")
+        axes.annotate(note, (count, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
     names = {"high": "left by high codes", "low": "left by low codes", "axes": "left by axes", "verify": "hits"}
     axes.set_yticks(places, [names.get(name, name) for name, _, _ in bars])
-    axes.set(xscale="log", xlim=(1, 1e6), xlabel="vectors")
+    axes.set(xscale="log", xlim=(1, 1e5), xlabel="vectors")
+    axes.grid(visible=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.invert_yaxis()
-    axes.set_title(f'"{docs.query_texts[QUESTION]}", τ = {TAU}, among {explained.vectors:,} docstrings, d = 384')
+    asked = f'"{docs.query_texts[QUESTION]}", τ = {TAU}, among {explained.vectors:,} docstrings, d = 384'
+    axes.set_title(f"What each step leaves: {asked}")
     return figure
 
 
