@@ -55,6 +55,10 @@ app = typer.Typer(
 )
 
 _EXPLAINED = 3  # directions
+_PRESETS = (
+    "A public set that is searched within a radius, with its metric and threshold: "
+    "bigann, deep, gist, msmarco, msturing, openai, ssnpp, text2image or wikipedia."
+)
 
 _HITS = ".npz (arrays), .csv, .jsonl or .parquet (columns query, id, score)"
 _TAU = "Threshold, of the index's metric: a number, or a .npy file of one per direction."
@@ -276,7 +280,7 @@ def bench(
     directions: Annotated[str | None, typer.Argument(help=FILES, show_default=False)] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="A set that is searched within a radius: brings metric and threshold.", show_default=False),
+        typer.Option(help=_PRESETS, show_default=False),
     ] = None,
     metric: Annotated[str | None, typer.Option(help=f"{METRIC_HELP}  [default: ip]", show_default=False)] = None,
     tau: Annotated[str | None, typer.Option("--tau", "--radius", help=_TAU, show_default=False)] = None,

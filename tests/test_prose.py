@@ -9,7 +9,7 @@ from helpers import prose
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MEAN, LONGEST, WALL = 17, 40, 90
-"""Words of a sentence in the mean of a page and at most, and of a paragraph."""
+"""Words of a sentence in the mean of a page and at most, and of a paragraph; those of code count, too."""
 RIDDLES = r"\b(?:is|are|was) told(?! apart)|by turns|left out, and said|promises? all|told of"
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -52,4 +52,4 @@ more.code()
         "An item. It goes on.",
     ]
     counted = [prose.words(part) for paragraph in prose.paragraphs(text) for part in prose.sentences(paragraph)]
-    assert counted == [7, 2, 2, 3]
+    assert counted == [8, 2, 2, 3]

@@ -214,14 +214,12 @@ def _report(task: Task, plan: Plan, names: Sequence[str], threads: int) -> Repor
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
     before = processors(threads)
     with progress(task.data) as report:
-        how = {"threads": threads, "rounds": plan.rounds, "batch": plan.batch}
+        how: dict[str, Any] = {"threads": threads, "rounds": plan.rounds, "batch": plan.batch}
         rows = compare(engines, task.directions, tau, truth, **how, progress=report)
     least, (n, d) = min(before, processors(threads)), task.vectors.shape
     asked, hits = len(task.directions), len(truth[1])
-    found = Report(
-        task.data, plan.metric, n, d, asked, **how, hits=hits, rows=rows, left_out=left_out, processors=least
-    )
-    return found if task.answers is None else replace(found, known=_judged(task.answers, truth, asked))
+    how |= {"processors": least, "known": None if task.answers is None else _judged(task.answers, truth, asked)}
+    return Report(task.data, plan.metric, n, d, asked, **how, hits=hits, rows=rows, left_out=left_out)
 
 
 def _judged(answers: Rows, truth: Rows, asked: int) -> str:

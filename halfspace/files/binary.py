@@ -13,8 +13,13 @@ from halfspace.files.atomic import regular_mode
 
 __all__ = ["SUFFIXES", "read", "read_answers", "suffix_of"]
 
-_VECS = {".fvecs": np.dtype("<f4"), ".bvecs": np.dtype("u1")}
-_BINS = {".fbin": np.dtype("<f4"), ".bin": np.dtype("<f4"), ".u8bin": np.dtype("u1"), ".i8bin": np.dtype("i1")}
+_VECS: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".bvecs": np.dtype("u1")}
+_BINS: dict[str, np.dtype[Any]] = {
+    ".fbin": np.dtype("<f4"),
+    ".bin": np.dtype("<f4"),
+    ".u8bin": np.dtype("u1"),
+    ".i8bin": np.dtype("i1"),
+}
 SUFFIXES = (*_VECS, *_BINS)
 """The kinds of file that `read` knows."""
 

@@ -100,5 +100,8 @@ def test_what_cannot_be_meant_is_refused(folder, tmp_path):
     assert "--first and --answers go with files" in fail(2, "bench", "--first", 3)
 
 
-def test_the_page_has_all_sets():
+def test_the_page_and_the_help_have_all_sets(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
     assert table() in (ROOT / "docs/benchmarks.md").read_text("utf-8")
+    *names, last = PRESETS
+    assert f"{', '.join(names)} or {last}." in succeed("bench", "--help")

@@ -25,13 +25,12 @@ def paragraphs(text):
 
 
 def sentences(paragraph):
-    """The sentences of a paragraph; code, a link and a formula in parentheses are as many words as one reads."""
-    plain = re.sub(r"`[^`]*`", "Code", paragraph)
+    """The sentences of a paragraph, with code and the texts of links as one reads them."""
+    plain = re.sub(r"`[^`]*`", lambda code: re.sub(r"[.!?](?=\s)", "", code[0]), paragraph)  # it ends no sentence
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", plain)
     return [sentence for sentence in _END.split(plain) if sentence.strip()]
 
 
 def words(text):
-    """How many words a text has: what has a letter, or stands for a number."""
-    plain = re.sub(r"`[^`]*`", "code", text)
-    return sum(bool(re.search(r"\w", word)) for word in plain.split())
+    """How many words a text has, those of code, too: what has a letter, or stands for a number."""
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
