@@ -33,19 +33,8 @@ def use(gpu, monkeypatch):
         if FORMS[form] and not there:
             pytest.skip("this GPU has no warp groups")
         monkeypatch.setattr(tables, "has_warp_groups", lambda device: FORMS[form])
-        monkeypatch.setenv("HALFSPACE_WARP_GROUPS", "1")
 
     return set_form
-
-
-def test_warp_groups_are_used_only_where_they_are_asked_for(gpu, monkeypatch):
-    from halfspace.gpu.runtime import tables
-
-    monkeypatch.setattr(tables, "has_warp_groups", lambda device: True)
-    for value, used in (("1", True), ("0", False), ("", False)):
-        monkeypatch.setenv("HALFSPACE_WARP_GROUPS", value)
-        index = make(gpu, np.ones((3, 2), np.float32))
-        assert tables.upload(index._snapshot.table).warp_groups is used
 
 
 def test_a_compiler_that_takes_no_second_architecture_has_no_warp_groups(gpu, monkeypatch):

@@ -1,6 +1,5 @@
 """A table on the device: its records, and which chunks its segments have."""
 
-import os
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -97,7 +96,7 @@ def _upload(table: Table) -> Uploaded:
         table.ordered,
         device.attributes["MultiProcessorCount"],
         device.attributes["MaxSharedMemoryPerBlockOptin"],
-        os.environ.get("HALFSPACE_WARP_GROUPS") == "1" and has_warp_groups(device.id),
+        has_warp_groups(device.id),
     )
 
 

@@ -172,8 +172,7 @@ __device__ void multiply(const Call& call, const Work& work, Shared& shared, con
                 __syncwarp();
             }
         }
-        __syncwarp();
-        if (lane_number() == 0) arrive_at(&shared.read[slot]);
+        arrive_at(&shared.read[slot]);
         if (++slot == SLOTS) slot = 0, turn++;
     }
     decide_held(call, work, shared, held, count);
@@ -202,8 +201,8 @@ __device__ void multiply_block(const Call& call, const int* listed, int stages, 
             make_gate(&shared.empty[stage], MULTIPLYING);
         }
         for (int slot = 0; slot < SLOTS; slot++) {
-            make_gate(&shared.ready[slot], 1);
-            make_gate(&shared.read[slot], MULTIPLYING);
+            make_gate(&shared.ready[slot], WARP);
+            make_gate(&shared.read[slot], WARP * MULTIPLYING);
         }
     }
     if (threadIdx.x < WARP * MULTIPLYING) {

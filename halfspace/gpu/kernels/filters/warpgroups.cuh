@@ -194,8 +194,7 @@ __device__ void bring_thresholds(const Call& call, const Work& work, Shared& sha
     for (long long tile = work.tile + own * work.parts; tile < work.tiles; tile += BEGINNING * work.parts) {
         if (turn > 0) wait_at(&shared.read[slot], (turn - 1) & 1);
         begin_tile(call, work, tile, rows, shared, slot);
-        __syncwarp();
-        if (lane_number() == 0) arrive_at(&shared.ready[slot]);
+        arrive_at(&shared.ready[slot]);
         slot += BEGINNING;
         if (slot >= SLOTS) slot -= SLOTS, turn++;
     }
