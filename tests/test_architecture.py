@@ -22,6 +22,7 @@ LINES, PARAMETERS = 400, 8
 OPTIONS_OF_USERS = {
     "halfspace/attention/kv.py": {"KVIndex.__init__"},
     "halfspace/attention/hf/cache.py": {"HalfspaceCache.__init__"},
+    "halfspace/attention/hf/serving.py": {"batching"},
     "halfspace/questions.py": {"Questions.query"},
     "halfspace/cli.py": {"demo", "query", "bench"},
     "halfspace/scale_commands.py": {"build"},

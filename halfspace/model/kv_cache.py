@@ -4,7 +4,7 @@ The keys of head h of sequence b are *space* b * heads + h. Every key is a ball 
 comes, in the frame that is then in force: there is no tail, and nothing depends on how a prefill was cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf, nextafter, sqrt
 from typing import Any, NamedTuple, Self
@@ -89,6 +89,8 @@ class Cache:
     offload: bool = False  # whether keys and values lie in the host's memory
     stale: bool = False  # whether coding anew has begun and not ended: codes mean nothing until it is done
     kept: dict[str, Any] = field(default_factory=dict)  # what a backend derives for its kernels
+    fetch: Callable[[npt.NDArray[np.bool_] | None], None] | None = None
+    """On the CPU, where keys and values lie elsewhere: brings all, or those (spaces, rows), before they are read."""
 
     @staticmethod
     def shapes(spaces: int, rows: int, dim: int, bits: np.dtype[Any]) -> dict[str, tuple[Any, Shape]]:

@@ -97,6 +97,10 @@ class Lab:
         self._method = None
         self.model(self.prompt[None], **{CACHE: self.cache}, use_cache=True, logits_to_keep=1)
 
+    def write(self, tokens: list[int]) -> None:
+        """Decode these tokens from now on, after what was read."""
+        self.text, self.steps = torch.tensor(tokens), len(tokens)
+
     @torch.inference_mode()
     def decode(self, method: Method) -> Decoded:
         """Decode with a method's attention, and set the cache back to the end of the prefill."""

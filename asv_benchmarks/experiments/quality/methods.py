@@ -194,10 +194,8 @@ def index_of(lab: Lab, steps: Steps) -> KVIndex:
     """An index of the prefill's keys, without those of the steps."""
     name = ("index", steps.layer)
     if name not in lab.shared:
-        heads, keys, dim = steps.keys.shape
-        index = KVIndex(
-            heads, dim, num_query_heads=len(steps.queries), dtype="float32", scale=steps.scale, capacity=keys
-        )
+        heads, _, dim = steps.keys.shape
+        index = KVIndex(heads, dim, num_query_heads=len(steps.queries), dtype="float32", scale=steps.scale)
         index.append(steps.keys[:, : steps.first].contiguous(), steps.values[:, : steps.first].contiguous())
         lab.shared[name] = index
     lab.shared[name].crop(steps.first)

@@ -1,28 +1,72 @@
 """Tasks whose answers lie somewhere in a long text: needles, chains of variables, counted words. Made by a seed.
 
 The text is Python's own language reference, which every Python carries (`pydoc_data.topics`). They are short versions
-of our own, after the needle in a haystack and RULER (Hsieh and others, 2024).
+of our own, after the needle in a haystack and RULER (Hsieh and others, 2024). One text holds two tasks of each kind, so
+that it is read once for eight questions.
 """
 
 import random
 import re
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-WORDS = """
+NAMES = """
     amber basin cedar delta ember fjord grove harbor island jungle kernel lagoon meadow nectar orchard
     pebble quarry ripple saddle timber umber valley willow yonder zephyr anchor beacon candle dagger
     engine falcon garnet hammer
 """
+LISTS = {
+    "animals": "horse tiger rabbit camel eagle whale monkey donkey lizard goose spider wolf",
+    "fruits": "apple cherry banana lemon melon peach mango grape orange olive plum kiwi",
+}
+TASKS = ("needle", "one of eight needles", "chain of variables", "most common word")
 
 
-class Task(NamedTuple):
-    """A task in pieces of text: what is read, what is asked, and what is to be written."""
+class Question(NamedTuple):
+    """What is asked after the text, and what is to be written."""
 
-    text: str
+    task: str
     question: str
     answer: str
+
+
+Hidden = tuple[list[list[str]], list[Question]]
+"""Groups of sentences, each of which comes into the text in its order, and questions after them."""
+
+
+def needles(draw: random.Random, names: list[str]) -> Hidden:
+    """Hide one number of a kind, twice, and eight of another kind; ask for both of the first, and for two of eight."""
+    kinds = [("needle", f"The {kind} of {names.pop()} is") for kind in ("magic number", "secret password")]
+    kinds += [("one of eight needles", f"The telephone number of {names.pop()} is") for _ in range(8)]
+    numbers = [f" {draw.randrange(1000, 10000)}" for _ in kinds]
+    asked = [Question(task, text, number) for (task, text), number in zip(kinds, numbers, strict=True)]
+    return [[one.question + one.answer + "." for one in asked]], asked[:4]
+
+
+def variables(draw: random.Random, names: list[str]) -> Hidden:
+    """Give a number to a variable, copy it to another one, and that one again; twice. Ask for the last number."""
+    groups, asked = [], []
+    for _ in range(2):
+        first, second, third = (names.pop().upper() for _ in range(3))
+        number = str(draw.randrange(1000, 10000))
+        copies = [f"Variable {name} is a copy of {before}." for before, name in pairwise((first, second, third))]
+        groups.append([f"Variable {first} holds {number}.", *copies])
+        question = f"Variable {third} is a copy of {second}, which is a copy of {first}. Variable {first} holds"
+        asked.append(Question("chain of variables", question, f" {number}"))
+    return groups, asked
+
+
+def common(draw: random.Random, names: list[str]) -> Hidden:
+    """Write one word fifteen times as often as others, in two lists; ask which."""
+    groups, asked = [], []
+    for kind, words in LISTS.items():
+        own = draw.sample(words.split(), 6)
+        listed = [own[0]] * 30 + own[1:] * 2
+        draw.shuffle(listed)
+        groups.append([f"Here is a list of {kind}: " + ", ".join(listed) + "."])
+        question = f"Here is a list of mostly the same {kind}:"
+        asked.append(Question("most common word", question, f" {own[0]}"))
+    return groups, asked
 
 
 def reference_text() -> str:
@@ -32,70 +76,31 @@ def reference_text() -> str:
     return re.sub(r"\s+", " ", " ".join(topics[name] for name in sorted(topics)))
 
 
-def needle(draw: random.Random, sentences: list[str]) -> Task:
-    """Hide one number."""
-    return _needles(draw, sentences, 1)
+def drawn(tokenizer: Any, length: int, seed: int) -> tuple[list[int], list[tuple[str, list[int], list[int]]]]:
+    """Draw a text of about so many tokens that hides all tasks.
 
-
-def needles(draw: random.Random, sentences: list[str]) -> Task:
-    """Hide eight numbers, and ask for one of them."""
-    return _needles(draw, sentences, 8)
-
-
-def _needles(draw: random.Random, sentences: list[str], count: int) -> Task:
-    names = draw.sample(WORDS.split(), count)
-    numbers = [str(draw.randrange(1000, 10000)) for _ in names]
-    hidden = [f"The magic number of {name} is {number}." for name, number in zip(names, numbers, strict=True)]
-    return Task(_mixed(draw, sentences, hidden), f"The magic number of {names[0]} is", f" {numbers[0]}")
-
-
-def variables(draw: random.Random, sentences: list[str]) -> Task:
-    """Give a number to a variable, and that to another one, and so on; ask for the number of the last."""
-    names = [name.upper() for name in draw.sample(WORDS.split(), 3)]
-    number = str(draw.randrange(1000, 10000))
-    hidden = [f"Let {names[0]} be {number}."]
-    hidden += [f"Let {name} be the same as {before}." for before, name in pairwise(names)]
-    question = f"{names[2]} is the same as {names[1]}, {names[1]} is the same as {names[0]}, and {names[0]} is"
-    return Task(_mixed(draw, sentences, hidden), question, f" {number}")
-
-
-def common(draw: random.Random, sentences: list[str]) -> Task:
-    """Write one word far more often than others, in a list; ask which."""
-    words = draw.sample(WORDS.split(), 12)
-    listed = [words[0]] * 20 + words[1:] * 2
-    draw.shuffle(listed)
-    text = "Here are words: " + ", ".join(listed) + "."
-    return Task(
-        " ".join([*sentences[: len(sentences) // 2], text, *sentences[len(sentences) // 2 :]]),
-        "In the list of words, the one that is there most often is",
-        f" {words[0]}",
-    )
-
-
-def _mixed(draw: random.Random, sentences: list[str], hidden: list[str]) -> str:
-    mixed = list(sentences)
-    for place, sentence in zip(sorted(draw.sample(range(len(mixed)), len(hidden))), hidden, strict=True):
-        mixed[place] += " " + sentence
-    return " ".join(mixed)
-
-
-TASKS: dict[str, Callable[[random.Random, list[str]], Task]] = {
-    "needle": needle,
-    "one of eight needles": needles,
-    "chain of variables": variables,
-    "most common word": common,
-}
-
-
-def drawn(name: str, tokenizer: Any, length: int, seed: int) -> tuple[list[int], list[int], list[int]]:
-    """Draw a task whose text takes about so many tokens; returns the tokens of its text, question and answer."""
-    draw = random.Random(f"{name} {length} {seed}")
+    Returns its tokens, and of each question the task and the tokens of the question and of the answer.
+    """
+    draw = random.Random(f"{length} {seed}")
+    names = draw.sample(NAMES.split(), 16)
+    groups, asked = [], []
+    for kind in (needles, variables, common):
+        hidden, questions = kind(draw, names)
+        groups += hidden
+        asked += questions
     sentences = reference_text().split(". ")
     start = draw.randrange(len(sentences) // 2)
-    taken, tokens = [], 0
-    while tokens < length - 250:
+    taken: list[str] = []
+    tokens = sum(_count(tokenizer, sentence) for group in groups for sentence in group)
+    while tokens < length:
         taken.append(sentences[start + len(taken)] + ".")
-        tokens += len(tokenizer(" " + taken[-1])["input_ids"])
-    task = TASKS[name](draw, taken)
-    text, question, answer = (tokenizer(part)["input_ids"] for part in (task.text, " " + task.question, task.answer))
-    return text, question, answer
+        tokens += _count(tokenizer, taken[-1])
+    for group in groups:
+        for place, sentence in zip(sorted(draw.sample(range(len(taken)), len(group))), group, strict=True):
+            taken[place] += " " + sentence
+    pairs = [(one.task, *(tokenizer(part)["input_ids"] for part in (" " + one.question, one.answer))) for one in asked]
+    return tokenizer(" ".join(taken))["input_ids"], pairs
+
+
+def _count(tokenizer: Any, sentence: str) -> int:
+    return len(tokenizer(" " + sentence)["input_ids"])

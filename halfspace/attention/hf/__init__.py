@@ -33,5 +33,6 @@ Steps in `prefill` are dense whatever their size; and a cache of transformers ca
 
 from halfspace.attention.hf.cache import HalfspaceCache
 from halfspace.attention.hf.function import attention, register
+from halfspace.attention.hf.serving import batching
 
-__all__ = ["HalfspaceCache", "attention", "register"]
+__all__ = ["HalfspaceCache", "attention", "batching", "register"]

@@ -23,7 +23,7 @@ from halfspace.attention.hf.steps import DENSE_ABOVE, Steps
 from halfspace.attention.policy import Threshold
 from halfspace.model.kv_cache import SCAN
 
-__all__ = ["HalfspaceCache"]
+__all__ = ["HalfspaceCache", "must_serve"]
 
 _KEPT = {"DynamicSlidingWindowLayer", "LinearAttentionLayer", "DummyLayer"}
 """Layers of transformers' own caches, by class, that stay as they are."""
@@ -91,8 +91,8 @@ class HalfspaceCache(Cache):
         threads: int | None = None,
     ) -> None:
         text = config.get_text_config(decoder=True)
-        _must_serve(config)
-        _must_serve(text)
+        must_serve(config)
+        must_serve(text)
         how = Threshold.of(tau, eps, keep, estimator)
         options = {
             "recent": checks.as_count(recent, "recent", 0),
@@ -237,7 +237,7 @@ class HalfspaceCache(Cache):
         return self.__dict__
 
 
-def _must_serve(config: Any) -> None:
+def must_serve(config: Any) -> None:
     """Raise if a config has attention that is not served."""
     kinds = [name for name in ("alibi", "is_encoder_decoder") if getattr(config, name, None)]
     kinds += [name for name in ("num_kv_shared_layers", "kv_sharing_modes") if getattr(config, name, None)]

@@ -8,8 +8,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from halfspace.attention.hf.dense import Logits, attend_densely
 from halfspace.attention.hf.layer import OWNER, HalfspaceLayer
+from halfspace.attention.hf.paged import BATCH, OF_BATCHES, Batch
 
-__all__ = ["attention", "register"]
+__all__ = ["NAME", "attention", "register"]
 
 NAME = "halfspace"
 _HARMLESS = frozenset(
@@ -69,6 +70,10 @@ def attention(
     NotImplementedError
         If attention is asked for that is not served. A `HalfspaceCache` is as it was before the step then.
     """
+    batch: Batch | None = getattr(key, BATCH, None)
+    if batch is not None:
+        others = {name: given for name, given in kwargs.items() if name not in OF_BATCHES}
+        return batch.attend(module, query, key, value, *_logits(scaling, others)), None
     layer: HalfspaceLayer | None = getattr(key, OWNER, None)
     try:
         logits, window = _logits(scaling, dict(kwargs))

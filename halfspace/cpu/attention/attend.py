@@ -68,6 +68,8 @@ def attend(
     above 0 bends to cap tanh(scale <q, k> / cap).
     """
     queries, tau = writeable(queries), writeable(tau)
+    if cache.fetch is not None:
+        cache.fetch(None)
     batch, query_heads, dim = queries.shape
     longest = max(cache.lengths.tolist())
     parts = (batch * query_heads, max(1, -(-longest // ROWS)))

@@ -17,6 +17,7 @@ from math import log
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from halfspace.cpu.attention.attend import ROWS, attend, grain_of_bits
 from halfspace.cpu.attention.heads import borrow_heads, cells_of, prepare_heads, take_run, workers, writeable
@@ -82,6 +83,8 @@ def attend_chosen(
     found = uppers, extents, counts, known
     over_runs(scan_runs, address, cache.lengths, queries, (float(scale), cache.heads), found)
     cut(cache.lengths, how, logits, found, weights)
+    if cache.fetch is not None:
+        cache.fetch(_wanted(cache, uppers, known["limit"], forced))
     marks = uppers, known, forced, logits
     over_runs(_score_runs, cache.keys, cache.lengths, queries, marks, (rows, scores, listed, masses))
     _raise_thresholds(cache.lengths, how, logits, known, masses, (tau, dropped))
@@ -94,6 +97,18 @@ def attend_chosen(
     shape = batch, query_heads
     answer = Attention(merged[0].reshape(*shape, dim), *(part.reshape(shape) for part in merged[1:]))
     return Chosen(answer, tau, dropped)
+
+
+def _wanted(
+    cache: Cache, uppers: npt.NDArray[np.int32], limits: npt.NDArray[np.int64], forced: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Say which rows (spaces, rows) will be scored for any query head."""
+    recent, sinks = forced
+    wanted: npt.NDArray[np.bool_] = (uppers > limits[:, None]).reshape(len(cache.keys), -1, uppers.shape[1]).any(1)
+    lengths = np.repeat(cache.lengths, cache.heads)[:, None]
+    rows = np.arange(uppers.shape[1])
+    wanted |= (rows < sinks) | (rows >= lengths - recent)
+    return wanted & (rows < lengths)
 
 
 @compiled
