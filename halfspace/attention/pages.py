@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 from halfspace.attention.arguments import Given
 from halfspace.attention.kv import REFRAME
@@ -47,8 +48,9 @@ class Pages:
     ----------
     given : Given
         The shapes of heads, and the backend.
-    keys, values : array of bits, shape (pages, rows of a page, KV heads, head_dim)
-        What the owner of the pages writes to; they are read, never written.
+    keys, values : array of bits, shape (pages, slots of a page, KV heads, head_dim)
+        What the owner of the pages writes to; they are read, never written. The slots of a page follow one another in
+        memory, and pages lie a whole number of slots apart.
 
     Notes
     -----
@@ -120,11 +122,20 @@ class Pages:
 
     def _fetch(self, cache: Cache, pages: Numbers, length: int, wanted: npt.NDArray[np.bool_] | None) -> None:
         """Bring keys and values to the desk: all, or those of which `wanted` (KV heads, rows) says so."""
-        for head in range(self._given.heads):
-            rows = np.arange(length) if wanted is None else np.flatnonzero(wanted[head, :length])
-            page, row = pages[rows // self._keys.shape[1]], rows % self._keys.shape[1]
-            cache.keys[head, rows] = self._keys[page, row, head]
-            cache.values[head, rows] = self._values[page, row, head]
+        _, size, heads, dim = self._keys.shape
+        if wanted is None:
+            for first, page in zip(range(0, length, size), pages, strict=True):
+                rows = slice(first, first + size)
+                cache.keys[:, rows] = self._keys[page].transpose(1, 0, 2)
+                cache.values[:, rows] = self._values[page].transpose(1, 0, 2)
+            return
+        head, row = np.nonzero(wanted)
+        to = head * cache.capacity + row
+        for theirs, ours in ((self._keys, cache.keys), (self._values, cache.values)):
+            by_page, by_row, by_head, _ = theirs.strides
+            lines = as_strided(theirs, ((len(theirs) - 1) * by_page // by_head + size * heads, dim), theirs.strides[2:])
+            at = pages[row // size] * (by_page // by_head) + row % size * (by_row // by_head) + head
+            ours.reshape(-1, dim)[to] = np.take(lines, at, axis=0, mode="clip")
 
     def _code(self, page: int, first: int, last: int) -> None:
         """Code the keys of slots [first, last) of a page, in the frame that is in force."""

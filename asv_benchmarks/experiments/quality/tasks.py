@@ -43,6 +43,12 @@ def needles(draw: random.Random, names: list[str]) -> Hidden:
     return [[one.question + one.answer + "." for one in asked]], asked[:4]
 
 
+def alone(draw: random.Random, names: list[str]) -> Hidden:
+    """Hide one number of a kind, twice, and nothing else."""
+    groups, asked = needles(draw, names)
+    return [groups[0][:2]], asked[:2]
+
+
 def variables(draw: random.Random, names: list[str]) -> Hidden:
     """Give a number to a variable, copy it to another one, and that one again; twice. Ask for the last number."""
     groups, asked = [], []
@@ -76,15 +82,17 @@ def reference_text() -> str:
     return re.sub(r"\s+", " ", " ".join(topics[name] for name in sorted(topics)))
 
 
-def drawn(tokenizer: Any, length: int, seed: int) -> tuple[list[int], list[tuple[str, list[int], list[int]]]]:
-    """Draw a text of about so many tokens that hides all tasks.
+def drawn(
+    tokenizer: Any, length: int, seed: int, *, needles_alone: bool = False
+) -> tuple[list[int], list[tuple[str, list[int], list[int]]]]:
+    """Draw a text of about so many tokens that hides all tasks, or two needles alone.
 
     Returns its tokens, and of each question the task and the tokens of the question and of the answer.
     """
     draw = random.Random(f"{length} {seed}")
     names = draw.sample(NAMES.split(), 16)
     groups, asked = [], []
-    for kind in (needles, variables, common):
+    for kind in (alone,) if needles_alone else (needles, variables, common):
         hidden, questions = kind(draw, names)
         groups += hidden
         asked += questions

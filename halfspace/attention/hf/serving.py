@@ -90,8 +90,8 @@ def batching(
     Yields
     ------
     ContinuousBatchingManager
-        Of transformers, at work: see its `add_request`, `get_result`, `cancel_request`. It stops when the context ends,
-        after the requests that it was given.
+        Of transformers, at work: see its `add_request`, `get_result`, `cancel_request`. When the context ends it stops,
+        after the requests that it was given; at once where an exception ends it.
 
     Raises
     ------
@@ -141,8 +141,10 @@ def batching(
     register()
     manager = _Manager((how, forced, threads), model, generation, settings)
     manager.start()
+    failed = True
     try:
         yield manager
+        failed = False
     finally:
-        manager.stop(block=True)
+        manager.stop(block=True, hard_stop=failed)
         manager.destroy()

@@ -84,7 +84,7 @@ def attend_chosen(
     over_runs(scan_runs, address, cache.lengths, queries, (float(scale), cache.heads), found)
     cut(cache.lengths, how, logits, found, weights)
     if cache.fetch is not None:
-        cache.fetch(_wanted(cache, uppers, known["limit"], forced))
+        cache.fetch(_wanted(cache, uppers[:, :longest], known["limit"], forced))
     marks = uppers, known, forced, logits
     over_runs(_score_runs, cache.keys, cache.lengths, queries, marks, (rows, scores, listed, masses))
     _raise_thresholds(cache.lengths, how, logits, known, masses, (tau, dropped))
