@@ -47,23 +47,26 @@ def test_output_is_that_of_float64(cap, with_sinks, how, rng):
 
 @pytest.mark.parametrize("cap", [None, 1.0, 20.0])
 def test_certificates_of_real_keys(cap, rng):
-    """What is dropped of the softmax with its sinks is at most eps, and the output as near as that says."""
+    """What is dropped of the softmax with its sinks is at most eps, and the output as near as that says.
+
+    There are 2,304 of them: 64 steps of 4 heads, 3 caps, 3 shares.
+    """
     data = load_keys()
     sinks = rng.normal(4, 4, 4)
     index = KVIndex(1, 128, num_query_heads=4, dtype="float16", threads=1, soft_cap=cap, sink_logits=sinks)
     index.append(data.keys[None, :2048], data.values[None, :2048])
     keys, values = data.keys[:2048], data.values[:2048].astype(np.float64)
     longest = np.linalg.norm(values, axis=1).max()
-    for step in range(0, 64, 8):
+    for step in range(64):
         q = data.queries[:, step].astype(np.float32)
-        for eps in (0.1, 1e-2):
+        for eps in (0.1, 1e-2, 1e-3):
             found = index.attend(q, eps=eps, details=True)
             for head in range(4):
                 logits = oracle.logits(keys, q[head], 128**-0.5, cap or 0.0)
                 weights = np.exp(np.append(logits, np.float32(sinks[head])) - logits.max())
                 weights /= weights.sum()
-                kept = oracle.kept(keys, q[head], found.tau[0, head])
-                lost = weights[:-1][~kept].sum()
+                below = oracle.logits(keys, q[head], 1.0) < found.tau[0, head]
+                lost = weights[:-1][below].sum()
                 assert lost <= found.dropped[0, head] * (1 + 1e-9) <= eps * (1 + 1e-9)
                 error = np.linalg.norm(found.output[head] - weights[:-1] @ values)
                 assert error <= 2 * eps * longest + 1e-4
