@@ -104,11 +104,11 @@ def _wanted(
 ) -> npt.NDArray[np.bool_]:
     """Say which rows (spaces, rows) will be scored for any query head."""
     recent, sinks = forced
-    wanted: npt.NDArray[np.bool_] = (uppers > limits[:, None]).reshape(len(cache.keys), -1, uppers.shape[1]).any(1)
+    reach = (uppers > limits[:, None]).reshape(len(cache.keys), -1, uppers.shape[1]).any(axis=1)
     lengths = np.repeat(cache.lengths, cache.heads)[:, None]
     rows = np.arange(uppers.shape[1])
-    wanted |= (rows < sinks) | (rows >= lengths - recent)
-    return wanted & (rows < lengths)
+    wanted: npt.NDArray[np.bool_] = (reach | (rows < sinks) | (rows >= lengths - recent)) & (rows < lengths)
+    return wanted
 
 
 @compiled
