@@ -143,33 +143,53 @@ def forked(model, how):
     return 3 * len(names)
 
 
+@pytest.fixture
+def watched(monkeypatch):
+    """Hold every answer of a threshold against that of a `KVIndex` of the request's keys; returns their number."""
+
+    def begin(how, tolerance=1e-5):
+        done = []
+        original = paged.Batch._by_threshold
+
+        def compared(batch, layer, rows, query, logits):
+            output = original(batch, layer, rows, query, logits)
+            at = torch.from_numpy(rows // layer.stride), torch.from_numpy(rows % layer.stride)
+            keys, values = (part[at].transpose(0, 1)[None] for part in (layer.keys, layer.values))
+            stored = str(keys.dtype).removeprefix("torch.")
+            index = KVIndex(2, 64, num_query_heads=4, dtype=stored, scale=logits.scale, threads=1)
+            index.append(keys, values)
+            found = index.attend(query, **how, details=True)
+            apart = (output - found.output).float().norm(dim=-1)
+            if "tau" in how:  # the same keys; others in other frames may be certified
+                assert apart.max() <= tolerance * values.float().norm(dim=-1).max()
+            else:
+                assert (apart <= 2 * found.error + 1e-4).all()
+                whole = index.attend(query, tau=-np.inf)
+                allowed = 2 * how.get("eps", 0.8) * values.norm(dim=-1).max() + 1e-5
+                assert ((output - whole).norm(dim=-1) <= allowed).all()
+            done.append(rows.size)
+            return output
+
+        monkeypatch.setattr(paged.Batch, "_by_threshold", compared)
+        return done
+
+    return begin
+
+
 @pytest.mark.parametrize("how", [{"eps": 1e-2}, {"keep": 0.2}, {"tau": 40.0}], ids=str)
 @pytest.mark.parametrize("scene", [shared, reused, forked])
-def test_each_answer_is_that_of_an_index_of_its_own(scene, how, dense, monkeypatch):
-    """What a decode step returns is what `KVIndex` says of the request's keys; codes of other keys would show."""
-    done = []
-    original = paged.Batch._by_threshold
-
-    def compared(batch, layer, rows, query, logits):
-        output = original(batch, layer, rows, query, logits)
-        at = torch.from_numpy(rows // layer.stride), torch.from_numpy(rows % layer.stride)
-        keys, values = (part[at].transpose(0, 1)[None] for part in (layer.keys, layer.values))
-        index = KVIndex(2, 64, num_query_heads=4, dtype="float32", scale=logits.scale, threads=1)
-        index.append(keys, values)
-        found = index.attend(query, **how, details=True)
-        if "tau" in how:  # the same keys; others in other frames may be certified
-            np.testing.assert_allclose(output.numpy(), found.output.numpy(), atol=1e-5)
-        else:
-            assert ((output - found.output).norm(dim=-1) <= 2 * found.error + 1e-4).all()
-            whole = index.attend(query, tau=-np.inf)
-            allowed = 2 * how.get("eps", 0.8) * values.norm(dim=-1).max() + 1e-5
-            assert ((output - whole).norm(dim=-1) <= allowed).all()
-        done.append(rows.size)
-        return output
-
-    monkeypatch.setattr(paged.Batch, "_by_threshold", compared)
+def test_each_answer_is_that_of_an_index_of_its_own(scene, how, dense, watched):
+    """Codes of other keys would show."""
+    done = watched(how)
     requests = scene(dense, how)
     assert len(done) >= requests * (TOKENS - 1) * dense.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_two_bytes(dtype, watched):
+    done = watched({"tau": 40.0}, 2.0**-7)
+    shared(made(implementation="sdpa", dtype=dtype), {"tau": 40.0})
+    assert done
 
 
 def test_keys_that_are_not_finite_end_the_requests(dense, prefixed):
