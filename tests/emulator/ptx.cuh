@@ -38,6 +38,38 @@ static void multiply_by(const Operation& operation, int (&c)[4], unsigned a0, un
     memcpy(c, exchange(operation, ~0u).out.words, sizeof c);
 }
 
+// Rows and columns as in the PTX manual, "Matrix Fragments for mma.m16n8k16": a register holds two numbers along k.
+template <float WIDEN(unsigned short)>
+static void multiply_halves(Warp& warp, unsigned mask) {
+    if ((mask & warp.alive) != ~0u) fail("mma_f16 and mma_bf16 need all 32 lanes");
+    float a[16][16], b[8][16];
+    for (unsigned lane = 0; lane < 32; lane++) {
+        const unsigned group = lane / 4, at = lane % 4 * 2;
+        const uint32_t* in = warp.lanes[lane].in.words;
+        for (unsigned k = 0; k < 6; k++)
+            for (unsigned i = 0; i < 2; i++) {
+                const float value = WIDEN(in[k] >> 16 * i);
+                if (k < 4) a[group + k % 2 * 8][at + k / 2 * 8 + i] = value;
+                else b[group][at + (k - 4) * 8 + i] = value;
+            }
+    }
+    for (unsigned lane = 0; lane < 32; lane++)
+        for (unsigned k = 0; k < 4; k++) {
+            const unsigned row = lane / 4 + k / 2 * 8, column = lane % 4 * 2 + k % 2;
+            float sum = __uint_as_float(warp.lanes[lane].in.words[6 + k]);
+            for (unsigned i = 0; i < 16; i++) sum += a[row][i] * b[column][i];
+            warp.lanes[lane].out.words[k] = __float_as_uint(sum);
+        }
+}
+
+template <typename T>
+static void multiply_halves_by(const Operation& operation, T (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    const unsigned in[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    memcpy(self->in.words, in, sizeof in);
+    memcpy(self->in.words + 6, c, sizeof c);
+    memcpy(c, exchange(operation, ~0u).out.words, sizeof c);
+}
+
 // Lane i names row i % 8 of matrix i / 8; register k receives two of the 16-bit columns of row lane / 4 of matrix k.
 static void load(Warp& warp, unsigned mask) {
     if ((mask & warp.alive) != ~0u) fail("load_matrix needs all 32 lanes");
@@ -48,6 +80,19 @@ static void load(Warp& warp, unsigned mask) {
         }
 }
 static const Operation LOAD_MATRIX = {"load_matrix", load};
+
+// The same, but register k receives the 16-bit column lane / 4 of two rows of matrix k.
+static void load_turned(Warp& warp, unsigned mask) {
+    if ((mask & warp.alive) != ~0u) fail("load_matrix_turned needs all 32 lanes");
+    for (unsigned lane = 0; lane < 32; lane++)
+        for (unsigned k = 0; k < 4; k++)
+            for (unsigned i = 0; i < 2; i++) {
+                const void* row = warp.lanes[8 * k + lane % 4 * 2 + i].in.address;
+                memcpy(reinterpret_cast<char*>(&warp.lanes[lane].out.words[k]) + 2 * i,
+                       static_cast<const char*>(row) + lane / 4 * 2, 2);
+            }
+}
+static const Operation LOAD_MATRIX_TURNED = {"load_matrix_turned", load_turned};
 
 static void check_aligned(const void* address, const char* name, unsigned bytes = 16) {
     if (reinterpret_cast<uintptr_t>(address) % bytes) fail("%s needs an address that is a multiple of %u", name, bytes);
@@ -80,6 +125,12 @@ __device__ __forceinline__ void load_matrix(unsigned (&r)[4], const void* shared
     ptx::check_aligned(shared, "load_matrix");
     emulator::self->in.address = shared;
     memcpy(r, emulator::exchange(ptx::LOAD_MATRIX, ~0u).out.words, sizeof r);
+}
+
+__device__ __forceinline__ void load_matrix_turned(unsigned (&r)[4], const void* shared) {
+    ptx::check_aligned(shared, "load_matrix_turned");
+    emulator::self->in.address = shared;
+    memcpy(r, emulator::exchange(ptx::LOAD_MATRIX_TURNED, ~0u).out.words, sizeof r);
 }
 
 // float to double, subnormals too. All that is computed is normal, so that no mode of the processor matters.
@@ -115,6 +166,20 @@ __device__ __forceinline__ unsigned short float_to_bfloat16(float x) {
     return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+__device__ __forceinline__ float bfloat16_to_float(unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); }
+
+namespace ptx {
+static const Operation MMA_F16 = {"mma_f16", multiply_halves<half_to_float>},
+                       MMA_BF16 = {"mma_bf16", multiply_halves<bfloat16_to_float>};
+}  // namespace ptx
+
+__device__ __forceinline__ void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    ptx::multiply_halves_by(ptx::MMA_F16, c, a, b0, b1);
+}
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    ptx::multiply_halves_by(ptx::MMA_BF16, c, a, b0, b1);
+}
+
 __device__ __forceinline__ uint4 stream128(const void* address) { return *static_cast<const uint4*>(address); }
 __device__ __forceinline__ unsigned stream32(const void* address) { return *static_cast<const unsigned*>(address); }
 
@@ -129,6 +194,11 @@ __device__ __forceinline__ void copy_async4(void* to, const void* from) {
 }
 __device__ __forceinline__ void copy_async16(void* to, const void* from) {
     ptx::begin_copy(to, from, 16, "copy_async16");
+}
+
+__device__ __forceinline__ void copy_async16_if(bool there, void* to, const void* from) {
+    static const uint4 zeros = {};
+    ptx::begin_copy(to, there ? from : &zeros, 16, "copy_async16_if");
 }
 
 __device__ __forceinline__ void copy_async_commit() {

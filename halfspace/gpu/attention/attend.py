@@ -20,7 +20,7 @@ SET = 4
 """Query heads that one block of threads answers."""
 WARPS = 8
 """Of a block."""
-REST = 15 << 10
+REST = 19 << 10
 """Bytes of shared memory that a block takes beside its rings, at most."""
 LOG2_E = 1.4426950408889634
 MOST_DIM = 256
@@ -60,9 +60,10 @@ _attend = Kernel("attention/attend.cu", "attend", ("cache", CACHE), ("call", ATT
 
 
 def _ring(dim: int, itemsize: int) -> int:
-    """Bytes of a warp's ring: two tiles of codes, two batches of eight rows if these are not long; the twin of RING."""
+    """Bytes of a warp's ring: two tiles of codes, or a batch of rows, or two where these are not long; the twin of RING."""
     lanes = 32 if dim > 128 else 16 if dim > 64 else 8
-    return max(64 * dim + 256, min(256 * lanes * itemsize, 8 << 10), 128 * lanes * itemsize)
+    eight = 128 * lanes * itemsize  # eight keys and eight values
+    return max(64 * dim + 256, 2 * eight if itemsize == 2 else max(min(2 * eight, 8 << 10), eight))
 
 
 class Workspace:

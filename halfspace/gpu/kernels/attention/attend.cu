@@ -57,7 +57,7 @@ __device__ __forceinline__ void read_head(const Cache& cache, const Attend& call
 
 // Find between which float32 scores a head is in doubt; by a warp.
 __device__ __forceinline__ void prepare_scores(const Cache& cache, const Asked& asked, long long own, int rows,
-                                               int which, Shared& shared) {
+                                               int which, bool wide, Shared& shared) {
     const int lane = lane_number();
     const double tau = reachable(asked.tau);
     const int chunks = (int)((cache.capacity + CHUNK - 1) / CHUNK), used = (rows + CHUNK - 1) / CHUNK;
@@ -71,12 +71,48 @@ __device__ __forceinline__ void prepare_scores(const Cache& cache, const Asked& 
     const Measured measured = measure_components(component, HEAD_DIM);
     if (lane != 0) return;
     const double norm = norm_bound(measured.squares, HEAD_DIM), peak = exact64(__uint_as_float(most));
-    const double error = tree32_slope(8 + 5, HEAD_DIM, norm) * peak + tree32_intercept(HEAD_DIM, norm);
+#if FORMAT == 0
+    const double slope = tree32_slope(8 + 5, HEAD_DIM, norm);
+#else
+    const double slope = mma32_slope(TILES * (wide ? OPERANDS : 1), HEAD_DIM, norm);
+#endif
+    const double error = slope * peak + 4.0 * tree32_intercept(HEAD_DIM, norm);
     const double margin = fabs(tau) < INFINITY ? error + 4.0 * UNIT * (error + fabs(tau)) : 0.0;
     shared.sure[which] = round_up32(tau + margin);
     shared.never[which] = round_down32(tau - margin);
     shared.plans[which] = Plan{norm, grain_of(measured.lowest), 0.0, 0.0, tau, measured.lowest == BAD ? 1.0 : 0.0};
-    if (which == 0) shared.peak = __uint_as_float(most);
+    if (which == 0) shared.peak = __uint_as_float(most), shared.wide = wide;
+}
+
+// Write a head down as operands of the tensor cores, or zeros; by a warp. Float32 is brought to where float16 has parts.
+__device__ __forceinline__ void put_operands(const Asked& asked, bool there, bool wide, int which, Shared& shared) {
+#if FORMAT != 0
+    float raise = 1.0f, lower = 1.0f;
+#if FORMAT == 1
+    if (wide) {
+        unsigned most = 0;  // magnitudes: the order of their bits is theirs
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) most = max(most, __float_as_uint(asked.components[k].x) & 0x7fffffffu);
+        for (int step = WARP / 2; step > 0; step /= 2) most = max(most, __shfl_xor_sync(FULL, most, step));
+        const int power = min(14 - ((int)(most >> 23) - 127), 126);  // the largest is below 2^15 then
+        raise = __uint_as_float((unsigned)(127 + power) << 23), lower = __uint_as_float((unsigned)(127 - power) << 23);
+    }
+#endif
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        const int j = lane_number() + WARP * k, tile = j / 16, place = j % 16;
+        if (tile >= TILES) continue;
+        float rest = there ? asked.components[k].x * raise : 0.0f;
+#pragma unroll
+        for (int part = 0; part < 2 * OPERANDS; part++) {  // of bfloat16 the last is not used
+            const unsigned short own = to_stored(rest);
+            uint2* lanes = shared.operands[part / 2][tile] + 4 * (2 * which + part % 2) + place % 8 / 2;
+            reinterpret_cast<unsigned short*>(lanes)[place / 8 * 2 + place % 2] = own;
+            rest -= widen((stored_t)own);
+        }
+    }
+    if (lane_number() == 0) shared.lowered[which] = lower;
+#endif
 }
 
 // Code a head, and find what codes are tested against; by a warp.
@@ -119,32 +155,16 @@ __device__ __forceinline__ void put_part(const Attend& call, const Shared& share
     const auto parts = [&](int w) { return weighted(w) + SET * HEAD_DIM / 4; };                // (SET,)
     const long long at = (long long)(shared.space.first + shared.space.split) * SET;
     float4 before = make_float4(-INFINITY, 0.0f, 0.0f, 0.0f);
+    Weighed& sums = own.weighed;
 #pragma unroll
     for (int step = SET; step < WARP; step *= 2) {
-        own.sum += __shfl_xor_sync(FULL, own.sum, step);
-        own.kept += __shfl_xor_sync(FULL, own.kept, step);
+        sums.sum += __shfl_xor_sync(FULL, sums.sum, step);
+        sums.kept += __shfl_xor_sync(FULL, sums.kept, step);
     }
-#pragma unroll
-    for (int h = 0; h < SET; h++) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-#pragma unroll
-            for (int step = LANES; step < WARP; step *= 2)
-                own.weighted[h][i] += __shfl_xor_sync(FULL, own.weighted[h][i], step);
-        }
-    }
-    __syncwarp();  // rows lie where this is written: all lanes have read theirs
-    if (lane < PIECES) {
-#pragma unroll
-        for (int h = 0; h < SET; h++) {
-            float4* place = weighted(warp) + h * HEAD_DIM / 4 + 2 * lane;
-            place[0] = make_float4(own.weighted[h][0], own.weighted[h][1], own.weighted[h][2], own.weighted[h][3]);
-            place[1] = make_float4(own.weighted[h][4], own.weighted[h][5], own.weighted[h][6], own.weighted[h][7]);
-        }
-    }
+    put_gathered(own, reinterpret_cast<float*>(weighted(warp)));
     if (lane < SET)
         parts(warp)[lane] =
-            make_float4(own.top, own.sum, __int_as_float(own.kept), __int_as_float(looked));
+            make_float4(sums.top, sums.sum, __int_as_float(sums.kept), __int_as_float(looked));
     const int i = threadIdx.x, h = i / (HEAD_DIM / SET);  // four dimensions of a head: there are d of these in a set
     if (more && i < HEAD_DIM) before = call.parts[at + h];
     __syncthreads();
@@ -237,7 +257,7 @@ __device__ __forceinline__ void put_answer(const Attend& call, const Shared& sha
         if (lane == 0) {
             const bool bad = shared.plans[warp].bad != 0.0;
             results[warp] = bad ? __uint_as_float(0x7fc00000u) : kept == 0 ? 0.0f : 1.0f / sum;
-            call.log_sum_exp[first + warp] = kept == 0 ? -INFINITY : (top + log2f(sum)) * 0.69314718f;
+            call.log_sum_exp[first + warp] = kept == 0 ? -INFINITY : (top + (log2f(sum) - (float)RAISED)) * 0.69314718f;
             call.kept[first + warp] = kept;
             if (warp == 0) call.shares[shared.space.set] = (float)useful / (float)rows;
         }
@@ -300,7 +320,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     const bool scored = !dense && call.uppers != nullptr;
     const bool in_turn = !dense && !scored && length >= call.many * space.splits && share <= call.cascade_share;
     Room& room = shared.rooms[warp];
-    const Batches all{ALL_ROWS, space.rows, 8 * (space.split * WARPS + warp), 8 * WARPS * space.splits};
+    const Batches all{ALL_ROWS, space.rows, BATCH * (space.split * WARPS + warp), BATCH * WARPS * space.splits};
     const auto begin = [&] {
         if (scored) return;
         if (in_turn) {
@@ -326,10 +346,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     } else {
         begin();
     }
+    if (warp >= SET) put_operands(asked, which < count, call.wide != 0, which, shared);
     if (which >= count) {
         if (warp < SET) prepare_none(which, shared);
     } else if (warp >= SET) {
-        prepare_scores(cache, asked, own, space.rows, which, shared);
+        prepare_scores(cache, asked, own, space.rows, which, call.wide != 0, shared);
     } else if (scored) {
         if (lane == 0) shared.limits[which] = call.limits[first + which];
     } else if (!dense) {
@@ -351,20 +372,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
                 filter_codes(space, shared, in_turn, walk);
             }
             __syncthreads();
-            rows = Batches{LISTED_ROWS, 0, warp, 8 * WARPS};
+            rows = Batches{LISTED_ROWS, 0, warp, BATCH * WARPS};
 #pragma unroll
             for (int other = 0; other < WARPS; other++) rows.total += shared.found[other];
             listed = true;
             looked = shared.found[warp];
         }
-        Batches batches = decided ? Batches{DECIDED_ROWS, shared.doubts[warp], 0, 8} : rows;
+        Batches batches = decided ? Batches{DECIDED_ROWS, shared.doubts[warp], 0, BATCH} : rows;
         if (!dense || round > 0) batches.begin(space, shared, room, walk.ring);
-        Gathered gathered = {};
-        gathered.top = -INFINITY;
+        Gathered gathered;
         batches.gather_rows(space, shared, room, walk.ring, gathered);
         if (!decided) rows.start = batches.start;
         if (lane == 0) shared.rest[warp] = rows.start < rows.total;
-        put_part(call, shared, gathered, dense ? gathered.useful : looked, round > 0, rings);
+        put_part(call, shared, gathered, dense ? gathered.weighed.useful : looked, round > 0, rings);
         looked = 0;
         bool doubt = false, rest = false, going = false;
 #pragma unroll

@@ -12,14 +12,13 @@
 #define SET 4        // query heads of a set
 #define ROWS 32      // keys of a tile: two blocks of codes
 #define SEGMENT 256  // rows that a warp lists before rows are attended
-#define DOUBTS 48    // scores that a warp leaves for later, as only exact sums can tell
+#define DOUBTS 64    // scores that a warp leaves for later, as only exact sums can tell
 
 constexpr int WORDS = HEAD_DIM / 8;                  // of 4 bytes, in each plane of codes
 constexpr int STEPS = (WORDS + 3) / 4;               // products of a tile: lane t of four takes words from STEPS t on
 constexpr int STRIDE = 32 * STEPS;                   // dimensions, as digits are padded
 constexpr int PIECES = HEAD_DIM / 8;                 // of a row: a lane takes 8 dimensions
 constexpr int LANES = PIECES > 16 ? 32 : PIECES > 8 ? 16 : 8;  // lanes that share a row
-constexpr int EACH = LANES / SET;                    // rows of a batch of 8 that a lane has a piece of
 constexpr int BLOCKS = STEPS > 4 ? 1 : 2;            // of threads, on a multiprocessor
 
 constexpr int most_of(int a, int b) { return a > b ? a : b; }
@@ -31,10 +30,14 @@ constexpr int BOTH_BYTES = 2 * PLANE + 4 * ROWS;      // codes, scales and radii
 constexpr int HIGH_BYTES = PLANE + 6 * ROWS;          // without the low plane, and with the radii of high codes
 constexpr int QUEUE = 24 * 2 * ROWS;                  // bytes of a Queue, which lies behind the latter
 constexpr int EIGHT = 16 * 8 * LANES * (int)sizeof(stored_t);  // eight keys and eight values
-constexpr int RING = most_of(most_of(2 * BOTH_BYTES, least_of(2 * EIGHT, 8 << 10)), EIGHT);  // bytes, for each warp
+constexpr int ROWS_BYTES = FORMAT != 0 ? 2 * EIGHT : most_of(least_of(2 * EIGHT, 8 << 10), EIGHT);
+constexpr int RING = most_of(2 * BOTH_BYTES, ROWS_BYTES);  // bytes, for each warp
 constexpr int BOTH_STAGES = 2;
 constexpr int HIGH_STAGES = least_of((RING - QUEUE) / HIGH_BYTES, 3);
-constexpr int ROW_STAGES = least_of(RING / EIGHT, 2);
+
+// Queries as operands of the tensor cores: two parts of each number, and of float32 with bfloat16 keys a third.
+constexpr int OPERANDS = FORMAT;
+constexpr int RAISED = FORMAT == 1 ? 14 : 0;  // weights are larger by this power of two, so that their parts are normal
 
 static_assert(HIGH_STAGES > 0, "a warp's ring has room for a tile and a queue");
 static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM <= 256, "heads have a multiple of 8 dimensions, at most 256");
@@ -107,6 +110,8 @@ struct Shared {
     Space space;
     __align__(16) signed char digits[SET][2][STRIDE];
     __align__(16) float queries[SET][8 * LANES];
+    uint2 operands[most_of(OPERANDS, 1)][FORMAT == 0 ? 1 : (HEAD_DIM + 15) / 16][WARP];  // see rows_half.cuh
+    float lowered[SET];  // what a product with them is to be multiplied by
     Room rooms[WARPS];
     Test32 high[SET];
     Test32 whole[SET];
@@ -116,6 +121,7 @@ struct Shared {
     float sure[SET];   // a float32 score from here on is a hit for certain
     float never[SET];  // and one below this is none
     float peak;        // the largest norm of a key
+    int wide;          // whether there is a third operand
     int found[WARPS];   // rows that each warp lists
     int first[WARPS];   // its first tile that the list is about
     int going[WARPS];   // whether it has tiles left
@@ -126,7 +132,7 @@ struct Shared {
     unsigned short list[WARPS][SEGMENT];
 };
 
-static_assert(BLOCKS == 1 || sizeof(Shared) <= 14 << 10, "halfspace/gpu/attention/attend.py counts on it");
+static_assert(BLOCKS == 1 || sizeof(Shared) <= 18 << 10, "halfspace/gpu/attention/attend.py counts on it");
 
 // The tile that a warp meets as its `at`-th: consecutive tiles go to different splits, as keys that are kept cluster.
 __device__ __forceinline__ int tile_of(const Space& space, int at, int warp) {

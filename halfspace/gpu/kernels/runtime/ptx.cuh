@@ -71,11 +71,36 @@ __device__ __forceinline__ void mma_u8(int (&c)[4], unsigned a0, unsigned a1, un
                  : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// Add the product of a 16 x 16 matrix of float16 and a 16 x 8 one to a 16 x 8 one of float32. With g = lane / 4 and t =
+// lane % 4, a0 and a1 hold columns 2 t and 2 t + 1 of rows g and g + 8, a2 and a3 columns 2 t + 8 and 2 t + 9; b0 and b1
+// hold these rows of column g; c holds columns 2 t and 2 t + 1 of row g, then of row g + 8.
+__device__ __forceinline__ void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same of bfloat16.
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // Load four matrices of 8 rows of 16 bytes; lane i says where row i % 8 of matrix i / 8 lies, in shared memory.
 // Register k gets 4 bytes of matrix k, from 4 (lane % 4) on in row lane / 4.
 __device__ __forceinline__ void load_matrix(unsigned (&r)[4], const void* shared) {
     const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(place));
+}
+
+// Load four matrices, each turned over: register k gets rows 2 (lane % 4) and the next of matrix k, of column lane / 4.
+__device__ __forceinline__ void load_matrix_turned(unsigned (&r)[4], const void* shared) {
+    const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(place));
 }
 
@@ -118,6 +143,13 @@ __device__ __forceinline__ void copy_async4(void* shared, const void* global) {
 __device__ __forceinline__ void copy_async16(void* shared, const void* global) {
     const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(global) : "memory");
+}
+
+// Begin to copy 16 bytes, or write zeros if there are none.
+__device__ __forceinline__ void copy_async16_if(bool there, void* shared, const void* global) {
+    const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(global), "r"(there ? 16 : 0)
+                 : "memory");
 }
 
 // Close a group of copies.
