@@ -138,7 +138,6 @@ __device__ __forceinline__ void prepare_none(int which, Shared& shared) {
     shared.sure[which] = shared.never[which] = INFINITY;
     shared.whole[which] = shared.high[which] = Test32{0.0f, 0.0f, 0.0f, INFINITY};
     shared.biases[which] = 0;
-    shared.limits[which] = 0x7fffffff;
 }
 
 // The share of what is relative to one logit among what is relative to a larger one.
@@ -307,6 +306,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     Asked asked;
     read_head(cache, call, own, first + min(which, count - 1), asked);
     const long long length = cache.lengths[sequence];
+    const int limit = call.uppers != nullptr && lane % SET < count ? call.limits[first + lane % SET] : 0x7fffffff;
     const bool trouble = cache.status[sequence] != 0;
     const float share = call.shares[space.set];
     if (trouble || length == 0) {
@@ -340,6 +340,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     } else if (threadIdx.x == THREADS - 1) {
         shared.space = space;
     }
+    const auto list_scores = [&] {
+        filter_scores(space, shared, call.uppers + space.set * cache.capacity * SET, limit, walk);
+    };
+    if (scored) list_scores();  // before heads are prepared, which rows alone need
     __syncthreads();  // what was read is there: it would come late behind all that follows
     if (dense) {
         all.begin(space, shared, room, walk.ring);
@@ -351,9 +355,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
         if (warp < SET) prepare_none(which, shared);
     } else if (warp >= SET) {
         prepare_scores(cache, asked, own, space.rows, which, call.wide != 0, shared);
-    } else if (scored) {
-        if (lane == 0) shared.limits[which] = call.limits[first + which];
-    } else if (!dense) {
+    } else if (!dense && !scored) {
         prepare_codes(asked, which, shared);
     }
     __syncthreads();
@@ -366,10 +368,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     for (int round = 0;; round++) {
         if (!listed) {
             if (round > 0) begin();
-            if (scored) {
-                filter_scores(space, shared, call.uppers + space.set * cache.capacity * SET, walk);
-            } else {
+            if (!scored) {
                 filter_codes(space, shared, in_turn, walk);
+            } else if (round > 0) {
+                list_scores();
             }
             __syncthreads();
             rows = Batches{LISTED_ROWS, 0, warp, BATCH * WARPS};

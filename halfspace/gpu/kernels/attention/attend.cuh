@@ -66,7 +66,7 @@ struct Attend {
     double dense_share;       // a space is read whole where more of it was of use in the last step
     double cascade_share;     // both planes of codes are read at once where more was of use
     const short* uppers;      // what `scan_scores` left, or null: then codes are not read
-    const int* limits;
+    const int* limits;        // see struct Choose in choose.cuh
     const float* works;       // and how much there is to do for each set, negative where it is read whole
     long long blocks;         // that sets share by that, one for each aside
     long long most;           // splits of a set, at most
@@ -117,7 +117,6 @@ struct Shared {
     Test32 whole[SET];
     Plan plans[SET];
     int biases[SET];   // 128 times the sum of the digits
-    int limits[SET];   // see struct Choose in choose.cuh
     float sure[SET];   // a float32 score from here on is a hit for certain
     float never[SET];  // and one below this is none
     float peak;        // the largest norm of a key

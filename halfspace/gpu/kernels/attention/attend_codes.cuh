@@ -182,11 +182,11 @@ __device__ __forceinline__ void add_rows(unsigned short* list, int& found, bool 
 }
 
 // List what may be kept by upper ends of scores, which are there for all keys, until there are no more, or the list is full.
-// Tiles are read several at a time.
-__device__ __forceinline__ void filter_scores(const Space& space, Shared& shared, const short* uppers, Walk& walk) {
-    constexpr int AT_ONCE = 4;
+// Tiles are read several at a time; `limit` is that of head lane % SET.
+__device__ __forceinline__ void filter_scores(const Space& space, Shared& shared, const short* uppers, int limit, Walk& walk) {
+    constexpr int AT_ONCE = 8;
     static_assert(SEGMENT >= ROWS, "a list has room for a tile");
-    const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at, limit = shared.limits[lane % SET];
+    const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at;
     const short* own = uppers + 32 * (lane % SET) + lane / SET * 4;
     int found = 0;
 #pragma unroll 1

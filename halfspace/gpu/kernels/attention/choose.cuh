@@ -23,7 +23,8 @@ struct Rate {
     double rate;        // positions in a unit of score
 };
 
-#define STREAMED (1.0f / 64.0f)  // of a row, what it costs to look at its upper ends
+#define STREAMED (1.0f / 64.0f)  // of a row that is read in order, what it costs to look at its upper ends
+#define GATHERED 1.5f             // and what a row costs that is read apart from others
 #define BEGINNING 128.0f          // rows that cost what a split costs beside its rows
 #define APART 0.6f                // the share of the rows of a set's heads that are different ones, about
 
@@ -45,7 +46,7 @@ struct Choose {
     double cap;           // a logit s is bent to cap tanh(s / cap); 0: it is not
     double steps;         // positions in a nat, at most
     long long few;        // of fewer keys all are kept
-    double dense_share;   // and of sets of which more than this share is of use
+    double dense_share;   // and now and then of sets of which more than this share is of use
     short* uppers;        // (spaces sets, capacity / 32, SET, 32), upper ends
     unsigned long long* counts;  // (spaces sets, SET, BINS), of upper ends, times 2^32, and of lower ones; 0 between calls
     unsigned* tickets;    // (spaces sets,), the same

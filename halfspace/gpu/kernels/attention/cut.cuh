@@ -174,7 +174,6 @@ __device__ __forceinline__ float work_of(const Choose& call, long long length, c
     float most = 0.0f, sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < SET; k++) most = fmaxf(most, left[k]), sum += left[k];
-    const float rows = fmaxf(most, APART * sum);
-    const float whole = (float)length + BEGINNING;
-    return rows > (float)call.dense_share * (float)length ? -whole : rows + STREAMED * (float)length + BEGINNING;
+    const float apart = GATHERED * fmaxf(most, APART * sum) + STREAMED * (float)length, whole = (float)length;
+    return apart > whole && call.dense_share <= 1.0 ? -(whole + BEGINNING) : apart + BEGINNING;
 }

@@ -204,6 +204,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache 
             if (both != 0) atomicAdd(counts + i, (unsigned long long)(both >> 16) << 32 | (both & 0xffffu));
         }
     }
+    let_next_begin();  // it waits for this one where it reads
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) shared.last = arrive(call.tickets + set) == gridDim.x - 1;
