@@ -38,6 +38,21 @@ static void multiply_by(const Operation& operation, int (&c)[4], unsigned a0, un
     memcpy(c, exchange(operation, ~0u).out.words, sizeof c);
 }
 
+static double cut(double value, double unit) { return trunc(value / unit) * unit; }
+
+// Sum as tensor cores may: terms are cut off at the 24 bits of the largest one, and so is their sum.
+static float sum_cut(const double (&terms)[17]) {
+    double largest = 0.0, sum = 0.0;
+    for (double term : terms) {
+        if (!(fabs(term) < INFINITY)) largest = INFINITY;
+        largest = fmax(largest, fabs(term));
+    }
+    if (largest == 0.0) return 0.0f;
+    const bool finite = largest < INFINITY;
+    for (double term : terms) sum += finite ? cut(term, ldexp(1.0, ilogb(largest) - 23)) : term;
+    return finite && sum != 0.0 ? float(cut(sum, ldexp(1.0, ilogb(sum) - 23))) : float(sum);
+}
+
 // Rows and columns as in the PTX manual, "Matrix Fragments for mma.m16n8k16": a register holds two numbers along k.
 template <float WIDEN(unsigned short)>
 static void multiply_halves(Warp& warp, unsigned mask) {
@@ -56,9 +71,9 @@ static void multiply_halves(Warp& warp, unsigned mask) {
     for (unsigned lane = 0; lane < 32; lane++)
         for (unsigned k = 0; k < 4; k++) {
             const unsigned row = lane / 4 + k / 2 * 8, column = lane % 4 * 2 + k % 2;
-            float sum = __uint_as_float(warp.lanes[lane].in.words[6 + k]);
-            for (unsigned i = 0; i < 16; i++) sum += a[row][i] * b[column][i];
-            warp.lanes[lane].out.words[k] = __float_as_uint(sum);
+            double terms[17] = {__uint_as_float(warp.lanes[lane].in.words[6 + k])};
+            for (unsigned i = 0; i < 16; i++) terms[i + 1] = double(a[row][i]) * b[column][i];
+            warp.lanes[lane].out.words[k] = __float_as_uint(sum_cut(terms));
         }
 }
 
@@ -188,6 +203,10 @@ __device__ __forceinline__ float4 reload128(const void* address) { return *stati
 // One kernel after the other: what the one before writes is there.
 __device__ __forceinline__ void wait_for_previous() {}
 __device__ __forceinline__ void let_next_begin() {}
+__device__ __forceinline__ void fetch_ahead(const void* from, unsigned bytes) {
+    ptx::check_aligned(from, "fetch_ahead");
+    if (bytes % 16) emulator::fail("fetch_ahead needs a multiple of 16 bytes");
+}
 
 __device__ __forceinline__ void copy_async4(void* to, const void* from) {
     ptx::begin_copy(to, from, 4, "copy_async4");

@@ -70,6 +70,7 @@ struct Attend {
     const float* works;       // and how much there is to do for each set, negative where it is read whole
     long long blocks;         // that sets share by that, one for each aside
     long long most;           // splits of a set, at most
+    long long ahead;          // tiles, or batches of rows, that a warp fetches before the kernel before this one has ended
 };
 
 // What a block of threads goes over.
@@ -145,6 +146,26 @@ __device__ __forceinline__ int row_of(const Space& space, int entry, int first, 
 
 __device__ __forceinline__ bool is_forced(const Space& space, int row) {
     return row < space.sinks || row >= space.recent;
+}
+
+// Say where the keys of a space lie.
+__device__ __forceinline__ void place_space(const Cache& cache, long long own, Space& space) {
+    space.keys = cache.keys + own * cache.capacity * HEAD_DIM;
+    space.values = cache.values + own * cache.capacity * HEAD_DIM;
+    space.high = cache.high + own * cache.capacity * (4 * WORDS);
+    space.low = cache.low + own * (cache.capacity * (4 * WORDS) + 64);
+    space.scales = cache.scales + own * cache.capacity;
+    space.high_radii = cache.radii + own * 2 * cache.capacity;
+    space.low_radii = space.high_radii + cache.capacity;
+}
+
+// Fetch the codes that a warp reads first, of so many tiles, while the kernel before ends: it may still write to them, or
+// have another number of `rows`, and then they are read again.
+__device__ __forceinline__ void fetch_tiles(const Space& space, long long rows, bool both, long long count) {
+    const int k = lane_number() / 2;
+    const long long tile = tile_of(space, k, threadIdx.x / WARP);
+    const bool low = lane_number() % 2 != 0;
+    if (k < count && tile * ROWS < rows && (both || !low)) fetch_ahead((low ? space.low : space.high) + tile * PLANE, PLANE);
 }
 
 // What a block is to do: its set, its split of the rows, and whether all of them are read; set -1 if there is nothing.

@@ -88,7 +88,7 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
                         unsigned long long* room) {
     if (threadIdx.x < SET) cuts.left[threadIdx.x] = threadIdx.x < count ? (float)length : 0.0f;
     uint4* counts = reinterpret_cast<uint4*>(call.counts + set * SET * BINS);
-#pragma unroll 4
+#pragma unroll
     for (int i = threadIdx.x; i < SET * BINS / 2; i += THREADS) {
         const float4 read = reload128(counts + i);  // other blocks wrote it
         unsigned long long* place = room + 2 * i + 2 * i / OWN_BINS;  // lanes side by side read different banks

@@ -135,6 +135,13 @@ __device__ __forceinline__ void let_next_begin() {
 #endif
 }
 
+// Begin to bring a multiple of 16 bytes into the second cache, from a multiple of 16. A hint: nothing is read.
+__device__ __forceinline__ void fetch_ahead(const void* global, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+#endif
+}
+
 // Begin to copy 4 or 16 bytes into shared memory.
 __device__ __forceinline__ void copy_async4(void* shared, const void* global) {
     const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
