@@ -117,42 +117,70 @@ def in_graph(work, stream, repeats=30):
     return statistics.median(times[3:])
 
 
-def rivals(keys, values, queries):
-    """Microseconds of each dense attention that is there, by its name, for one sequence or a batch."""
+def in_torch_graph(work):
+    """Microseconds of one of STEPS calls of PyTorch in a CUDA graph, by replaying it."""
+    import torch
+
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for step in range(STEPS):
+            work(step)
+        stream.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            for step in range(STEPS):
+                work(step)
+        found = []
+        for _ in range(30):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            found.append(1e3 * start.elapsed_time(end) / STEPS)
+    return statistics.median(found[3:])
+
+
+def in_torch(keys, values, queries):
+    """Pairs of keys and values (batch, heads, rows, d), and queries (STEPS, batch, query heads, 1, d), as tensors."""
+    import torch
+
+    shape = -1, HEADS, keys[0].shape[-2], DIM
+    parts = [tuple(torch.from_dlpack(part).view(shape) for part in pair) for pair in zip(keys, values, strict=True)]
+    return parts, torch.from_dlpack(queries).view(STEPS, -1, QUERY_HEADS, 1, DIM)
+
+
+def standard(keys, values, queries):
+    """Microseconds of PyTorch's standard attention: written out, as transformers' "eager" has it, and its own."""
     import torch
     import torch.nn.functional as F
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    shape = -1, HEADS, keys[0].shape[-2], DIM
-    parts = [tuple(torch.from_dlpack(part).view(shape) for part in pair) for pair in zip(keys, values, strict=True)]
-    asked = torch.from_dlpack(queries).view(STEPS, -1, QUERY_HEADS, 1, DIM)
+    parts, asked = in_torch(keys, values, queries)
+    group = QUERY_HEADS // HEADS
+
+    def eager(step):
+        own, theirs = (part.repeat_interleave(group, dim=1) for part in parts[step % len(parts)])
+        weights = torch.softmax(asked[step] @ own.transpose(2, 3) * SCALE, dim=-1, dtype=torch.float32)
+        return weights.to(asked.dtype) @ theirs
+
+    def math(step):
+        return F.scaled_dot_product_attention(asked[step], *parts[step % len(parts)], enable_gqa=True)
+
+    with sdpa_kernel(SDPBackend.MATH):
+        return {"eager": in_torch_graph(eager), "math": in_torch_graph(math)}
+
+
+def rivals(keys, values, queries):
+    """Microseconds of each dense attention that is there, by its name, for one sequence or a batch."""
+    import torch.nn.functional as F
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    parts, asked = in_torch(keys, values, queries)
     times = {}
-
-    def timed(name, work):
-        graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            for step in range(STEPS):
-                work(step)
-            stream.synchronize()
-            with torch.cuda.graph(graph, stream=stream):
-                for step in range(STEPS):
-                    work(step)
-            found = []
-            for _ in range(30):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                graph.replay()
-                end.record()
-                end.synchronize()
-                found.append(1e3 * start.elapsed_time(end) / STEPS)
-        times[name] = statistics.median(found[3:])
-
     for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cuDNN", SDPBackend.CUDNN_ATTENTION)):
         try:
             with sdpa_kernel(backend):
-                timed(
-                    name,
+                times[name] = in_torch_graph(
                     lambda step: F.scaled_dot_product_attention(
                         asked[step], *parts[step % len(parts)], enable_gqa=True
                     ),
@@ -162,8 +190,7 @@ def rivals(keys, values, queries):
     if len(asked[0]) == 1 and find_spec("flashinfer"):
         from flashinfer import single_decode_with_kv_cache
 
-        timed(
-            "FlashInfer",
+        times["FlashInfer"] = in_torch_graph(
             lambda step: single_decode_with_kv_cache(
                 asked[step, 0, :, 0],
                 *(part[0] for part in parts[step % len(parts)]),
@@ -202,14 +229,37 @@ def attention(captures=None, sizes=SIZES, shares=SHARES):
         cp.get_default_memory_pool().free_all_blocks()
 
 
+def beside_standard(captures=None, rows=40960, share=0.01):
+    """Lines on PyTorch's standard attention."""
+    keys, values, queries = captured(captures, rows) if captures else drawn(rows)
+    keys, values = keys[:, :rows].copy(), values[:, :rows].copy()
+    copies = max(2, -(-CACHE // (2 * keys.nbytes)))
+    dense = standard([keys] + [keys.copy()] * (copies - 1), [values] + [values.copy()] * (copies - 1), queries)
+    caches, bits = [cache_of(keys, values) for _ in range(copies)], queries.view(np.uint16)[:, None]
+    taus, _ = thresholds(keys, queries, share)
+    time = in_graph(
+        lambda step: gpu.attend(caches[step % copies], bits[step], taus[step, None], SCALE, 0, 0, 1),
+        cp.cuda.Stream(non_blocking=True),
+    )
+    yield f"{rows:,} keys, {share:.0%} kept: {time:.1f} us"
+    for name, own in dense.items():
+        yield f"PyTorch, {name}: {own:,.0f} us, {own / time:.1f}"
+
+
 def main():
     """Print the table."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--captures")
     arguments.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     arguments.add_argument("--shares", type=float, nargs="+", default=SHARES)
+    arguments.add_argument("--standard", action="store_true", help="PyTorch's own attention, at 40,960 keys")
     options = arguments.parse_args()
-    for line in attention(options.captures, options.sizes, options.shares):
+    lines = (
+        beside_standard(options.captures)
+        if options.standard
+        else attention(options.captures, options.sizes, options.shares)
+    )
+    for line in lines:
         print(line, flush=True)
 
 
