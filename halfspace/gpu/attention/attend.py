@@ -63,10 +63,11 @@ _attend = Kernel("attention/attend.cu", "attend", ("cache", CACHE), ("call", ATT
 
 
 def _ring(dim: int, itemsize: int) -> int:
-    """Bytes of a warp's ring: two tiles of codes, or a batch of rows, or two short ones; the twin of RING."""
+    """Bytes of a warp's ring: two tiles of codes, three of high ones and a queue, or rows; the twin of RING."""
     lanes = 32 if dim > 128 else 16 if dim > 64 else 8
     eight = 128 * lanes * itemsize  # eight keys and eight values
-    return max(64 * dim + 256, 2 * eight if itemsize == 2 else max(min(2 * eight, 8 << 10), eight))
+    rows = 2 * eight if itemsize == 2 else max(min(2 * eight, 8 << 10), eight)
+    return max(64 * dim + 256, 48 * dim + 2624, rows)
 
 
 class Workspace:

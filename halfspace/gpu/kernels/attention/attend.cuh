@@ -28,18 +28,17 @@ constexpr int least_of(int a, int b) { return a < b ? a : b; }
 constexpr int PLANE = 2 * BLOCK * 4 * WORDS;          // bytes of a tile in one plane of codes
 constexpr int BOTH_BYTES = 2 * PLANE + 4 * ROWS;      // codes, scales and radii of a tile
 constexpr int HIGH_BYTES = PLANE + 6 * ROWS;          // without the low plane, and with the radii of high codes
-constexpr int QUEUE = 24 * 2 * ROWS;                  // bytes of a Queue, which lies behind the latter
+constexpr int QUEUE = 24 * 2 * ROWS + 4 * SET * ROWS;  // bytes of a Queue, which lies behind the latter
 constexpr int EIGHT = 16 * 8 * LANES * (int)sizeof(stored_t);  // eight keys and eight values
 constexpr int ROWS_BYTES = FORMAT != 0 ? 2 * EIGHT : most_of(least_of(2 * EIGHT, 8 << 10), EIGHT);
-constexpr int RING = most_of(2 * BOTH_BYTES, ROWS_BYTES);  // bytes, for each warp
 constexpr int BOTH_STAGES = 2;
-constexpr int HIGH_STAGES = least_of((RING - QUEUE) / HIGH_BYTES, 3);
+constexpr int HIGH_STAGES = 3;
+constexpr int RING = most_of(most_of(BOTH_STAGES * BOTH_BYTES, HIGH_STAGES * HIGH_BYTES + QUEUE), ROWS_BYTES);  // for each warp
 
 // Queries as operands of the tensor cores: two parts of each number, and of float32 with bfloat16 keys a third.
 constexpr int OPERANDS = FORMAT;
 constexpr int RAISED = FORMAT == 1 ? 14 : 0;  // weights are larger by this power of two, so that their parts are normal
 
-static_assert(HIGH_STAGES > 0, "a warp's ring has room for a tile and a queue");
 static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM <= 256, "heads have a multiple of 8 dimensions, at most 256");
 static_assert(RING >= EIGHT && RING >= 4 * SET * (HEAD_DIM + 4), "a warp's rows, and what it makes of them, have room");
 

@@ -257,10 +257,11 @@ __device__ __forceinline__ void filter_both(const Space& space, Shared& shared, 
 }
 
 // Rows that the high codes left, in a ring: their products with the heads, their places in the list and 2^16 times
-// their scales, and 2^16 times the radii of their whole codes.
+// their scales, and 2^16 times the radii of their whole codes. All products of a tile lie beside it for a moment.
 struct Queue {
     unsigned sums[2 * ROWS][SET];
     uint2 left[2 * ROWS];
+    int products[SET][ROWS];
 };
 static_assert(sizeof(Queue) == QUEUE, "it has its place in the ring");
 
@@ -272,21 +273,22 @@ struct Pending {
     unsigned words[2][STEPS];
 };
 
-// Add the rows of a tile that are left; returns how many. `entry` is the place of row 0 of the tile in the list.
-__device__ __forceinline__ int add_left(Queue& queue, int end, const int (&products)[4], const Bounds& bounds,
+// Add the rows of a tile that are left, of lanes their own; returns how many. `entry` is the place of row 0 of the tile in
+// the list.
+__device__ __forceinline__ int add_left(Queue& queue, int end, const int (&products)[4], const unsigned char* stage,
                                         bool left, int entry) {
-    const int g = lane_number() / 4, t = lane_number() % 4;
+    const int lane = lane_number();
     const unsigned lanes = __ballot_sync(FULL, left);
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        if (lanes >> (4 * g + k) & 1) {
-            const int place = (end + __popc(lanes & ((1u << (4 * g + k)) - 1))) % (2 * ROWS);
-            queue.sums[place][t] = (unsigned)products[k];
-            if (t == 0)
-                queue.left[place] =
-                    make_uint2(bits_of(bounds.scales, k) << 16 | (unsigned)(entry + 4 * g + k),
-                               bits_of(bounds.low_radii, k) << 16);
-        }
+    if (lanes == 0) return 0;
+    *reinterpret_cast<int4*>(queue.products[lane % SET] + lane / SET * 4) =
+        make_int4(products[0], products[1], products[2], products[3]);
+    __syncwarp();
+    if (left) {
+        const int place = (end + __popc(lanes & lanes_below())) % (2 * ROWS);
+        const unsigned short* bounds = reinterpret_cast<const unsigned short*>(stage + PLANE) + lane;
+        *reinterpret_cast<int4*>(queue.sums[place]) = make_int4(queue.products[0][lane], queue.products[1][lane],
+                                                               queue.products[2][lane], queue.products[3][lane]);
+        queue.left[place] = make_uint2((unsigned)bounds[0] << 16 | (unsigned)(entry + lane), (unsigned)bounds[ROWS] << 16);
     }
     __syncwarp();
     return __popc(lanes);
@@ -361,8 +363,8 @@ __device__ __forceinline__ void filter_in_turn(Shared& shared, const uint2 (&dig
             multiply_tile<false>(stage, digits, products);
             const bool left =  // votes: all have read the stage
                 test_tile(space, test, products, bounds.scales, bounds.high_radii, tile);
+            end += add_left(queue, end, products, stage, left, (walk.at - first) * ROWS);
             begin_tile<false>(space, walk, walk.at + HIGH_STAGES, slot);
-            end += add_left(queue, end, products, bounds, left, (walk.at - first) * ROWS);
             walk.at++;
             slot = slot + 1 == HIGH_STAGES ? 0 : slot + 1;
         }

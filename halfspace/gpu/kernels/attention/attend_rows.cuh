@@ -50,9 +50,15 @@ struct Batches {
     __device__ __forceinline__ void gather_rows(const Space& space, Shared& shared, Room& room, unsigned char* ring,
                                                 Gathered& own) {
         int doubts = 0, slot = 0;
+        Chosen coming[ROW_STAGES];
+#pragma unroll
+        for (int k = 0; k < ROW_STAGES; k++) coming[k] = find(shared, room, start + k * step);
 #pragma unroll 1
         for (; start < total && doubts <= DOUBTS - SET * BATCH; start += step) {
-            const Chosen chosen = find(shared, room, start), next = find(shared, room, start + ROW_STAGES * step);
+            const Chosen chosen = coming[0], next = find(shared, room, start + ROW_STAGES * step);
+#pragma unroll
+            for (int k = 1; k < ROW_STAGES; k++) coming[k - 1] = coming[k];
+            coming[ROW_STAGES - 1] = next;
             gather(space, shared, ring + slot * EIGHT, chosen, next.row, room, doubts, own);
             slot = slot + 1 == ROW_STAGES ? 0 : slot + 1;
         }
