@@ -355,7 +355,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
         shared.space = space;
     }
     const auto list_scores = [&] {
-        filter_scores(space, shared, call.uppers + space.set * cache.capacity * SET, limit, walk);
+        filter_scores(space, shared, call.uppers + space.set * cache.capacity * SET, Limits(limit), walk);
     };
     if (scored) list_scores();  // before heads are prepared, which rows alone need
     __syncthreads();  // what was read is there: it would come late behind all that follows

@@ -42,6 +42,10 @@ constexpr int RAISED = FORMAT == 1 ? 14 : 0;  // weights are larger by this powe
 static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM <= 256, "heads have a multiple of 8 dimensions, at most 256");
 static_assert(RING >= EIGHT && RING >= 4 * SET * (HEAD_DIM + 4), "a warp's rows, and what it makes of them, have room");
 
+#define BELOW (-32768)  // the lower end of a bracket of a score that has none, see choose.cuh
+#define ABOVE 32767     // the upper end
+#define NONE 0x80008000u  // two ends that no head keeps
+
 // A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attention/attend.py.
 // All fields have 8 bytes.
 struct Attend {
@@ -64,7 +68,7 @@ struct Attend {
     long long many;           // a split of as many rows is read in one plane of codes first
     double dense_share;       // a space is read whole where more of it was of use in the last step
     double cascade_share;     // both planes of codes are read at once where more was of use
-    const short* uppers;      // what `scan_scores` left, or null: then codes are not read
+    const short* uppers;      // (spaces sets, capacity, SET), what `scan_scores` left, or null: then codes are not read
     const int* limits;        // see struct Choose in choose.cuh
     const float* works;       // and how much there is to do for each set, negative where it is read whole
     long long blocks;         // that sets share by that, one for each aside

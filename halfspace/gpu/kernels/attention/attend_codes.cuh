@@ -181,30 +181,53 @@ __device__ __forceinline__ void add_rows(unsigned short* list, int& found, bool 
     found += __popc(lanes);
 }
 
+// The least upper ends of what heads keep, as the halves of words: those of an even head, and of an odd one, are upper
+// halves of int32, so that they compare as what follows them in a word does not matter.
+struct Limits {
+    int heads[SET];
+
+    // Of lane h, the position up to which keys of head h are left out.
+    __device__ __forceinline__ explicit Limits(int limit) {
+#pragma unroll
+        for (int h = 0; h < SET; h++)
+            heads[h] = (int)((unsigned)(min(max(__shfl_sync(FULL, limit, h), BELOW - 1), ABOVE - 1) + 1) << 16);
+    }
+
+    // Whether any head may keep a row with these upper ends.
+    __device__ __forceinline__ bool keep(uint2 ends) const {
+        return (int)(ends.x << 16) >= heads[0] || (int)ends.x >= heads[1] || (int)(ends.y << 16) >= heads[2] ||
+               (int)ends.y >= heads[3];
+    }
+};
+
 // List what may be kept by upper ends of scores, which are there for all keys, until there are no more, or the list is full.
-// Tiles are read several at a time; `limit` is that of head lane % SET.
-__device__ __forceinline__ void filter_scores(const Space& space, Shared& shared, const short* uppers, int limit, Walk& walk) {
+// Tiles are read several at a time, of lanes their own rows.
+__device__ __forceinline__ void filter_scores(const Space& space, Shared& shared, const short* uppers, const Limits& limits,
+                                              Walk& walk) {
     constexpr int AT_ONCE = 8;
-    static_assert(SEGMENT >= ROWS, "a list has room for a tile");
+    static_assert(SEGMENT >= ROWS && SET == 4, "a list has room for a tile; ends of a row are two words");
     const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at;
-    const short* own = uppers + 32 * (lane % SET) + lane / SET * 4;
     int found = 0;
 #pragma unroll 1
     while (walk.at < walk.total && found + ROWS <= SEGMENT && (walk.at - first + AT_ONCE) * ROWS <= 0x10000) {
         const int tiles = min(min(AT_ONCE, walk.total - walk.at), (SEGMENT - found) / ROWS);
+        const int row = tile_of(space, walk.at, warp) * ROWS + lane, step = ROWS * WARPS * space.splits;
         uint2 ends[AT_ONCE];
+        unsigned kept[AT_ONCE];
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++)
-            if (k < tiles)
-                ends[k] = *reinterpret_cast<const uint2*>(own + (long long)tile_of(space, walk.at + k, warp) * (SET * ROWS));
+            ends[k] = k < tiles && row + k * step < space.rows
+                          ? *reinterpret_cast<const uint2*>(uppers + (long long)SET * (row + k * step))
+                          : make_uint2(NONE, NONE);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            kept[k] = __ballot_sync(FULL, k < tiles && row + k * step < space.rows &&
+                                              (limits.keep(ends[k]) || is_forced(space, row + k * step)));
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
-            if (k >= tiles) break;
-            unsigned votes[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) votes[i] = __ballot_sync(FULL, (short)bits_of(ends[k], i) > limit);
-            add_rows(shared.list[warp], found, is_left(space, votes, tile_of(space, walk.at + k, warp)),
-                     (walk.at + k - first) * ROWS + lane);
+            if (kept[k] >> lane & 1)
+                shared.list[warp][found + __popc(kept[k] & lanes_below())] = (unsigned short)((walk.at + k - first) * ROWS + lane);
+            found += __popc(kept[k]);
         }
         walk.at += tiles;
     }

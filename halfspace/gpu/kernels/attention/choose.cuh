@@ -9,8 +9,6 @@
 #include "attention/attend.cuh"
 
 #define FARTHEST 30000   // the largest position there may be: fewer are made of a nat where scores go further
-#define BELOW (-32768)   // the lower end of a bracket that has none
-#define ABOVE 32767      // the upper end
 #define ALL (-65536)     // a position that all keys lie above
 #define BINS 1024        // positions that are told apart
 #define HEADROOM 384     // so many of them lie above the largest lower end of a sample of the keys
@@ -23,7 +21,7 @@ struct Rate {
     double rate;        // positions in a unit of score
 };
 
-#define STREAMED (1.0f / 64.0f)  // of a row that is read in order, what it costs to look at its upper ends
+#define STREAMED (1.0f / 32.0f)  // of a row that is read in order, what it costs to look at its upper ends
 #define GATHERED 1.5f             // and what a row costs that is read apart from others
 #define BEGINNING 128.0f          // rows that cost what a split costs beside its rows
 #define APART 0.6f                // the share of the rows of a set's heads that are different ones, about
@@ -48,7 +46,7 @@ struct Choose {
     long long few;        // of fewer keys all are kept
     long long ahead;      // tiles that a warp fetches before the kernel before this one has ended
     double dense_share;   // and now and then of sets of which more than this share is of use
-    short* uppers;        // (spaces sets, capacity / 32, SET, 32), upper ends
+    short* uppers;        // (spaces sets, capacity, SET), upper ends
     unsigned long long* counts;  // (spaces sets, SET, BINS), of upper ends, times 2^32, and of lower ones; 0 between calls
     unsigned* tickets;    // (spaces sets,), the same
     Turn* turns;          // (spaces sets,)

@@ -106,12 +106,26 @@ __device__ __forceinline__ void count_key(unsigned* counts, int bottom, const Br
     if (own.lower >= bottom) atomicAdd(counts + min(own.lower - bottom, BINS - 1), 1u);
 }
 
+// Of two lanes side by side, give each the halves of both that are its own: the lower ones of two words, or the upper ones.
+__device__ __forceinline__ unsigned take_halves(unsigned own, int step) {
+    const unsigned other = __shfl_xor_sync(FULL, own, step);
+    return (lane_number() & step) == 0 ? __byte_perm(own, other, 0x5410) : __byte_perm(own, other, 0x3276);
+}
+
+// Turn ends of a lane's four rows, two of 16 bits each, with its head into ends of its row with all four heads.
+__device__ __forceinline__ uint2 turn_ends(const unsigned (&ends)[2]) {
+    const int t = lane_number() % SET;
+    const unsigned first = take_halves(ends[0], 1), second = take_halves(ends[1], 1);  // of rows t % 2 and 2 + t % 2
+    const unsigned away = __shfl_xor_sync(FULL, t < 2 ? second : first, 2);
+    return t < 2 ? make_uint2(first, away) : make_uint2(away, second);
+}
+
 // Bracket the tiles of a block, write down upper ends and count. The bins of a head reach from HEADROOM above the largest
 // lower end of a sample down: of tiles that all blocks look at first, one for each warp, which is there in the first stage.
 __device__ __forceinline__ void scan_rows(const Space& space, short* uppers, Scan& shared, Walk& walk, int sample) {
     const int lane = lane_number(), warp = threadIdx.x / WARP, g = lane / SET, t = lane % SET;
     const Meter meter = shared.meters[min(t, space.count - 1)];
-    short* out = uppers + 32 * t + 4 * g;
+    short* out = uppers + SET * lane;
     uint2 digits[STEPS];
     read_digits(shared.digits, digits);
     int top = BELOW, bottom = BELOW, slot = 0;
@@ -129,7 +143,7 @@ __device__ __forceinline__ void scan_rows(const Space& space, short* uppers, Sca
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             const Bracket own = bracket(meter, products[k], number_of(bounds.scales, k), number_of(bounds.low_radii, k));
-            ends[k / 2] |= ((unsigned)own.upper & 0xffffu) << 16 * (k % 2);
+            ends[k / 2] |= ((unsigned)(t < space.count ? own.upper : BELOW) & 0xffffu) << 16 * (k % 2);
             if (tile * ROWS + 4 * g + k >= space.rows) continue;
             if (walk.at < 0) {
                 top = max(top, own.lower);
@@ -138,7 +152,7 @@ __device__ __forceinline__ void scan_rows(const Space& space, short* uppers, Sca
             }
         }
         if (walk.at >= 0) {
-            *reinterpret_cast<uint2*>(out + ROWS * SET * tile) = make_uint2(ends[0], ends[1]);
+            *reinterpret_cast<uint2*>(out + ROWS * SET * tile) = turn_ends(ends);
         } else {
             for (int step = SET; step < WARP; step *= 2) top = max(top, __shfl_xor_sync(FULL, top, step));
             if (lane < space.count) atomicMax(shared.bottoms + lane, top);
