@@ -56,7 +56,7 @@ struct Weights {
     double nats;    // of a position
     double origin;  // the logit of that end
     double cap;
-    double ratio;   // from a weight to the next, where these are in a row
+    double ratio;   // from a weight to the next, where these are `even`
 
     __device__ __forceinline__ double exponent(int depth) const {  // of what is so many positions above that end
         return cap > 0.0 ? bend(origin + depth * nats, cap) - bend(origin, cap) : depth * nats;
@@ -64,11 +64,82 @@ struct Weights {
 
     __device__ __forceinline__ double at(int depth) const { return power(fmin(exponent(depth), HEAVIEST)); }
 
-    // Given the weight of the position below.
-    __device__ __forceinline__ double after(double before, int depth) const {
-        return nats < 0.125 && !(cap > 0.0) ? before * ratio : at(depth);
-    }
+    // Whether weights are in a row, and none is too heavy.
+    __device__ __forceinline__ bool even() const { return nats < 0.125 && !(cap > 0.0); }
 };
+
+// Counts of the bins of a thread: of upper ends, times 2^32, and of lower ones.
+__device__ __forceinline__ unsigned upper_of(unsigned long long both) { return (unsigned)(both >> 32); }
+__device__ __forceinline__ unsigned lower_of(unsigned long long both) { return (unsigned)both; }
+
+// Sum the counts of a thread's bins, and what they weigh; `lowest` is the weight below the first, at `depth`.
+__device__ __noinline__ void weigh_bins(const unsigned long long* own, const Weights& weights, int depth, double lowest,
+                                        unsigned (&totals)[2], double (&masses)[2]) {
+    const bool even = weights.even();
+    if (even) {
+#pragma unroll
+        for (int i = OWN_BINS - 1; i >= 0; i--) {
+            const unsigned upper = upper_of(own[i]), lower = lower_of(own[i]);
+            totals[0] += upper, totals[1] += lower;
+            masses[0] = (masses[0] + upper) * weights.ratio, masses[1] = (masses[1] + lower) * weights.ratio;
+        }
+        masses[0] *= lowest, masses[1] *= lowest;
+        return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < OWN_BINS; i++) {
+        const unsigned upper = upper_of(own[i]), lower = lower_of(own[i]);
+        const double weight = weights.at(depth + i);
+        totals[0] += upper, totals[1] += lower;
+        masses[0] += upper * weight, masses[1] += lower * weight;
+    }
+}
+
+// What is known of a threshold.
+struct Found {
+    int bin;       // or -1
+    double bound;  // of what lies below it
+    double left;   // rows that it leaves
+};
+
+// What lies below the bins of a thread.
+struct Below {
+    double mass;          // at most, of upper ends
+    double upper, lower;  // how many ends
+};
+
+// Take a threshold at bin `own_bin + i` if it will do: its upper ends are below, its lower ends are not.
+__device__ __forceinline__ void try_bin(const Choose& call, unsigned long long both, double weight, double length,
+                                        double whole, int bin, bool known, Below& below, Found& found) {
+    const double upper = upper_of(both), more = below.upper + upper;
+    below.mass += upper * weight;
+    const double most = (below.mass + weight * (below.lower - more)) * (1.0 + 0x1p-30) + 0x1p-1000;
+    const bool good =
+        call.eps >= 0.0 ? most <= call.eps * whole : length - 0.5 * (more + below.lower) >= call.keep * length;
+    if (bin < BINS - 1 && known && good) found = Found{bin, most, length - below.upper};
+    below.upper = more;
+    below.lower += lower_of(both);
+}
+
+// Find the highest of a thread's bins that will do.
+__device__ __noinline__ Found try_bins(const Choose& call, const unsigned long long* own, const Weights& weights, int depth,
+                                       double lowest, double length, double whole, int own_bin, Below below) {
+    Found found{-1, 0.0, 0.0};
+    double weight = lowest;
+    if (weights.even()) {
+#pragma unroll
+        for (int i = 0; i < OWN_BINS; i++) {
+            weight *= weights.ratio;
+            try_bin(call, own[i], weight, length, whole, own_bin + i, true, below, found);
+        }
+        return found;
+    }
+#pragma unroll 1
+    for (int i = 0; i < OWN_BINS; i++)
+        try_bin(call, own[i], weights.at(depth + i), length, whole, own_bin + i,
+                weights.exponent(depth + i) < HEAVIEST, below, found);
+    return found;
+}
 
 // What a head keeps where nothing can be left out.
 __device__ __forceinline__ void keep_all(const Choose& call, long long query) {
@@ -80,8 +151,6 @@ __device__ __forceinline__ void keep_all(const Choose& call, long long query) {
 // Find the highest thresholds that will do, for the heads of a set of `length` keys, a team of threads for each, from the
 // counts of all keys. A key may lie below a threshold if its lower end does, and then weighs no more than at the
 // threshold, nor than at its upper end. What lies above the bins counts as if it lay in the last one.
-//
-// Code that is new to a multiprocessor takes its time: loops are not unrolled.
 //
 // first : the set's first query head; room : for a count of each bin, and of one more of OWN_BINS
 __device__ void cut_set(const Choose& call, long long first, int count, long long set, long long length, Cuts& cuts,
@@ -111,15 +180,9 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
     const double doubt =
         rate.rate > 0.0 ? 2.0 * call.scale * (rate.base_error + 16.0 * UNIT * (fabs(rate.base) + ABOVE / rate.rate)) : 0.0;
     const double sure = call.cap > 0.0 ? power(-doubt - 0x1p-48 * call.cap) : 1.0;
-    double masses[2] = {0.0, 0.0}, mass[2], weight = lowest;
+    double masses[2] = {0.0, 0.0}, mass[2];
     unsigned totals[2] = {0, 0}, all[2];
-#pragma unroll 1
-    for (int i = 0; i < OWN_BINS; i++) {
-        weight = weights.after(weight, depth + i);
-        const unsigned upper = (unsigned)(own[i] >> 32), lower = (unsigned)own[i];
-        totals[0] += upper, totals[1] += lower;
-        masses[0] += upper * weight, masses[1] += lower * weight;
-    }
+    weigh_bins(own, weights, depth, lowest, totals, masses);
     scan_team(totals, all, cuts.totals);
     scan_team(masses, mass, cuts.masses);
     // Upper ends that are in no bin lie at the first position or below it. A share of 2^-30 pays for what sums of less than
@@ -127,25 +190,10 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
     // that vanish.
     const double low = (double)(length - all[0]);
     const double whole = mass[1] * sure * (1.0 - 0x1p-30);
-    double under = masses[0] + low * weights.at(HEADROOM - BINS);
-    double upper_count = low + totals[0], lower_count = (double)(length - all[1]) + totals[1];
-    int best = -1;
-    double bound = 0.0, left = 0.0;
-    weight = lowest;
-#pragma unroll 1
-    for (int i = 0; i < OWN_BINS; i++) {
-        const int bin = own_bin + i;  // the threshold: its upper ends are below, its lower ends are not
-        const unsigned upper = (unsigned)(own[i] >> 32), lower = (unsigned)own[i];
-        weight = weights.after(weight, depth + i);
-        under += upper * weight;
-        upper_count += upper;
-        const double most = (under + weight * (lower_count - upper_count)) * (1.0 + 0x1p-30) + 0x1p-1000;
-        const bool good = call.eps >= 0.0 ? most <= call.eps * whole
-                                          : length - 0.5 * (upper_count + lower_count) >= call.keep * (double)length;
-        if (bin < BINS - 1 && weights.exponent(depth + i) < HEAVIEST && good)
-            best = bin, bound = most, left = length - (upper_count - upper);
-        lower_count += lower;
-    }
+    const Below below{masses[0] + low * weights.at(HEADROOM - BINS), low + totals[0],
+                      (double)(length - all[1]) + totals[1]};
+    const Found found = try_bins(call, own, weights, depth, lowest, (double)length, whole, own_bin, below);
+    const int best = found.bin;
     int highest = best;
     for (int step = WARP / 2; step > 0; step /= 2) highest = max(highest, __shfl_xor_sync(FULL, highest, step));
     if (lane_number() == 0) cuts.best[threadIdx.x / WARP] = highest;
@@ -158,10 +206,10 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
         const double level = (bottom + best) / rate.rate, tau = rate.base + level;
         const double margin = threshold_margin(tau, rate.base, rate.base_error) + 16.0 * UNIT * fabs(level);
         if (margin * rate.rate < 0.25) {  // what lies a position below this cannot reach the threshold
-            cuts.left[which] = (float)left;
+            cuts.left[which] = (float)found.left;
             call.limits[first + which] = bottom + best - 1;
             call.tau[first + which] = tau - margin;
-            const double share = bound / whole * (1.0 + 0x1p-30);
+            const double share = found.bound / whole * (1.0 + 0x1p-30);
             call.dropped[first + which] = fmin(call.eps >= 0.0 ? call.eps : 1.0, share);
         } else {
             keep_all(call, first + which);

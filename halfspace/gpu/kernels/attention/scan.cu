@@ -213,13 +213,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache 
         scan_rows(space, call.uppers + set * cache.capacity * SET, shared, walk, sample);
         __syncthreads();
         unsigned long long* counts = call.counts + set * SET * BINS;
-        for (int i = threadIdx.x; i < count * BINS; i += THREADS) {
+        for (int k = threadIdx.x; k < count * BINS; k += THREADS) {
+            const int i = (k + THREADS * (int)blockIdx.x) % (count * BINS);  // blocks begin apart
             const unsigned both = shared.counts[i / BINS][i % BINS];
             if (both != 0) atomicAdd(counts + i, (unsigned long long)(both >> 16) << 32 | (both & 0xffffu));
         }
     }
     let_next_begin();  // it waits for this one where it reads
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) shared.last = arrive(call.tickets + set) == gridDim.x - 1;
     __syncthreads();
