@@ -79,6 +79,7 @@ __device__ __forceinline__ void prepare_scores(const Cache& cache, const Asked& 
     unsigned most = 0;  // norms are not negative: the order of their bits is theirs
 #pragma unroll
     for (int k = 0; k < 4; k++) most = lane + WARP * k < used ? max(most, asked.peaks[k]) : most;
+#pragma unroll 8
     for (int chunk = lane + 4 * WARP; chunk < used; chunk += WARP)
         most = max(most, __float_as_uint(cache.peaks[(long long)chunks * own + chunk]));
     for (int step = WARP / 2; step > 0; step /= 2) most = max(most, __shfl_xor_sync(FULL, most, step));
@@ -336,7 +337,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     Room& room = shared.rooms[warp];
     const Batches all{ALL_ROWS, space.rows, BATCH * (space.split * WARPS + warp), BATCH * WARPS * space.splits};
     const auto begin = [&] {
-        if (scored) return;
         if (in_turn) {
             begin_walk<false>(space, walk);
         } else {
@@ -357,10 +357,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     const auto list_scores = [&] {
         filter_scores(space, shared, call.uppers + space.set * cache.capacity * SET, Limits(limit), walk);
     };
+    const auto all_listed = [&] {
+        Batches rows{LISTED_ROWS, 0, warp, BATCH * WARPS};
+#pragma unroll
+        for (int other = 0; other < WARPS; other++) rows.total += shared.found[other];
+        return rows;
+    };
     if (scored) list_scores();  // before heads are prepared, which rows alone need
     __syncthreads();  // what was read is there: it would come late behind all that follows
-    if (dense) {
-        all.begin(space, shared, room, walk.ring);
+    Batches rows = scored ? all_listed() : all;
+    bool listed = dense || scored, begun = listed, decided = false;
+    int looked = scored ? shared.found[warp] : 0;
+    if (begun) {
+        rows.begin(space, shared, room, walk.ring);
     } else {
         begin();
     }
@@ -375,27 +384,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     __syncthreads();
 
     // Rounds: of tiles, of rows, of what rows have left for later. There is hardly ever more than one of the first two.
-    Batches rows = all;
-    bool listed = dense, decided = false;
-    int looked = 0;
 #pragma unroll 1
     for (int round = 0;; round++) {
         if (!listed) {
-            if (round > 0) begin();
-            if (!scored) {
-                filter_codes(space, shared, in_turn, walk);
-            } else if (round > 0) {
+            if (scored) {
                 list_scores();
+            } else {
+                if (round > 0) begin();
+                filter_codes(space, shared, in_turn, walk);
             }
             __syncthreads();
-            rows = Batches{LISTED_ROWS, 0, warp, BATCH * WARPS};
-#pragma unroll
-            for (int other = 0; other < WARPS; other++) rows.total += shared.found[other];
+            rows = all_listed();
             listed = true;
             looked = shared.found[warp];
         }
         Batches batches = decided ? Batches{DECIDED_ROWS, shared.doubts[warp], 0, BATCH} : rows;
-        if (!dense || round > 0) batches.begin(space, shared, room, walk.ring);
+        if (!begun) batches.begin(space, shared, room, walk.ring);
+        begun = false;
         Gathered gathered;
         batches.gather_rows(space, shared, room, walk.ring, gathered);
         if (!decided) rows.start = batches.start;

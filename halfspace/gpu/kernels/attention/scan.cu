@@ -44,14 +44,21 @@ __device__ inline Meter meter_of(const Head& head, double rate) {
     return meter;
 }
 
-// A lane's components of a head, of the centre and of the weights.
+// A lane's components of a head, of the centre and of the weights, and what it knows of keys.
 struct Components {
     float4 own[STEPS];
+    unsigned peaks[4];  // bits of norms, of the first chunks
 };
 
 __device__ __forceinline__ Components load_components(const Cache& cache, const Choose& call, long long space,
                                                       long long query) {
     Components parts;
+    const long long chunks = (cache.capacity + CHUNK - 1) / CHUNK;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const int chunk = lane_number() + WARP * k;
+        parts.peaks[k] = chunk < chunks ? __float_as_uint(cache.peaks[space * chunks + chunk]) : 0;
+    }
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
         const int j = lane_number() + WARP * k;
@@ -68,9 +75,12 @@ __device__ __forceinline__ Components load_components(const Cache& cache, const 
 __device__ __forceinline__ void prepare_one(const Cache& cache, const Choose& call, const Components& parts, long long space,
                                             int which, long long length, Scan& shared) {
     const int lane = lane_number();
-    const long long chunks = (cache.capacity + CHUNK - 1) / CHUNK;
+    const long long chunks = (cache.capacity + CHUNK - 1) / CHUNK, used = (length + CHUNK - 1) / CHUNK;
     unsigned largest = 0;  // norms are not negative: the order of their bits is theirs
-    for (long long chunk = lane; chunk < (length + CHUNK - 1) / CHUNK; chunk += WARP)
+#pragma unroll
+    for (int k = 0; k < 4; k++) largest = lane + WARP * k < used ? max(largest, parts.peaks[k]) : largest;
+#pragma unroll 8
+    for (long long chunk = lane + 4 * WARP; chunk < used; chunk += WARP)
         largest = max(largest, __float_as_uint(cache.peaks[space * chunks + chunk]));
     for (int step = WARP / 2; step > 0; step /= 2) largest = max(largest, __shfl_xor_sync(FULL, largest, step));
     const auto component = [&](int, int k) { return parts.own[k]; };
