@@ -203,10 +203,6 @@ __device__ __forceinline__ float4 reload128(const void* address) { return *stati
 // One kernel after the other: what the one before writes is there.
 __device__ __forceinline__ void wait_for_previous() {}
 __device__ __forceinline__ void let_next_begin() {}
-__device__ __forceinline__ void fetch_ahead(const void* from, unsigned bytes) {
-    ptx::check_aligned(from, "fetch_ahead");
-    if (bytes % 16) emulator::fail("fetch_ahead needs a multiple of 16 bytes");
-}
 
 __device__ __forceinline__ void copy_async4(void* to, const void* from) {
     ptx::begin_copy(to, from, 4, "copy_async4");
@@ -246,6 +242,10 @@ __device__ __forceinline__ void tile_begin(unsigned long long*, unsigned) {}
 __device__ __forceinline__ void tile_copy(void* to, const void* from, unsigned bytes, unsigned long long*) {
     if (bytes % 16) emulator::fail("tile_copy copies a multiple of 16 bytes, not %u", bytes);
     if (threadIdx.x % 32 == 0) ptx::begin_copy(to, from, bytes, "tile_copy");
+}
+__device__ __forceinline__ void lane_copy(void* to, const void* from, unsigned bytes, unsigned long long*) {
+    if (bytes % 16) emulator::fail("lane_copy copies a multiple of 16 bytes, not %u", bytes);
+    ptx::begin_copy(to, from, bytes, "lane_copy");
 }
 __device__ __forceinline__ void tile_wait(unsigned long long* barrier, unsigned parity) {
     __syncwarp();

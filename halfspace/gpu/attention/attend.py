@@ -36,8 +36,6 @@ MOST_SPLITS = 66
 """Blocks that share the rows of a set, at most, where sets share blocks by what there is to do for each."""
 CASCADE_SHARE = 0.05
 """Both planes are read at once where more were of use."""
-AHEAD = 2
-"""Tiles of codes, or batches of rows, that a warp has fetched into the GPU's cache while the kernel before ends."""
 
 _FIELDS = "queries tau output log_sum_exp kept weighted parts arrived shares query_heads wide recent sinks"
 ATTEND = np.dtype(
@@ -54,7 +52,6 @@ ATTEND = np.dtype(
         ("works", np.int64),
         ("blocks", np.int64),
         ("most", np.int64),
-        ("ahead", np.int64),
     ]
 )
 """The twin of the struct Attend in ``kernels/attention/attend.cuh``."""
@@ -145,7 +142,7 @@ def attend_with(
     own["scale"], own["cap"] = scale * LOG2_E, cap * LOG2_E
     own["few"], own["many"] = FEW if few is None else few, MANY
     own["dense_share"], own["cascade_share"] = DENSE_SHARE, CASCADE_SHARE
-    own["most"], own["ahead"] = MOST_SPLITS, 0 if cache.offload else AHEAD
+    own["most"] = MOST_SPLITS
     grid = space.splits, space.rows
     if scores is not None:
         grid = space.shared_out + space.rows, 1

@@ -11,7 +11,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.gpu.attention.attend import AHEAD, SET, WARPS, Workspace, attend_with, workspace_of
+from halfspace.gpu.attention.attend import SET, WARPS, Workspace, attend_with, workspace_of
 from halfspace.gpu.attention.cache import CACHE, describe
 from halfspace.gpu.runtime.launch import Kernel, format_of
 from halfspace.gpu.runtime.records import THREADS
@@ -41,7 +41,6 @@ CHOOSE = np.dtype(
         *((name, np.int64) for name in ("queries", "wide", "group")),
         *((name, np.float64) for name in ("eps", "keep", "scale", "cap", "steps")),
         ("few", np.int64),
-        ("ahead", np.int64),
         ("dense_share", np.float64),
         *((name, np.int64) for name in (*_WORK, "shares", "works", "limits", "tau", "dropped")),
     ]
@@ -110,7 +109,7 @@ def attend_chosen(
     own["eps"], own["keep"] = (-1.0 if share is None else share for share in aim)
     own["scale"], own["cap"] = scale, cap
     own["steps"] = FINE if aim.eps is not None and cap == 0.0 else COARSE
-    own["few"], own["ahead"], own["dense_share"] = few, AHEAD, DENSE_SHARE if whole else NEVER
+    own["few"], own["dense_share"] = few, DENSE_SHARE if whole else NEVER
     own["tau"], own["dropped"] = address(tau), address(dropped)
     options: dict[str, Any] = {"format": format_of(cache.keys.dtype), "head_dim": cache.dim, "overlap": True}
     ring = max(WARPS * 2 * (32 * cache.dim + 128), 50 << 10)  # tiles of codes; then counts

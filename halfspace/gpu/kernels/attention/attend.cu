@@ -55,21 +55,6 @@ __device__ __forceinline__ void read_head(const Cache& cache, const Attend& call
     }
 }
 
-// Fetch what a warp reads first, as `fetch_tiles` does; the last step tells what that will be.
-__device__ __forceinline__ void fetch_first(const Cache& cache, const Attend& call, const Space& space, int sequence) {
-    const long long rows = min(cache.lengths[sequence], cache.capacity);
-    const float share = call.shares[space.set];
-    if (rows >= call.few && share <= call.dense_share) {
-        fetch_tiles(space, rows, rows < call.many * space.splits || share > call.cascade_share, call.ahead);
-        return;
-    }
-    const int k = lane_number() / 2;
-    const long long row = (long long)BATCH * ((k * space.splits + space.split) * WARPS + threadIdx.x / WARP);
-    if (k < call.ahead && row < rows)
-        fetch_ahead((lane_number() % 2 != 0 ? space.values : space.keys) + row * HEAD_DIM,
-                    (unsigned)(min((long long)BATCH, rows - row) * HEAD_DIM * (int)sizeof(stored_t)));
-}
-
 // Find between which float32 scores a head is in doubt; by a warp.
 __device__ __forceinline__ void prepare_scores(const Cache& cache, const Asked& asked, long long own, int rows,
                                                int which, bool wide, Shared& shared) {
@@ -296,14 +281,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     const int heads = (int)cache.heads, group = (int)call.query_heads / heads, sets = (group + SET - 1) / SET;
     Walk walk{0, 0, 0, rings + warp * RING, shared.barriers[warp]};
     if (lane < HIGH_STAGES) make_barrier(walk.barriers + lane);
-    Task task{(int)blockIdx.y, (int)(blockIdx.y * gridDim.x), (int)blockIdx.x, (int)gridDim.x, false};
-    Space space;
-    if (call.works == nullptr && call.ahead > 0) {
-        place_space(cache, task.set / sets, space);
-        space.set = task.set, space.split = task.split, space.splits = task.splits;
-        fetch_first(cache, call, space, task.set / sets / heads);
-    }
     wait_for_previous();
+    Task task{(int)blockIdx.y, (int)(blockIdx.y * gridDim.x), (int)blockIdx.x, (int)gridDim.x, false};
     if (call.works != nullptr) task = find_task(call, (int)cache.batch * heads * sets);
     if (task.set < 0) return;
 
@@ -311,6 +290,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(Cache cache
     const int before = task.set % sets * SET, count = min(SET, group - before);
     const long long own = space_number;
     const long long first = sequence * call.query_heads + space_number % heads * group + before;
+    Space space;
     place_space(cache, own, space);
     space.grain = cache.grain;
     space.count = count;

@@ -44,7 +44,6 @@ static_assert(RING >= EIGHT && RING >= 4 * SET * (HEAD_DIM + 4), "a warp's rows,
 
 #define BELOW (-32768)  // the lower end of a bracket of a score that has none, see choose.cuh
 #define ABOVE 32767     // the upper end
-#define NONE 0x80008000u  // two ends that no head keeps
 
 // A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attention/attend.py.
 // All fields have 8 bytes.
@@ -73,7 +72,6 @@ struct Attend {
     const float* works;       // and how much there is to do for each set, negative where it is read whole
     long long blocks;         // that sets share by that, one for each aside
     long long most;           // splits of a set, at most
-    long long ahead;          // tiles, or batches of rows, that a warp fetches before the kernel before this one has ended
 };
 
 // What a block of threads goes over.
@@ -160,15 +158,6 @@ __device__ __forceinline__ void place_space(const Cache& cache, long long own, S
     space.scales = cache.scales + own * cache.capacity;
     space.high_radii = cache.radii + own * 2 * cache.capacity;
     space.low_radii = space.high_radii + cache.capacity;
-}
-
-// Fetch the codes that a warp reads first, of so many tiles, while the kernel before ends: it may still write to them, or
-// have another number of `rows`, and then they are read again.
-__device__ __forceinline__ void fetch_tiles(const Space& space, long long rows, bool both, long long count) {
-    const int k = lane_number() / 2;
-    const long long tile = tile_of(space, k, threadIdx.x / WARP);
-    const bool low = lane_number() % 2 != 0;
-    if (k < count && tile * ROWS < rows && (both || !low)) fetch_ahead((low ? space.low : space.high) + tile * PLANE, PLANE);
 }
 
 // What a block is to do: its set, its split of the rows, and whether all of them are read; set -1 if there is nothing.

@@ -201,35 +201,32 @@ struct Limits {
 };
 
 // List what may be kept by upper ends of scores, which are there for all keys, until there are no more, or the list is full.
-// Tiles are read several at a time, of lanes their own rows.
+// A lane has a tile copied into the warp's ring, as many as there is room for, and then sees to its own row of each.
 __device__ __forceinline__ void filter_scores(const Space& space, Shared& shared, const short* uppers, const Limits& limits,
                                               Walk& walk) {
-    constexpr int AT_ONCE = 8;
+    constexpr int BYTES = ROWS * SET * 2, AT_ONCE = RING / BYTES < WARP ? RING / BYTES : WARP;
     static_assert(SEGMENT >= ROWS && SET == 4, "a list has room for a tile; ends of a row are two words");
-    const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at;
+    const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at, last = min(walk.total, first + 0x10000 / ROWS);
     int found = 0;
 #pragma unroll 1
-    while (walk.at < walk.total && found + ROWS <= SEGMENT && (walk.at - first + AT_ONCE) * ROWS <= 0x10000) {
-        const int tiles = min(min(AT_ONCE, walk.total - walk.at), (SEGMENT - found) / ROWS);
-        const int row = tile_of(space, walk.at, warp) * ROWS + lane, step = ROWS * WARPS * space.splits;
-        uint2 ends[AT_ONCE];
-        unsigned kept[AT_ONCE];
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            ends[k] = k < tiles && row + k * step < space.rows
-                          ? *reinterpret_cast<const uint2*>(uppers + (long long)SET * (row + k * step))
-                          : make_uint2(NONE, NONE);
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            kept[k] = __ballot_sync(FULL, k < tiles && row + k * step < space.rows &&
-                                              (limits.keep(ends[k]) || is_forced(space, row + k * step)));
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            if (kept[k] >> lane & 1)
-                shared.list[warp][found + __popc(kept[k] & lanes_below())] = (unsigned short)((walk.at + k - first) * ROWS + lane);
-            found += __popc(kept[k]);
+    while (walk.at < last && found + ROWS <= SEGMENT) {
+        const int tiles = min(AT_ONCE, last - walk.at);
+        __syncwarp();  // all have read what was there
+        tile_begin(walk.barriers, BYTES * tiles);
+        if (lane < tiles)
+            lane_copy(walk.ring + BYTES * lane, uppers + (long long)tile_of(space, walk.at + lane, warp) * (ROWS * SET), BYTES,
+                      walk.barriers);
+        copy_async_commit();
+        copy_async_wait<0>();
+        tile_wait(walk.barriers, walk.parity & 1);
+        walk.parity ^= 1;
+        const uint2* own = reinterpret_cast<const uint2*>(walk.ring) + lane;
+#pragma unroll 4
+        for (int k = 0; k < tiles && found + ROWS <= SEGMENT; k++, walk.at++) {
+            const int row = tile_of(space, walk.at, warp) * ROWS + lane;
+            add_rows(shared.list[warp], found, row < space.rows && (limits.keep(own[k * ROWS]) || is_forced(space, row)),
+                     (walk.at - first) * ROWS + lane);
         }
-        walk.at += tiles;
     }
     if (lane == 0) shared.found[warp] = found, shared.first[warp] = first, shared.going[warp] = walk.at < walk.total;
 }

@@ -44,7 +44,6 @@ struct Choose {
     double cap;           // a logit s is bent to cap tanh(s / cap); 0: it is not
     double steps;         // positions in a nat, at most
     long long few;        // of fewer keys all are kept
-    long long ahead;      // tiles that a warp fetches before the kernel before this one has ended
     double dense_share;   // and now and then of sets of which more than this share is of use
     short* uppers;        // (spaces sets, capacity, SET), upper ends
     unsigned long long* counts;  // (spaces sets, SET, BINS), of upper ends, times 2^32, and of lower ones; 0 between calls

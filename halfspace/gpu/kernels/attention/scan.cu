@@ -182,17 +182,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache 
     const int warp = threadIdx.x / WARP;
     Walk walk{0, 0, 0, rings + warp * (BOTH_STAGES * BOTH_BYTES), shared.barriers[warp]};
     if (lane_number() < BOTH_STAGES) make_barrier(walk.barriers + lane_number());
-    const long long own = blockIdx.y, set = own * gridDim.z + blockIdx.z;
-    Turn& turn = call.turns[set];
-    Space space;
-    place_space(cache, own, space);
-    space.split = (int)blockIdx.x, space.splits = (int)gridDim.x;
-    if (call.ahead > 0) {
-        const long long rows = min(cache.lengths[own / cache.heads], cache.capacity);
-        if (rows >= call.few && turn.skipped == 0) fetch_tiles(space, rows, true, call.ahead);
-    }
     wait_for_previous();
-    const long long length = cache.lengths[own / cache.heads];
+    const long long own = blockIdx.y, length = cache.lengths[own / cache.heads];
+    const long long set = own * gridDim.z + blockIdx.z;
+    Turn& turn = call.turns[set];
     const unsigned long long skipped = turn.skipped, looked = turn.looked;
     const float share = call.shares[set];
     const long long first = own * call.group + SET * blockIdx.z;  // query head
@@ -203,8 +196,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache 
     const bool rest = skipped != 0 || (looked != 0 && share > call.dense_share);
     const bool looks = length > 0 && length >= call.few && !rest;
     if (looks) {
+        Space space;
+        place_space(cache, own, space);
         space.rows = (int)length;
         space.count = count;
+        space.split = (int)blockIdx.x, space.splits = (int)gridDim.x;
         const int tiles = (space.rows + ROWS - 1) / ROWS, start = tile_of(space, 0, warp), step = WARPS * space.splits;
         const int sample = (int)((long long)(tiles - 1) * warp / (WARPS - 1));
         walk.total = start < tiles ? (tiles - start + step - 1) / step : 0;

@@ -135,13 +135,6 @@ __device__ __forceinline__ void let_next_begin() {
 #endif
 }
 
-// Begin to bring a multiple of 16 bytes into the second cache, from a multiple of 16. A hint: nothing is read.
-__device__ __forceinline__ void fetch_ahead(const void* global, unsigned bytes) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-#endif
-}
-
 // Begin to copy 4 or 16 bytes into shared memory.
 __device__ __forceinline__ void copy_async4(void* shared, const void* global) {
     const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -187,6 +180,13 @@ __device__ __forceinline__ void tile_copy(void* shared, const void* global, unsi
         asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
                      "r"(place), "l"(global), "r"(bytes), "r"(counter) : "memory");
 }
+// The same, by each lane that calls it for itself.
+__device__ __forceinline__ void lane_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier) {
+    const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    const unsigned counter = static_cast<unsigned>(__cvta_generic_to_shared(barrier));
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(place),
+                 "l"(global), "r"(bytes), "r"(counter) : "memory");
+}
 // Wait until a tile is there; `parity` says whether its stage was used an odd number of times before.
 __device__ __forceinline__ void tile_wait(unsigned long long* barrier, unsigned parity) {
     const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(barrier));
@@ -205,6 +205,10 @@ __device__ __forceinline__ void before_copies() { asm volatile("fence.proxy.asyn
 __device__ __forceinline__ void tile_begin(unsigned long long*, unsigned) {}
 __device__ __forceinline__ void tile_copy(void* shared, const void* global, unsigned bytes, unsigned long long*) {
     for (unsigned at = threadIdx.x % 32 * 16; at < bytes; at += 512)
+        copy_async16(static_cast<char*>(shared) + at, static_cast<const char*>(global) + at);
+}
+__device__ __forceinline__ void lane_copy(void* shared, const void* global, unsigned bytes, unsigned long long*) {
+    for (unsigned at = 0; at < bytes; at += 16)
         copy_async16(static_cast<char*>(shared) + at, static_cast<const char*>(global) + at);
 }
 __device__ __forceinline__ void tile_wait(unsigned long long*, unsigned) { __syncwarp(); }
