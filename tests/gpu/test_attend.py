@@ -284,6 +284,38 @@ def test_no_keys_are_kept(way, rng, gpu):
     assert (lse[0, 0], kept[0, 0]) == (-np.inf, 0)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("power", [-135, -60, 0, 60, 105])
+def test_float32_queries_of_every_size(power, dtype, rng, gpu):
+    """Queries that half formats cannot hold, beside keys that they do: which are kept, at thresholds that are scores."""
+    keys, values, _ = data(rng, 1, 1, 90, 24, 4, dtype)
+    queries = np.ldexp(rng.standard_normal((1, 4, 24)), power).astype(np.float32)
+    cache = fill(gpu, keys, values, [90])
+    taus = np.stack([boundary_taus(rng, keys[0, 0], query, 3) for query in queries[0]], axis=1)
+    for tau in taus:
+        answer = ask(gpu, cache, queries, tau[None].copy(), 2.0**-power if power > -120 else 1.0)
+        how = How(2.0**-power, softmax=power > -120)
+        check(keys, values, queries, tau[None], [90], answer, how)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_light_keys(dtype, gpu):
+    """Keys that weigh next to nothing each count together."""
+    rows = 4000
+    keys = np.zeros((1, 1, rows, 16), reference.DTYPES[dtype])
+    keys[..., 0] = -20
+    keys[0, 0, 77, 0] = 0
+    values = np.full((1, 1, rows, 16), 64, reference.DTYPES[dtype])
+    values[0, 0, 77] = 0
+    queries = np.zeros((1, 1, 16), np.float32)
+    queries[..., 0] = 1
+    output, lse, kept = ask(gpu, fill(gpu, keys, values, [rows]), queries, np.full((1, 1), -np.inf), 1.0)
+    light = (rows - 1) * np.exp(-20.0)
+    assert kept[0, 0] == rows
+    np.testing.assert_allclose(output[0, 0], 64 * light / (1 + light), rtol=1e-4)
+    np.testing.assert_allclose(lse, np.log1p(light), atol=1e-6)
+
+
 def test_refused_dimensions(gpu):
     cache = gpu.new_cache(1, 1, 264, np.dtype(np.uint16), 64, False)
     with pytest.raises(ValueError, match="264"):
