@@ -287,7 +287,7 @@ def test_no_keys_are_kept(way, rng, gpu):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("power", [-135, -60, 0, 60, 105])
 def test_float32_queries_of_every_size(power, dtype, rng, gpu):
-    """Queries that half formats cannot hold, beside keys that they do: which are kept, at thresholds that are scores."""
+    """Queries that half formats cannot hold, beside keys that they do: which are kept, at scores as thresholds."""
     keys, values, _ = data(rng, 1, 1, 90, 24, 4, dtype)
     queries = np.ldexp(rng.standard_normal((1, 4, 24)), power).astype(np.float32)
     cache = fill(gpu, keys, values, [90])

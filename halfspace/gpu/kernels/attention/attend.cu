@@ -221,9 +221,11 @@ __device__ __forceinline__ void put_answer(const Attend& call, const Shared& sha
     float top = fmaxf(one.x, two.x), sum = 0.0f;
     int kept = 0, useful = 0;
     if (warp < count) {
+#pragma unroll 1
         for (int split = lane + 2 * WARP; split < splits; split += WARP)
             top = fmaxf(top, reload128(parts + split * SET).x);
         for (int step = WARP / 2; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(FULL, top, step));
+#pragma unroll 1
         for (int split = lane; split < splits; split += WARP) {
             const float4 part = split < WARP ? one : split < 2 * WARP ? two : reload128(parts + split * SET);
             const float share = share_of(part.x, top);

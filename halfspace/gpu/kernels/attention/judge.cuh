@@ -46,6 +46,28 @@ __device__ __noinline__ void decide_doubts(const Shared& shared, Room& room, int
     }
 }
 
+// Decide scores of lanes that are in doubt, in float64; returns those of them that are hits. Those that only exact sums can
+// tell are left for later. A function of its own: few keys come here, and code that is not run is not to be in the way.
+__device__ __noinline__ unsigned settle(const Shared& shared, unsigned doubtful, int row, float score, Room& room, int& doubts) {
+    unsigned hits = 0;
+    const int lane = lane_number();
+#pragma unroll 1
+    for (; doubtful != 0; doubtful &= doubtful - 1) {
+        const int which = __ffs((int)doubtful) - 1, its = __shfl_sync(FULL, row, which);
+        const bool finite_score = fabsf(__shfl_sync(FULL, score, which)) < INFINITY;
+        const Parts parts = compare_parts(shared.space.keys + (long long)its * HEAD_DIM, shared.peak, shared.space.grain,
+                                          shared.queries[which % SET], HEAD_DIM, shared.plans[which % SET]);
+        const bool known = parts.known && finite_score;
+        if (known) {
+            hits |= (parts.hit ? 1u : 0u) << which;
+        } else {
+            if (lane == which) room.doubts[doubts] = Doubt{SET * row + lane % SET, score};
+            doubts++;
+        }
+    }
+    return hits;
+}
+
 // Find which scores are hits; those that only exact sums can tell are left for later.
 template <int N>
 __device__ __forceinline__ void judge(const Space& space, Shared& shared, Scores<N>& own, Room& room, int& doubts) {
@@ -58,23 +80,17 @@ __device__ __forceinline__ void judge(const Space& space, Shared& shared, Scores
         const bool there = row >= 0 && head < space.count;
         bool keep = there && (is_forced(space, row) || score >= sure);
         const bool settled = (keep || score < never) && fabsf(score) < INFINITY;
-        unsigned doubtful = __ballot_sync(FULL, there && !settled);
-#pragma unroll 1
-        for (; doubtful != 0; doubtful &= doubtful - 1) {  // few keys
-            const int which = __ffs((int)doubtful) - 1, its = __shfl_sync(FULL, row, which);
-            const bool finite_score = fabsf(__shfl_sync(FULL, score, which)) < INFINITY;
-            const Parts parts = compare_parts(space.keys + (long long)its * HEAD_DIM, shared.peak, space.grain,
-                                              shared.queries[which % SET], HEAD_DIM, shared.plans[which % SET]);
-            const bool known = parts.known && finite_score;
-            if (lane == which) {
-                keep = known && parts.hit;
-                if (!known) room.doubts[doubts] = Doubt{SET * row + head, score};
-            }
-            doubts += known ? 0 : 1;
+        const bool doubt = there && !settled;
+        const unsigned doubtful = __ballot_sync(FULL, doubt);
+        if (doubtful != 0) {
+            const unsigned hits = settle(shared, doubtful, row, score, room, doubts);
+            if (doubt) keep = (hits >> lane & 1) != 0;
         }
         own.keep[i] = keep;
     }
 }
+
+__device__ __noinline__ float bend(float logit, float cap) { return cap * tanhf(logit / cap); }
 
 // Weigh what is kept; returns by what weights of before shrink, and false if nothing is kept by any lane.
 template <int N>
@@ -89,7 +105,7 @@ __device__ __forceinline__ bool weigh(const Space& space, const Scores<N>& own, 
         weighed.useful += __popc((pairs | pairs >> 2) & 0x11111111u);
         weighed.kept += own.keep[i] ? 1 : 0;
         logits[i] = own.keep[i] ? own.values[i] * space.scale : -INFINITY;
-        if (own.keep[i] && space.cap > 0.0f) logits[i] = space.cap * tanhf(logits[i] / space.cap);
+        if (own.keep[i] && space.cap > 0.0f) logits[i] = bend(logits[i], space.cap);
         top = fmaxf(top, logits[i]);
     }
     if (any == 0) return false;

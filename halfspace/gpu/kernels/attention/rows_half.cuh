@@ -19,22 +19,29 @@ struct Gathered {
 // Which row of a batch the lane looks up.
 __device__ __forceinline__ int slot_of_lane() { return lane_number() % BATCH; }
 
-// Where a piece of a row lies: rows follow each other, pieces in an order that spreads columns over all banks. A piece
-// beyond the last one is that one: it is multiplied by zero, or not used.
-__device__ __forceinline__ unsigned char* place_of(unsigned char* rows, int row, int piece) {
-    if (PIECES % 2 != 0) piece = min(piece, PIECES - 1);
-    return rows + (row * LANES + (piece ^ (row & 7))) * 16;
+// Where a piece of a row lies: rows follow each other, pieces in an order that spreads columns over all banks. The place
+// of piece p ^ q is that of p, ^ 16 q.
+__device__ __forceinline__ unsigned place_of(int row, int piece) {
+    return (unsigned)(row * LANES * 16 | (piece ^ (row & 7)) * 16);
+}
+
+// Where the pieces of a tile lie that a lane names, given the place of the first one. A piece beyond the last is another
+// one: it is multiplied by zero, or not used.
+__device__ __forceinline__ const unsigned char* pieces_of(const unsigned char* rows, unsigned place, int tile, bool second) {
+    const int piece = PIECES % 2 != 0 && tile == TILES - 1 && second ? 2 * tile + 1 : 0;
+    return rows + (place ^ (unsigned)(2 * tile ^ piece) * 16);
 }
 
 // Begin to copy a batch of keys, or values; the lane knows of row `row`, or -1, which are zeros.
 __device__ __forceinline__ void begin_rows(const stored_t* source, int row, unsigned char* rows) {
-    const int piece = lane_number() % LANES;
+    constexpr int AT_ONCE = WARP / LANES;  // rows
+    const int piece = lane_number() % LANES, first = lane_number() / LANES;
+    const unsigned place = place_of(first, piece);
 #pragma unroll
-    for (int k = 0; k < BATCH * LANES / WARP; k++) {
-        const int slot = k * (WARP / LANES) + lane_number() / LANES;
-        const long long other = __shfl_sync(FULL, row, slot);
+    for (int k = 0; k < BATCH / AT_ONCE; k++) {
+        const long long other = __shfl_sync(FULL, row, k * AT_ONCE + first);
         if (piece < PIECES)
-            copy_async16_if(other >= 0, place_of(rows, slot, piece),
+            copy_async16_if(other >= 0, rows + k * (AT_ONCE * LANES * 16) + (place ^ (unsigned)(k * AT_ONCE & 7) * 16),
                             source + (other >= 0 ? other : 0) * HEAD_DIM + 8 * piece);
     }
     copy_async_commit();
@@ -57,12 +64,13 @@ __device__ __forceinline__ unsigned short to_stored(float value) {
 }
 
 // Multiply a batch of keys with the heads.
-__device__ __forceinline__ void multiply_keys(unsigned char* keys, const Shared& shared, float (&sums)[4]) {
+__device__ __forceinline__ void multiply_keys(const unsigned char* keys, const Shared& shared, float (&sums)[4]) {
     const int lane = lane_number();
+    const unsigned place = place_of(lane % 16, lane / 16);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         unsigned rows[4];
-        load_matrix(rows, place_of(keys, lane % 16, 2 * tile + lane / 16));
+        load_matrix(rows, pieces_of(keys, place, tile, lane >= 16));
         const uint2 heads = shared.operands[0][tile][lane];
         multiply_halves(sums, rows, heads.x, heads.y);
         if (OPERANDS > 1 && shared.wide) {
@@ -79,8 +87,9 @@ __device__ __forceinline__ unsigned part_of(float weight) {
 }
 
 // Add a batch of values by their weights.
-__device__ __forceinline__ void add_values(unsigned char* values, const float (&weights)[2], Gathered& own) {
+__device__ __forceinline__ void add_values(const unsigned char* values, const float (&weights)[2], Gathered& own) {
     const int lane = lane_number(), first = 8 * (lane % 4) + lane / 8;  // row 2 t, of the column's head
+    const unsigned place = place_of(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     unsigned parts[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -90,7 +99,7 @@ __device__ __forceinline__ void add_values(unsigned char* values, const float (&
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         unsigned columns[4];
-        load_matrix_turned(columns, place_of(values, lane % 8 + lane / 16 * 8, 2 * tile + lane / 8 % 2));
+        load_matrix_turned(columns, pieces_of(values, place, tile, (lane & 8) != 0));
         multiply_halves(own.values[tile], columns, parts[0], parts[1]);
     }
 }
