@@ -180,6 +180,18 @@ def test_many_rows(dtype, rng, gpu, monkeypatch):
             assert lost(own, np.float32(queries[b, g]), tau[b, g], 1.0) <= dropped[b, g] * (1 + 1e-12)
 
 
+def test_full_lists(rng, gpu):
+    """One block lists more rows than there is room for, and goes on when these are attended."""
+    attend = importlib.import_module("halfspace.gpu.attention.attend")
+    keys = rng.standard_normal((1, 1, 9000, 16)).astype(np.float16)
+    queries = rng.standard_normal((1, 2, 16)).astype(np.float16)
+    cache = cache_of(gpu, keys)
+    attend.workspace_of(cache, 2).shared_out = 0
+    tau, _ = certified(gpu, cache, queries, None, 1.0, 0.97)
+    kept = (np.float64(keys[0, 0]) @ np.float64(queries[0]).T >= tau[0]).mean(axis=0)
+    assert (kept > 0.95).all()
+
+
 def test_more_sets_than_lanes(rng, gpu):
     """Sets of heads share blocks by what there is to do: here there are many, of lengths far apart."""
     keys = (2 * rng.standard_normal((3, 12, 150, 8))).astype(np.float16)

@@ -20,7 +20,7 @@ SET = 4
 """Query heads that one block of threads answers."""
 WARPS = 8
 """Of a block."""
-REST = 19 << 10
+REST = 32 << 10
 """Bytes of shared memory that a block takes beside its rings, at most."""
 LOG2_E = 1.4426950408889634
 MOST_DIM = 256
@@ -32,7 +32,7 @@ MANY = 2400
 """Where a split has so many keys, the high plane is read before the low one."""
 DENSE_SHARE = 0.38
 """A space is read whole where more of its keys were of use in the last step."""
-MOST_SPLITS = 66
+MOST_SPLITS = 132
 """Blocks that share the rows of a set, at most, where sets share blocks by what there is to do for each."""
 CASCADE_SHARE = 0.05
 """Both planes are read at once where more were of use."""

@@ -28,7 +28,7 @@ RESIDENT = 2
 """Blocks that bracket scores on a multiprocessor at once."""
 MOST_ROWS = 1 << 15
 """Rows that a block counts, at most: it has 16 bits for them."""
-DENSE_SHARE = 0.9
+DENSE_SHARE = 0.7
 """A set of query heads is asked about keys it may leave out only now and then where more of them are of use."""
 NEVER = 2.0
 """A share that is never reached."""
@@ -65,7 +65,7 @@ class _Room:
             self.uppers,
             cp.zeros((spaces * sets, SET, BINS), np.uint64),
             cp.zeros(spaces * sets, np.uint32),
-            cp.zeros((spaces * sets, 2), np.uint64),
+            cp.zeros((spaces * sets, 3), np.uint64),
         )
         self.call = np.zeros(1, CHOOSE)
         for name, array in zip(_WORK, self.arrays, strict=True):

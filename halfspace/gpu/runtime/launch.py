@@ -185,7 +185,8 @@ class Kernel:
         )
         variant = format, metric, head_dim
         function = self._functions.get((*variant, device)) or self._function(variant, device)
-        if shared > _DEFAULT_SHARED and function.max_dynamic_shared_size_bytes < shared:
+        beyond = shared + function.shared_size_bytes > _DEFAULT_SHARED
+        if beyond and function.max_dynamic_shared_size_bytes < shared:
             function.max_dynamic_shared_size_bytes = shared
         if overlap and can_overlap(device):
             return partial(launch_overlapping, function.kernel, grid, block, packed, shared)

@@ -9,10 +9,10 @@
 #include "attention/heads.cuh"
 
 #define WARPS (THREADS / WARP)
-#define SET 4        // query heads of a set
-#define ROWS 32      // keys of a tile: two blocks of codes
-#define SEGMENT 256  // rows that a warp lists before rows are attended
-#define DOUBTS 64    // scores that a warp leaves for later, as only exact sums can tell
+#define SET 4         // query heads of a set
+#define ROWS 32       // keys of a tile: two blocks of codes
+#define SEGMENT 1024  // rows that a warp lists before rows are attended
+#define DOUBTS 64     // scores that a warp leaves for later, as only exact sums can tell
 
 constexpr int WORDS = HEAD_DIM / 8;                  // of 4 bytes, in each plane of codes
 constexpr int STEPS = (WORDS + 3) / 4;               // products of a tile: lane t of four takes words from STEPS t on
@@ -133,7 +133,7 @@ struct Shared {
     unsigned short list[WARPS][SEGMENT];
 };
 
-static_assert(BLOCKS == 1 || sizeof(Shared) <= 18 << 10, "halfspace/gpu/attention/attend.py counts on it");
+static_assert(BLOCKS == 1 || sizeof(Shared) <= 31 << 10, "halfspace/gpu/attention/attend.py counts on it");
 
 // The tile that a warp meets as its `at`-th: consecutive tiles go to different splits, as keys that are kept cluster.
 __device__ __forceinline__ int tile_of(const Space& space, int at, int warp) {

@@ -21,15 +21,17 @@ struct Rate {
     double rate;        // positions in a unit of score
 };
 
-#define STREAMED (1.0f / 32.0f)  // of a row that is read in order, what it costs to look at its upper ends
+#define STREAMED (1.0f / 16.0f)  // of a row that is read in order, what it costs to look at its upper ends
 #define GATHERED 1.5f             // and what a row costs that is read apart from others
 #define BEGINNING 128.0f          // rows that cost what a split costs beside its rows
-#define APART 0.6f                // the share of the rows of a set's heads that are different ones, about
+#define APART 0.6f                // the share of the rows of a set's heads that are different ones, where it is not known
+#define TOGETHER 0.25f            // the least that it may be: of four heads
 
 // What is counted of a set.
 struct Turn {
     unsigned long long skipped;  // how many more times all keys are kept without a look
     unsigned long long looked;   // whether the call before this one looked
+    double rows;                 // of all heads together, as it expected to list them, or 0 if it listed none
 };
 
 // A question and its answer: the twin of the record CHOOSE in halfspace/gpu/attention/choose.py.

@@ -68,77 +68,73 @@ struct Weights {
     __device__ __forceinline__ bool even() const { return nats < 0.125 && !(cap > 0.0); }
 };
 
-// Counts of the bins of a thread: of upper ends, times 2^32, and of lower ones.
-__device__ __forceinline__ unsigned upper_of(unsigned long long both) { return (unsigned)(both >> 32); }
-__device__ __forceinline__ unsigned lower_of(unsigned long long both) { return (unsigned)both; }
+// The bins of a thread.
+struct Bins {
+    const unsigned long long* own;  // counts of upper ends, times 2^32, and of lower ones
+    int first;
+    int depth;      // of the first
+    double lowest;  // the weight of the position below
 
-// Sum the counts of a thread's bins, and what they weigh; `lowest` is the weight below the first, at `depth`.
-__device__ __noinline__ void weigh_bins(const unsigned long long* own, const Weights& weights, int depth, double lowest,
-                                        unsigned (&totals)[2], double (&masses)[2]) {
-    const bool even = weights.even();
-    if (even) {
+    __device__ __forceinline__ unsigned upper(int i) const { return (unsigned)(own[i] >> 32); }
+    __device__ __forceinline__ unsigned lower(int i) const { return (unsigned)own[i]; }
+};
+
+// Sum the counts of a thread's bins, and what they weigh.
+__device__ __noinline__ void weigh_bins(const Bins& bins, const Weights& weights, unsigned (&totals)[2], double (&masses)[2]) {
+    if (weights.even()) {
 #pragma unroll
         for (int i = OWN_BINS - 1; i >= 0; i--) {
-            const unsigned upper = upper_of(own[i]), lower = lower_of(own[i]);
-            totals[0] += upper, totals[1] += lower;
-            masses[0] = (masses[0] + upper) * weights.ratio, masses[1] = (masses[1] + lower) * weights.ratio;
+            totals[0] += bins.upper(i), totals[1] += bins.lower(i);
+            masses[0] = (masses[0] + bins.upper(i)) * weights.ratio, masses[1] = (masses[1] + bins.lower(i)) * weights.ratio;
         }
-        masses[0] *= lowest, masses[1] *= lowest;
+        masses[0] *= bins.lowest, masses[1] *= bins.lowest;
         return;
     }
 #pragma unroll 1
     for (int i = 0; i < OWN_BINS; i++) {
-        const unsigned upper = upper_of(own[i]), lower = lower_of(own[i]);
-        const double weight = weights.at(depth + i);
-        totals[0] += upper, totals[1] += lower;
-        masses[0] += upper * weight, masses[1] += lower * weight;
+        const double weight = weights.at(bins.depth + i);
+        totals[0] += bins.upper(i), totals[1] += bins.lower(i);
+        masses[0] += bins.upper(i) * weight, masses[1] += bins.lower(i) * weight;
     }
 }
 
-// What is known of a threshold.
-struct Found {
-    int bin;       // or -1
-    double bound;  // of what lies below it
-    double left;   // rows that it leaves
+// What is known of thresholds, bin by bin.
+struct Search {
+    double length;  // keys
+    double whole;   // what they weigh, at least
+    double under;   // what the upper ends below weigh, at most
+    double upper, lower;  // how many ends are below
+    int best;       // the highest bin that will do, or -1
+    double bound;   // of what lies below it
+    double left;    // rows that it leaves
+
+    // Take a bin if it will do as threshold: its upper ends are below, its lower ends are not.
+    __device__ __forceinline__ void look(const Choose& call, const Bins& bins, int i, double weight, bool known) {
+        const double more = upper + bins.upper(i);
+        under += bins.upper(i) * weight;
+        const double most = (under + weight * (lower - more)) * (1.0 + 0x1p-30) + 0x1p-1000;
+        const bool good = call.eps >= 0.0 ? most <= call.eps * whole : length - 0.5 * (more + lower) >= call.keep * length;
+        if (bins.first + i < BINS - 1 && known && good) best = bins.first + i, bound = most, left = length - upper;
+        upper = more, lower += bins.lower(i);
+    }
 };
 
-// What lies below the bins of a thread.
-struct Below {
-    double mass;          // at most, of upper ends
-    double upper, lower;  // how many ends
-};
-
-// Take a threshold at bin `own_bin + i` if it will do: its upper ends are below, its lower ends are not.
-__device__ __forceinline__ void try_bin(const Choose& call, unsigned long long both, double weight, double length,
-                                        double whole, int bin, bool known, Below& below, Found& found) {
-    const double upper = upper_of(both), more = below.upper + upper;
-    below.mass += upper * weight;
-    const double most = (below.mass + weight * (below.lower - more)) * (1.0 + 0x1p-30) + 0x1p-1000;
-    const bool good =
-        call.eps >= 0.0 ? most <= call.eps * whole : length - 0.5 * (more + below.lower) >= call.keep * length;
-    if (bin < BINS - 1 && known && good) found = Found{bin, most, length - below.upper};
-    below.upper = more;
-    below.lower += lower_of(both);
-}
-
-// Find the highest of a thread's bins that will do.
-__device__ __noinline__ Found try_bins(const Choose& call, const unsigned long long* own, const Weights& weights, int depth,
-                                       double lowest, double length, double whole, int own_bin, Below below) {
-    Found found{-1, 0.0, 0.0};
-    double weight = lowest;
+// Go over the bins of a thread.
+__device__ __noinline__ void search_bins(const Choose& call, const Bins& bins, const Weights& weights, Search& search) {
+    double weight = bins.lowest;
     if (weights.even()) {
 #pragma unroll
         for (int i = 0; i < OWN_BINS; i++) {
             weight *= weights.ratio;
-            try_bin(call, own[i], weight, length, whole, own_bin + i, true, below, found);
+            search.look(call, bins, i, weight, true);
         }
-        return found;
+        return;
     }
 #pragma unroll 1
-    for (int i = 0; i < OWN_BINS; i++)
-        try_bin(call, own[i], weights.at(depth + i), length, whole, own_bin + i,
-                weights.exponent(depth + i) < HEAVIEST, below, found);
-    return found;
+    for (int i = 0; i < OWN_BINS; i++) {
+        const int depth = bins.depth + i;
+        search.look(call, bins, i, weights.at(depth), weights.exponent(depth) < HEAVIEST);
+    }
 }
 
 // What a head keeps where nothing can be left out.
@@ -170,19 +166,18 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
     const Rate rate = cuts.rates[min(which, count - 1)];
     const int bottom = cuts.bottoms[min(which, count - 1)];
     const bool known = which < count && rate.rate > 0.0 && bottom > BELOW;
-    const unsigned long long* own = room + (OWN_BINS + 1) * threadIdx.x;
     const double nats = rate.rate > 0.0 ? call.scale / rate.rate : 0.0;  // of a position
     const int depth = own_bin - (BINS - HEADROOM);  // above the largest lower end of the sample
     const double origin = call.scale * rate.base + (bottom + BINS - HEADROOM) * nats;
     const Weights weights{nats, origin, call.cap, power(nats)};
-    const double lowest = weights.at(depth - 1);
+    const Bins bins{room + (OWN_BINS + 1) * threadIdx.x, own_bin, depth, weights.at(depth - 1)};
     // capping never widens a gap, so that logits are in doubt by no more than the base is, at either end of one
     const double doubt =
         rate.rate > 0.0 ? 2.0 * call.scale * (rate.base_error + 16.0 * UNIT * (fabs(rate.base) + ABOVE / rate.rate)) : 0.0;
     const double sure = call.cap > 0.0 ? power(-doubt - 0x1p-48 * call.cap) : 1.0;
     double masses[2] = {0.0, 0.0}, mass[2];
     unsigned totals[2] = {0, 0}, all[2];
-    weigh_bins(own, weights, depth, lowest, totals, masses);
+    weigh_bins(bins, weights, totals, masses);
     scan_team(totals, all, cuts.totals);
     scan_team(masses, mass, cuts.masses);
     // Upper ends that are in no bin lie at the first position or below it. A share of 2^-30 pays for what sums of less than
@@ -190,10 +185,10 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
     // that vanish.
     const double low = (double)(length - all[0]);
     const double whole = mass[1] * sure * (1.0 - 0x1p-30);
-    const Below below{masses[0] + low * weights.at(HEADROOM - BINS), low + totals[0],
-                      (double)(length - all[1]) + totals[1]};
-    const Found found = try_bins(call, own, weights, depth, lowest, (double)length, whole, own_bin, below);
-    const int best = found.bin;
+    const double under = masses[0] + low * weights.at(HEADROOM - BINS), lower = (double)(length - all[1]) + totals[1];
+    Search search{(double)length, whole, under, low + totals[0], lower, -1, 0.0, 0.0};
+    search_bins(call, bins, weights, search);
+    const int best = search.best;
     int highest = best;
     for (int step = WARP / 2; step > 0; step /= 2) highest = max(highest, __shfl_xor_sync(FULL, highest, step));
     if (lane_number() == 0) cuts.best[threadIdx.x / WARP] = highest;
@@ -206,10 +201,10 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
         const double level = (bottom + best) / rate.rate, tau = rate.base + level;
         const double margin = threshold_margin(tau, rate.base, rate.base_error) + 16.0 * UNIT * fabs(level);
         if (margin * rate.rate < 0.25) {  // what lies a position below this cannot reach the threshold
-            cuts.left[which] = (float)found.left;
+            cuts.left[which] = (float)search.left;
             call.limits[first + which] = bottom + best - 1;
             call.tau[first + which] = tau - margin;
-            const double share = found.bound / whole * (1.0 + 0x1p-30);
+            const double share = search.bound / whole * (1.0 + 0x1p-30);
             call.dropped[first + which] = fmin(call.eps >= 0.0 ? call.eps : 1.0, share);
         } else {
             keep_all(call, first + which);
@@ -217,11 +212,12 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
     }
 }
 
-// Tell how much there is to do for a set of so many rows, given how many of them may be kept by each of its heads.
-__device__ __forceinline__ float work_of(const Choose& call, long long length, const float (&left)[SET]) {
+// Tell how much there is to do for a set of so many rows, given how many of them may be kept by each of its heads, and what
+// share of these together is different rows.
+__device__ __forceinline__ float work_of(const Choose& call, long long length, const float (&left)[SET], float apart) {
     float most = 0.0f, sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < SET; k++) most = fmaxf(most, left[k]), sum += left[k];
-    const float apart = GATHERED * fmaxf(most, APART * sum) + STREAMED * (float)length, whole = (float)length;
-    return apart > whole && call.dense_share <= 1.0 ? -(whole + BEGINNING) : apart + BEGINNING;
+    const float listed = GATHERED * fmaxf(most, apart * sum) + STREAMED * (float)length, whole = (float)length;
+    return listed > whole && call.dense_share <= 1.0 ? -(whole + BEGINNING) : listed + BEGINNING;
 }

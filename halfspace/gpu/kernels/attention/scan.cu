@@ -237,7 +237,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache 
     }
     __syncthreads();
     if (threadIdx.x != 0) return;
-    call.works[set] = looks ? work_of(call, length, shared.left) : -((float)length + BEGINNING);
+    const float apart = turn.rows > 0.0 ? share * (float)length / (float)turn.rows : APART;  // in the last call
+    const float work = looks ? work_of(call, length, shared.left, fminf(fmaxf(apart, TOGETHER), 1.0f)) : -((float)length + BEGINNING);
+    call.works[set] = work;
+    turn.rows = 0.0;
+    for (int k = 0; k < SET && work > 0.0f; k++) turn.rows += shared.left[k];
     call.tickets[set] = 0;
     turn.looked = looks;
     turn.skipped = skipped != 0 ? skipped - 1 : rest ? SKIPPED - 1 : 0;
