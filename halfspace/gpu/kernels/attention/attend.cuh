@@ -29,11 +29,12 @@ constexpr int PLANE = 2 * BLOCK * 4 * WORDS;          // bytes of a tile in one 
 constexpr int BOTH_BYTES = 2 * PLANE + 4 * ROWS;      // codes, scales and radii of a tile
 constexpr int HIGH_BYTES = PLANE + 6 * ROWS;          // without the low plane, and with the radii of high codes
 constexpr int QUEUE = 24 * 2 * ROWS + 4 * SET * ROWS;  // bytes of a Queue, which lies behind the latter
-constexpr int EIGHT = 16 * 8 * LANES * (int)sizeof(stored_t);  // eight keys and eight values
+constexpr int EIGHT = 16 * 8 * LANES * (int)sizeof(stored_t);  // eight keys and eight values, or 16 of either
 constexpr int ROWS_BYTES = FORMAT != 0 ? 2 * EIGHT : most_of(least_of(2 * EIGHT, 8 << 10), EIGHT);
 constexpr int BOTH_STAGES = 2;
 constexpr int HIGH_STAGES = 3;
-constexpr int RING = most_of(most_of(BOTH_STAGES * BOTH_BYTES, HIGH_STAGES * HIGH_BYTES + QUEUE), ROWS_BYTES);  // for each warp
+constexpr int CODES_BYTES = most_of(BOTH_STAGES * BOTH_BYTES, HIGH_STAGES * HIGH_BYTES + QUEUE);
+constexpr int RING = most_of(CODES_BYTES, ROWS_BYTES);  // bytes, for each warp
 
 // Queries as operands of the tensor cores: two parts of each number, and of float32 with bfloat16 keys a third.
 constexpr int OPERANDS = FORMAT;

@@ -1,5 +1,5 @@
-// The filter of attention where scores have been bracketed: each warp goes over the upper ends of its own tiles and lists the
-// rows that any of the block's query heads may keep.
+// The filter of attention where scores have been bracketed: each warp goes over the upper ends of its own tiles and lists
+// the rows that any of the block's query heads may keep.
 #pragma once
 
 #include "attention/attend_codes.cuh"
@@ -29,16 +29,16 @@ __device__ __forceinline__ void filter_scores(const Space& space, Shared& shared
                                               Walk& walk) {
     constexpr int BYTES = ROWS * SET * 2, AT_ONCE = RING / BYTES < WARP ? RING / BYTES : WARP;
     static_assert(SEGMENT >= ROWS && SET == 4, "a list has room for a tile; ends of a row are two words");
-    const int warp = threadIdx.x / WARP, lane = lane_number(), first = walk.at, last = min(walk.total, first + 0x10000 / ROWS);
+    const int warp = threadIdx.x / WARP, lane = lane_number();
+    const int first = walk.at, last = min(walk.total, first + 0x10000 / ROWS);
     int found = 0;
 #pragma unroll 1
     while (walk.at < last && found + ROWS <= SEGMENT) {
         const int tiles = min(AT_ONCE, last - walk.at);
         __syncwarp();  // all have read what was there
         tile_begin(walk.barriers, BYTES * tiles);
-        if (lane < tiles)
-            lane_copy(walk.ring + BYTES * lane, uppers + (long long)tile_of(space, walk.at + lane, warp) * (ROWS * SET), BYTES,
-                      walk.barriers);
+        const long long own_tile = tile_of(space, walk.at + lane, warp);
+        if (lane < tiles) lane_copy(walk.ring + BYTES * lane, uppers + own_tile * (ROWS * SET), BYTES, walk.barriers);
         copy_async_commit();
         copy_async_wait<0>();
         tile_wait(walk.barriers, walk.parity & 1);

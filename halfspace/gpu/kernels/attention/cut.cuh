@@ -85,7 +85,8 @@ __device__ __noinline__ void weigh_bins(const Bins& bins, const Weights& weights
 #pragma unroll
         for (int i = OWN_BINS - 1; i >= 0; i--) {
             totals[0] += bins.upper(i), totals[1] += bins.lower(i);
-            masses[0] = (masses[0] + bins.upper(i)) * weights.ratio, masses[1] = (masses[1] + bins.lower(i)) * weights.ratio;
+            masses[0] = (masses[0] + bins.upper(i)) * weights.ratio;
+            masses[1] = (masses[1] + bins.lower(i)) * weights.ratio;
         }
         masses[0] *= bins.lowest, masses[1] *= bins.lowest;
         return;

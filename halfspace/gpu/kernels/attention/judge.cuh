@@ -48,7 +48,8 @@ __device__ __noinline__ void decide_doubts(const Shared& shared, Room& room, int
 
 // Decide scores of lanes that are in doubt, in float64; returns those of them that are hits. Those that only exact sums can
 // tell are left for later. A function of its own: few keys come here, and code that is not run is not to be in the way.
-__device__ __noinline__ unsigned settle(const Shared& shared, unsigned doubtful, int row, float score, Room& room, int& doubts) {
+__device__ __noinline__ unsigned settle(const Shared& shared, unsigned doubtful, int row, float score, Room& room,
+                                        int& doubts) {
     unsigned hits = 0;
     const int lane = lane_number();
 #pragma unroll 1
@@ -90,9 +91,10 @@ __device__ __forceinline__ void judge(const Space& space, Shared& shared, Scores
     }
 }
 
+// A function of its own, too.
 __device__ __noinline__ float bend(float logit, float cap) { return cap * tanhf(logit / cap); }
 
-// Weigh what is kept; returns by what weights of before shrink, and false if nothing is kept by any lane.
+// Weigh what is kept, and find by what weights of before shrink; returns false if nothing is kept by any lane.
 template <int N>
 __device__ __forceinline__ bool weigh(const Space& space, const Scores<N>& own, Weighed& weighed, float (&weights)[N],
                                       float& shrink) {

@@ -163,6 +163,7 @@ __device__ __forceinline__ void put_gathered(const Gathered& own, float* place) 
     for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            if (16 * tile + 8 * i < HEAD_DIM) head[16 * tile + 8 * i + g] = own.values[tile][2 * i] + own.values[tile][2 * i + 1];
+            if (16 * tile + 8 * i < HEAD_DIM)
+                head[16 * tile + 8 * i + g] = own.values[tile][2 * i] + own.values[tile][2 * i + 1];
     }
 }

@@ -237,8 +237,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache 
     }
     __syncthreads();
     if (threadIdx.x != 0) return;
-    const float apart = turn.rows > 0.0 ? share * (float)length / (float)turn.rows : APART;  // in the last call
-    const float work = looks ? work_of(call, length, shared.left, fminf(fmaxf(apart, TOGETHER), 1.0f)) : -((float)length + BEGINNING);
+    const float last = turn.rows > 0.0 ? share * (float)length / (float)turn.rows : APART;
+    const float apart = fminf(fmaxf(last, TOGETHER), 1.0f);
+    const float work = looks ? work_of(call, length, shared.left, apart) : -((float)length + BEGINNING);
     call.works[set] = work;
     turn.rows = 0.0;
     for (int k = 0; k < SET && work > 0.0f; k++) turn.rows += shared.left[k];
