@@ -183,8 +183,9 @@ __device__ inline double tree32_intercept(int dim, double norm) {
 }
 
 // The same of a product of the tensor cores with a query in parts, of `steps` products of 16 numbers. A product of
-// matrices adds 16 products, exact, and a sum; of each of these it loses at most 2^-22 of all magnitudes together, which
-// is twice what cutting them off at the 24 bits of the largest loses. Parts lose as much of the query, or flush it.
+// matrices adds 16 products, exact, and a sum; of each of these it is taken to lose at most 2^-22 of all magnitudes
+// together, which is twice what cutting them off at the 24 bits of the largest loses. Parts lose as much of the query, or
+// flush it.
 __device__ inline double mma32_slope(int steps, int dim, double norm) {
     return (68.0 * steps + 32.0) * V32 * norm + 4.0004 * TINY * sqrt((double)dim);
 }
