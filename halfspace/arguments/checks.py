@@ -86,7 +86,7 @@ def asarray(values: Any, name: str) -> np.ndarray:
 def as_matrix(array: np.ndarray, dim: int, name: str) -> tuple[np.ndarray, bool]:
     """Return (n, dim) numbers in their own dtype, and whether a single (dim,) was given, of an array of any device."""
     if array.dtype in _FLOATS and array.shape == (dim,):
-        return array[None], True
+        return array.reshape(1, dim), True
     if array.size == 0 and array.shape in ((0,), (0, dim)):
         return namespace(array).empty((0, dim), np.float32), False
     real(array, name)

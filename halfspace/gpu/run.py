@@ -1,7 +1,7 @@
 """A run: the kernels over a question of one shape, and the memory between them.
 
-Prepare the directions, filter, verify, count the hits, tell the host; then write them out. What may be asked again is
-bound once: a run is launched as often as one likes.
+Prepare the directions, filter, verify; then count the hits, write them out, and tell the host. What may be asked again
+is bound once: a run is launched as often as one likes.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from halfspace.gpu.runtime.tables import Uploaded
 from halfspace.model.counters import WORK_SHAPE, Want
 from halfspace.model.question import Question
 
-__all__ = ["Buffers", "Run", "bytes_for_each_direction"]
+__all__ = ["TOLD", "Buffers", "Run", "bytes_for_each_direction", "untold"]
 
 ALIGNMENT = 256
 """Bytes at whose multiples the arrays of a workspace begin."""
@@ -39,13 +39,20 @@ _name_pairs = Kernel(
 _fill_ids = Kernel("place.cu", "fill_ids", ("call", CALL))
 _fill_scored = Kernel("place.cu", "fill_scored", ("call", CALL))
 
-_DIRECTIONS, _TAU, _ONE_TAU, _WITHOUT_SIGN, _OFFSETS, _TOTALS, _IDS, _VALUES, _ANSWER_ROOM = (
+_DIRECTIONS, _TAU, _ONE_TAU, _WITHOUT_SIGN, _OFFSETS, _TOTALS, _IDS, _VALUES, _ANSWER_ROOM, _TICKET = (
     (CALL.names or ()).index(name)
     for name in (
         *("directions", "tau", "one_tau", "without_sign"),
-        *("offsets", "totals", "ids", "values", "answer_room"),
+        *("offsets", "totals", "ids", "values", "answer_room", "ticket"),
     )
 )
+
+LOOKS = 2000
+"""How often the host looks for what kernels tell, at about a tenth of a microsecond each, before it lets others run."""
+TOLD = 4
+"""Numbers that are told; the twin is in ``kernels/emit.cuh``."""
+_TICKETS = 1 << 16
+_TICKET_BITS = 48
 
 
 class Buffers(NamedTuple):
@@ -73,7 +80,7 @@ class Run:
     """The kernels over questions of one shape, and the memory between them: room for so many candidates and hits.
 
     question : one of that shape; wanted : a `Want`, which may be another
-    status : uint64 (4,) on the device, which gets the header of the search; None: memory of the host does
+    status : uint64 (4,) on the device, which gets what is `told`; None: memory of the host does
     """
 
     def __init__(self, uploaded: Uploaded, question: Question, rooms: int, wanted: int, status: Any = None) -> None:
@@ -109,9 +116,11 @@ class Run:
             total += -(-size // ALIGNMENT) * ALIGNMENT
         self.workspace = cp.empty(total, np.uint8)
         self.work = cp.empty(WORK_SHAPE, np.uint64) if wanted == Want.EXPLAINED else None
-        self._header: np.ndarray | None = None
-        if status is None:  # in memory of the host that kernels write to
-            self._header = np.frombuffer(cp.cuda.alloc_pinned_memory(HEADER.itemsize), np.uint64, 4)
+        pinned = (
+            None if status is not None else cp.cuda.alloc_pinned_memory(8 * TOLD)
+        )  # of the host: kernels write to it
+        self._told = np.zeros(0, np.uint64) if pinned is None else np.frombuffer(pinned, np.uint64, TOLD)
+        self._told[:] = 0
         base, self._places = self.workspace.data.ptr, places
         values = dict.fromkeys(CALL.names or (), 0)
         values |= {name: base + place for name, place in places.items()}
@@ -122,11 +131,13 @@ class Run:
         values |= {"segments": uploaded.records.data.ptr, "owners": uploaded.owners.data.ptr}
         values |= {"segment_count": segments, "chunks": uploaded.chunks}
         values |= {"pair_room": self.pair_room, "listed_room": self.listed_room}
-        values["status"] = status.data.ptr if self._header is None else self._header.ctypes.data
+        values["status"] = self._told.ctypes.data if status is None else status.data.ptr
         values["work"] = 0 if self.work is None else self.work.data.ptr
         self.call = np.array([tuple(values.values())], CALL)
         self._fields, self._floats = self.call.view(np.int64), self.call.view(np.float64)  # every field has 8 bytes
+        self._ticket = 0
         self._launches = list(self._bound(uploaded))
+        self._counting = list(self._bound_counting())
         self._fill = self._bound_fill(uploaded)
         self.keepalive: list[Any] = []  # what the last launches read and wrote besides
 
@@ -143,21 +154,30 @@ class Run:
         else:
             self._fields[_TAU] = tau.data.ptr
 
+    def launch(self) -> None:
+        """Launch everything up to verification."""
+        self.keepalive = [launch() for launch in self._launches]
+
     def answer_into(self, buffers: Buffers) -> None:
-        """Say where the answer goes."""
+        """Launch what counts the hits, writes them out and tells; what there is no room for is left out."""
+        self._say_where(buffers)
+        for launch in self._counting:
+            launch()
+        self._fill()
+
+    def fill(self, buffers: Buffers) -> None:
+        """Launch what writes the hits out, once more, into more room; it tells again."""
+        self._say_where(buffers)
+        self._fill()
+
+    def _say_where(self, buffers: Buffers) -> None:
+        """Say where the answer goes, and with which ticket it is told."""
         fields = self._fields
         fields[_OFFSETS], fields[_TOTALS] = buffers.offsets.data.ptr, buffers.totals.data.ptr
         fields[_IDS], fields[_VALUES] = buffers.ids.data.ptr, buffers.scores.data.ptr
         fields[_ANSWER_ROOM] = buffers.ids.size
-
-    def launch(self) -> None:
-        """Launch everything up to the number of hits."""
-        self.keepalive = [launch() for launch in self._launches]
-
-    def fill(self) -> None:
-        """Launch what writes ids and scores of the hits; what there is no room for is left out."""
-        if self.wanted != Want.COUNT and not self.loose:
-            self._fill()
+        self._ticket = self._ticket % (_TICKETS - 1) + 1  # never 0
+        fields[_TICKET] = self._ticket
 
     def edges(self, ids: Any, count: int) -> tuple[Any, Any, Any]:
         """Name what a loose question found: ids of the directions, which are these (m,), and of vectors; scores.
@@ -179,36 +199,56 @@ class Run:
         for part in (own for own in uploaded.parts if own.chunks.size):
             yield from part.code.launches(self, uploaded, part)
         if uploaded.filtered:
-            yield _verify_pairs.bind((8 * uploaded.processors,), THREADS, call, **self.variant)
+            yield _verify_pairs.bind((8 * uploaded.processors,), THREADS, call, **self.variant, overlap=True)
+
+    def _bound_counting(self) -> Iterator[Callable[[], Any]]:
         if self.loose:
-            yield _tell_listed.bind((1,), THREADS, call)
+            yield _tell_listed.bind((1,), THREADS, self.call, overlap=True)
             return
         if self.count > 1:
-            yield _count_hits.bind((self.count,), THREADS, call)
-        yield _place_hits.bind((self.count,), THREADS, call)
+            yield _count_hits.bind((self.count,), THREADS, self.call, overlap=True)
+        yield _place_hits.bind((self.count,), THREADS, self.call, overlap=True)
 
     def _bound_fill(self, uploaded: Uploaded) -> Callable[[], None]:
+        if self.loose or self.wanted == Want.COUNT:
+            return _nothing
+        most = 4 * uploaded.processors
         if self.wanted == Want.SCORES:
-            return _fill_scored.bind((8 * uploaded.processors,), THREADS, self.call)
-        return _fill_ids.bind((max(1, min(-(-self.count * uploaded.chunks // 8), 1 << 20)),), THREADS, self.call)
+            return _fill_scored.bind((most,), THREADS, self.call, overlap=True)
+        warps = max(1, -(-self.count * uploaded.chunks // 8))
+        return _fill_ids.bind((min(warps, most),), THREADS, self.call, overlap=True)
 
-    def status(self) -> list[int]:
-        """Wait, and return the header: candidates, hits listed, hits, and the lowest direction without an answer."""
-        assert self._header is not None
-        stream = cp.cuda.get_current_stream()
-        try:
-            stream.synchronize()
-        except BaseException:  # an interrupt: kernels still write to the header
-            stream.synchronize()
-            raise
-        numbers: list[int] = self._header.tolist()
-        return numbers
+    def told(self) -> list[int]:
+        """Wait until all is there; return candidates, hits listed, hits, and the lowest direction without an answer.
+
+        What it waits for is the last kernel's word, which is there sooner than its end. Where that takes long, or a
+        kernel fails, the stream tells.
+        """
+        own, ticket = memoryview(self._told), self._ticket
+        for _ in range(LOOKS):
+            if own[-1] >> _TICKET_BITS == ticket and all(number >> _TICKET_BITS == ticket for number in own):
+                break
+        else:
+            cp.cuda.get_current_stream().synchronize()
+        numbers = own.tolist()
+        if any(number >> _TICKET_BITS != ticket for number in numbers):
+            raise RuntimeError("the kernels of a query have ended without an answer")
+        return untold(numbers)
 
     def worked(self) -> npt.NDArray[np.int64] | None:
         """Return the counters, if they were wanted."""
         if self.work is None:
             return None
         return complete(self.work.get(), self.dim, self.itemsize)
+
+
+def untold(numbers: list[int]) -> list[int]:
+    """Return numbers without the ticket that they were told with."""
+    return [number & (1 << _TICKET_BITS) - 1 for number in numbers]
+
+
+def _nothing() -> None:
+    """Launch nothing: there is nothing to write out."""
 
 
 def bytes_for_each_direction(uploaded: Uploaded, dim: int, loose: bool = False) -> int:

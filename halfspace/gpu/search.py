@@ -52,9 +52,12 @@ class Answer:
 def room(table: Table, dim: int, loose: bool = False) -> int:
     """Count the directions that there is room to ask at once."""
     uploaded = upload(table)
+    if (known := uploaded.rooms.get((dim, loose))) is not None:
+        return known
     own = (part.code.bytes_for_each_direction(segment) for part in uploaded.parts for _, segment, _ in part.segments)
     each = bytes_for_each_direction(uploaded, dim, loose) + max(own, default=0)
-    return max(1, min(MOST_LOOSE if loose else MOST_DIRECTIONS, WORKSPACE // max(1, each)))
+    most = max(1, min(MOST_LOOSE if loose else MOST_DIRECTIONS, WORKSPACE // max(1, each)))
+    return uploaded.rooms.setdefault((dim, loose), most)
 
 
 def search(question: Question) -> Answer:
@@ -91,12 +94,15 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
     """Search with room for so many candidates and hits; returns the answer, or for how many there must be room."""
     count, wanted = len(question.directions), int(question.wanted)
     run = _run_for(uploaded, question, rooms)
-    buffers = Buffers.of(0, 0, run.wanted) if run.loose else Buffers.of(count, expected, run.wanted)
     run.ask(question)
-    run.answer_into(buffers)
-    run.launch()
-    run.fill()
-    pairs, listed, hits, bad = run.status()
+    try:
+        run.launch()
+        buffers = Buffers.of(0, 0, run.wanted) if run.loose else Buffers.of(count, expected, run.wanted)
+        run.answer_into(buffers)
+        pairs, listed, hits, bad = run.told()
+    except BaseException:  # an interrupt, say: kernels still write to what would be free
+        cp.cuda.get_current_stream().synchronize()
+        raise
     if bad < count:
         return Answer(State.NOT_FINITE, 0)
     candidates = max(pairs, listed)
@@ -110,9 +116,8 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
     if hits > expected and wanted != Want.COUNT:
         again = Buffers.of(count, hits, run.wanted)
         buffers = again._replace(offsets=buffers.offsets, totals=buffers.totals)
-        run.answer_into(buffers)
-        run.fill()
-        cp.cuda.get_current_stream().synchronize()  # what it reads may serve another stream next
+        run.fill(buffers)
+        run.told()
     answer = _answer(uploaded, hits, buffers, run.worked())
     if run.workspace.nbytes <= SPARE_BYTES:
         _keep(uploaded, run)

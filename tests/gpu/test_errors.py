@@ -317,12 +317,33 @@ def test_the_launcher_checks_what_it_hands_on(gpu, monkeypatch):
             prepare((1,), 256, wrong)
 
 
-def test_what_overlaps_takes_records(gpu):
-    """The launcher hands the driver addresses, of structs that lie as the driver's headers say."""
-    launch, overlap = (importlib.import_module(f"halfspace.gpu.runtime.{name}") for name in ("launch", "overlap"))
-    measure = launch.Kernel("measure.cu", "measure_vectors", ("vectors", launch.STORED), ("rows", int))
-    with pytest.raises(TypeError, match="measure_vectors takes more than records"):
-        measure((1,), 128, gpu.xp.ones((10, 4), np.float32), 10, overlap=True)
+def test_the_driver_is_handed_addresses(gpu, monkeypatch):
+    """What is launched to overlap reads records anew each time; structs lie as the driver's headers say."""
+    overlap = importlib.import_module("halfspace.gpu.runtime.overlap")
+    launches, problems = [], [201, 0, 0, 7]
+
+    def driver(config, function, values, extra):
+        config = overlap._Config.from_address(config)
+        addresses = (ctypes.c_void_p * 4).from_address(values)
+        record = ctypes.c_longlong.from_address(addresses[0]).value, ctypes.c_double.from_address(addresses[3]).value
+        others = tuple(ctypes.c_longlong.from_address(address).value for address in addresses[1:3])
+        launches.append(
+            ((config.grid_x, config.grid_y, config.block_x, config.shared), function, record[0], *others, record[1])
+        )
+        assert (config.attributes[0].id, config.attributes[0].value, config.count) == (6, 1, 1)
+        return problems.pop(0)
+
+    monkeypatch.setattr(overlap, "_entry", lambda: driver)
+    monkeypatch.setattr(gpu.xp.cuda.runtime, "free", lambda _: None, raising=False)
+    record, array = np.array([3], np.int64), gpu.xp.zeros(5)
+    launch = overlap.Launch(SimpleNamespace(ptr=99), (4, 2), 64, (record, array, 17, 0.5), 1024)
+    launch()
+    record[0] = 5
+    launch()
+    shape = (4, 2, 64, 1024), 99
+    assert launches == [(*shape, own, array.data.ptr, 17, 0.5) for own in (3, 3, 5)]
+    with pytest.raises(RuntimeError, match=r"refused \(4, 2, 1\) blocks of 64 threads: error 7"):
+        launch()
     config, attribute = overlap._Config, overlap._Attribute
     assert (config.stream.offset, config.attributes.offset, config.count.offset) == (32, 40, 48)
     assert (ctypes.sizeof(config), ctypes.sizeof(attribute), attribute.value.offset) == (56, 72, 8)

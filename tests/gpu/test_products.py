@@ -71,9 +71,9 @@ def candidates(gpu, index, batch, tau, wanted):
     run = Run(upload(table), question, 1 << 17, wanted)
     run.ask(question)
     buffers = Buffers.of(len(batch), 1 << 17, wanted)
-    run.answer_into(buffers)
     run.launch()
-    listed, _, hits, _ = run.status()
+    run.answer_into(buffers)
+    listed, _, hits, _ = run.told()
     first = run._places["pairs"]
     return np.sort(gpu.xp.asnumpy(run.workspace[first : first + 8 * listed]).view(np.uint64)), hits
 

@@ -36,6 +36,9 @@ STRIPS = 128
 SET = 64
 """Directions of a set that goes through them at once."""
 
+RESIDENT = 2
+"""Blocks of the cascade that a multiprocessor has room for: there are no more, so that each goes on where it was."""
+
 TEAM = 384
 """Threads of a block of warp groups."""
 STAGES = 3, 8
@@ -78,8 +81,10 @@ _spans = Kernel(
 )
 
 _QUESTION = ("call", CALL), ("listed", np.int32)
-_classify_cells = Kernel("filters/cascade.cu", "classify_cells", *_QUESTION)
-_classify_cells_of_four = Kernel("filters/cascade.cu", "classify_cells_of_four", *_QUESTION)
+_classify_cells, _classify_cells_of_four = (
+    Kernel("filters/cascade.cu", name, *_QUESTION, ("chunks", int))
+    for name in ("classify_cells", "classify_cells_of_four")
+)
 _multiply_cells = Kernel("filters/matrix.cu", "multiply_cells", *_QUESTION)
 _multiply_tiles, _multiply_long_tiles = (
     Kernel("filters/warpgroups.cu", name, *_QUESTION, ("stages", int), options=(WARP_GROUPS,))
@@ -184,12 +189,11 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     if multiplied and shared <= uploaded.shared and spaces <= 65535:
         parts = max(1, min(sets, 4 * processors // (8 * chunks * spaces)))
         yield _multiply_cells.bind((8 * chunks, spaces * parts), THREADS, *question, shared=shared, **run.variant)
-    elif batch == 1:
-        grid = 2 * chunks, min(spaces, 65535)
-        yield _classify_cells.bind(grid, THREADS, *question, shared=5 << 10, **run.variant)
     else:
-        grid = 2 * chunks, min(spaces * -(-batch // 4), 65535)
-        yield _classify_cells_of_four.bind(grid, THREADS, *question, shared=20 << 10, **run.variant)
+        kernel, each, shared = (_classify_cells, 1, 5 << 10) if batch == 1 else (_classify_cells_of_four, 4, 20 << 10)
+        sets = min(spaces * -(-batch // each), 65535)
+        grid = min(2 * chunks, max(1, -(-RESIDENT * processors // sets))), sets
+        yield kernel.bind(grid, THREADS, *question, chunks, shared=shared, overlap=True, **run.variant)
 
 
 def _fit(depth: int, room: int, lifted: bool) -> tuple[Kernel, int, int, int] | None:

@@ -26,12 +26,18 @@ __device__ void count_one(const Call& call, long long k) {
 }
 
 // Count the hits of each direction, one a block.
-extern "C" __global__ void __launch_bounds__(THREADS) count_hits(Call call) { count_one(call, blockIdx.x); }
+extern "C" __global__ void __launch_bounds__(THREADS) count_hits(Call call) {
+    let_next_begin();
+    wait_for_previous();
+    count_one(call, blockIdx.x);
+}
 
-// Find where the hits of each direction and chunk begin, one direction a block; the last one tells the host. A single
-// direction has not been counted before.
+// Find where the hits of each direction and chunk begin, one direction a block. A single direction has not been counted
+// before. Where numbers alone are wanted, they are told.
 extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
     __shared__ long long sums[THREADS / WARP];
+    let_next_begin();
+    wait_for_previous();
     const long long k = blockIdx.x;
     if (call.count == 1) count_one(call, k);
     long long before = 0;
@@ -57,15 +63,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
         before += all;
         __syncthreads();
     }
-    if (threadIdx.x != 0) return;
-    call.offsets[k + 1] = before;
-    if (k + 1 < call.count) return;
-    call.header->hits = before;
-    if (call.status != nullptr) *call.status = *call.header;
+    if (threadIdx.x == 0) {
+        call.offsets[k + 1] = before;
+        if (k + 1 == call.count) call.header->hits = before;
+    }
+    if (call.wanted == COUNT) tell(call);
 }
 
-// Write the ids of all hits, from their bits: a warp for each direction and chunk. Blocks of THREADS.
+// Write the ids of all hits, from their bits: a warp for each direction and chunk; then tell. A grid of any size.
 extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
+    wait_for_previous();
     const long long warps = (long long)gridDim.x * (THREADS / WARP);
     for (long long at = (long long)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP; at < call.count * call.chunks;
          at += warps) {
@@ -85,10 +92,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
             call.ids[out] = segment.ids[segment.by_id == nullptr ? place : segment.by_id[place]];
         }
     }
+    tell(call);
 }
 
-// Write the ids and scores of the hits that were listed, each at the place that its bit has among all. A grid of any size.
+// Write the ids and scores of the hits that were listed, each at the place that its bit has among all; then tell. A grid of
+// any size.
 extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
+    wait_for_previous();
     const unsigned long long listed = min(call.header->listed, (unsigned long long)call.listed_room);
     const unsigned long long threads = (unsigned long long)gridDim.x * THREADS;
     for (unsigned long long i = (unsigned long long)blockIdx.x * THREADS + threadIdx.x; i < listed; i += threads) {
@@ -112,14 +122,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
         const unsigned bits = __float_as_uint(call.scores[i]);
         call.values[out] = __uint_as_float(call.without_sign ? bits & 0x7fffffffu : bits);
     }
+    tell(call);
 }
 
-// Tell the host how many hits were listed, where they may come in any order; by one block.
+// Tell how many hits were listed, where they may come in any order; by one block.
 extern "C" __global__ void __launch_bounds__(THREADS) tell_listed(Call call) {
+    wait_for_previous();
     for (long long k = threadIdx.x; k < call.count; k += THREADS)
         if (call.plans[k].bad != 0.0) atomicMin(&call.header->bad, (unsigned long long)k);
-    __syncthreads();
-    if (threadIdx.x == 0) *call.status = *call.header;
+    tell(call);
 }
 
 // Name the hits that were listed: ids (count,) of the directions, then one and other (hits,), of a direction and a vector.

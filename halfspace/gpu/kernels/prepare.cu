@@ -139,6 +139,7 @@ __device__ void look(const Call& call, const Segment& segment, const float* dire
 // Grid: x is the number of segments, plus blocks that only clear; y strides over the directions. Blocks of THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS) prepare(Call call) {
     __shared__ double room[THREADS / WARP][2 * MOST];
+    let_next_begin();
     const long long own = ((long long)blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
     const long long threads = (long long)gridDim.x * gridDim.y * THREADS;
     const long long counters = call.counts == nullptr ? 0 : call.count * call.chunks;
@@ -146,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) prepare(Call call) {
     if (call.wanted != COUNT)
         for (long long i = own; i < 8 * counters; i += threads)
             reinterpret_cast<uint4*>(call.bits)[i] = make_uint4(0, 0, 0, 0);
-    if (own == 0) *call.header = Header{0, 0, 0, ~0ull};
+    if (own == 0) *call.header = Header{0, 0, 0, ~0ull, 0};
     const long long which = blockIdx.x;
     if (which >= call.segment_count) return;
     for (long long k = blockIdx.y; k < call.count; k += gridDim.y) {

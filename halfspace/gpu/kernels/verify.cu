@@ -17,15 +17,21 @@
 #include "metrics/euclidean.cuh"
 #endif
 
-// Four stored values that follow one another, from an address that is a multiple of their size.
-__device__ __forceinline__ void load4(const stored_t* address, float (&out)[4]) {
+#define AT_ONCE (FORMAT == 0 ? 4 : 8)  // stored values in 16 bytes
+
+// So many stored values that follow one another, from an address that is a multiple of 16.
+__device__ __forceinline__ void load_values(const stored_t* address, float (&out)[AT_ONCE]) {
 #if FORMAT == 0
     const float4 four = *reinterpret_cast<const float4*>(address);
     out[0] = four.x, out[1] = four.y, out[2] = four.z, out[3] = four.w;
 #else
-    const uint2 four = *reinterpret_cast<const uint2*>(address);
-    out[0] = widen((stored_t)(four.x & 0xffff)), out[1] = widen((stored_t)(four.x >> 16));
-    out[2] = widen((stored_t)(four.y & 0xffff)), out[3] = widen((stored_t)(four.y >> 16));
+    const uint4 eight = *reinterpret_cast<const uint4*>(address);
+    const unsigned words[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        out[2 * k] = widen((stored_t)(words[k] & 0xffff));
+        out[2 * k + 1] = widen((stored_t)(words[k] >> 16));
+    }
 #endif
 }
 
@@ -34,16 +40,19 @@ template <int LANES>
 __device__ __forceinline__ Sums sum_up(const stored_t* row, const float* direction, long long dim) {
     const int part = lane_number() % LANES;
     Sums total = {};
-    if (dim % 4 == 0) {
+    if (dim % AT_ONCE == 0) {
 #pragma unroll 4
-        for (long long j = 4 * part; j < dim; j += 4 * LANES) {
-            float values[4];
-            load4(row + j, values);
-            const float4 own = *reinterpret_cast<const float4*>(direction + j);
-            total.add(exact64(own.x), exact64(values[0]));
-            total.add(exact64(own.y), exact64(values[1]));
-            total.add(exact64(own.z), exact64(values[2]));
-            total.add(exact64(own.w), exact64(values[3]));
+        for (long long j = AT_ONCE * part; j < dim; j += AT_ONCE * LANES) {
+            float values[AT_ONCE];
+            load_values(row + j, values);
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k += 4) {
+                const float4 own = *reinterpret_cast<const float4*>(direction + j + k);
+                total.add(exact64(own.x), exact64(values[k]));
+                total.add(exact64(own.y), exact64(values[k + 1]));
+                total.add(exact64(own.z), exact64(values[k + 2]));
+                total.add(exact64(own.w), exact64(values[k + 3]));
+            }
         }
     } else {
         for (long long j = part; j < dim; j += LANES) total.add(exact64(direction[j]), widen64(row[j]));
@@ -120,6 +129,8 @@ __device__ void settle(const Call& call, Item item, unsigned long long pair) {
 // Decide the candidates that the filters listed: as many a warp at once as leave no other idle, up to one a lane. A grid of
 // any size; blocks of THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS) verify_pairs(Call call) {
+    let_next_begin();
+    wait_for_previous();
     const unsigned long long listed = min(call.header->pairs, (unsigned long long)call.pair_room);
     const unsigned long long warps = (unsigned long long)gridDim.x * (THREADS / WARP);
     const unsigned each = listed > 16 * warps ? WARP : listed > 4 * warps ? 16 : 4;

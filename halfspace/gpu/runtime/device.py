@@ -1,5 +1,6 @@
 """The GPU as a device: what may be given to it, and when it is done."""
 
+import sys
 import threading
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ __all__ = [
     "is_kernel_ready",
     "keep_until_read",
     "on",
+    "over_memory",
     "release",
     "stream",
     "wait",
@@ -178,16 +180,16 @@ def asarray(values: Any, name: str) -> Any:
             raise TypeError(_elsewhere(name))
         return _from_numbers(values, name)
     elif is_tensor(values):
-        array = exchanged(values, name, lambda tensor: _shared(tensor, name))
+        array = exchanged(values, name, lambda tensor: _of_tensor(tensor, name))
     elif hasattr(values, "__dlpack_device__"):
         array = _shared(values, name)
     elif hasattr(values, "__cuda_array_interface__"):
         array = cp.asarray(values)
     else:
         return _from_numbers(values, name)
-    current = cp.cuda.runtime.getDevice()
-    if array.device.id != current:
-        raise ValueError(f"{name} is on GPU {array.device.id}, the index on GPU {current}: copy it there")
+    current, own = cp.cuda.runtime.getDevice(), array.data.device_id
+    if own != current:
+        raise ValueError(f"{name} is on GPU {own}, the index on GPU {current}: copy it there")
     return array
 
 
@@ -199,6 +201,32 @@ def is_here(values: Any) -> bool:
         except Exception:  # what columns and tables raise is their own
             return False
     return hasattr(values, "__cuda_array_interface__")
+
+
+def _of_tensor(tensor: Any, name: str) -> Any:
+    """Return an array over the memory of a tensor of PyTorch, after what its library has launched on its own stream.
+
+    By its address, which takes a tenth of the time of DLPack; that serves tensors that are none in memory alone.
+    """
+    torch = sys.modules["torch"]
+    if type(tensor) is not torch.Tensor or not tensor.is_cuda:
+        return _shared(tensor, name)
+    return over_memory(tensor, torch.cuda.current_stream(tensor.device).cuda_stream)
+
+
+def over_memory(tensor: Any, handle: int) -> Any:
+    """Return an array over the memory of what has the attributes of a tensor, after all that a stream has to do."""
+    own = cp.cuda.get_current_stream()
+    if handle != own.ptr:
+        event = cp.cuda.Event(disable_timing=True)
+        event.record(stream(handle))
+        own.wait_event(event)
+    dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+    shape, steps = tuple(tensor.shape), tensor.stride()
+    strides = tuple(step * dtype.itemsize for step in steps)
+    size = dtype.itemsize * (1 + sum((n - 1) * step for n, step in zip(shape, steps, strict=True)))
+    memory = cp.cuda.UnownedMemory(tensor.data_ptr(), size if tensor.numel() else 0, tensor, tensor.device.index)
+    return cp.ndarray(shape, dtype, cp.cuda.MemoryPointer(memory, 0), strides)
 
 
 def _shared(values: Any, name: str) -> Any:

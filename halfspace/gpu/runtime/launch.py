@@ -9,8 +9,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.gpu.runtime.overlap import can_overlap
-from halfspace.gpu.runtime.overlap import launch as launch_overlapping
+from halfspace.gpu.runtime.overlap import Launch, can_overlap
 from halfspace.model.formats import FORMATS
 from halfspace.model.metrics import METRICS, Metric
 from halfspace.runtime.notices import compiling, watched
@@ -148,7 +147,7 @@ class Kernel:
     ) -> None:
         """Launch on the current stream: grid of blocks of `block` threads, with `shared` bytes for each block.
 
-        With `overlap`, a kernel that takes records alone begins while the one before it ends, where that is possible.
+        With `overlap`, it begins while the one before it ends, where that is possible, and waits for that one itself.
         """
         variant: dict[str, Any] = {"format": format, "metric": metric, "head_dim": head_dim}
         self.bind(grid, block, *arguments, shared=shared, overlap=overlap, **variant)()
@@ -172,8 +171,6 @@ class Kernel:
         device = cp.cuda.runtime.getDevice()
         if len(arguments) != len(self._parameters):
             raise TypeError(f"{self._name} takes {len(self._parameters)} arguments, got {len(arguments)}")
-        if overlap and any(kind in (int, float, STORED) or kind.names is None for _, kind, _ in self._parameters):
-            raise TypeError(f"{self._name} takes more than records, and so overlaps nothing")
         if 0 in grid:
             return _nothing
         for blocks, most in zip(grid, _MAX_GRID, strict=False):
@@ -189,7 +186,7 @@ class Kernel:
         if beyond and function.max_dynamic_shared_size_bytes < shared:
             function.max_dynamic_shared_size_bytes = shared
         if overlap and can_overlap(device):
-            return partial(launch_overlapping, function.kernel, grid, block, packed, shared)
+            return Launch(function.kernel, grid, block, packed, shared)
         return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
 
     def _function(self, variant: tuple[int, int, int | None], device: int) -> Any:

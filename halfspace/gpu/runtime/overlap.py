@@ -1,7 +1,7 @@
 """Launching a kernel that begins while the one before it ends, which CuPy has no name for.
 
-CUDA C++ Programming Guide, "Programmatic Dependent Launch": the kernel before lets it begin (`wait_for_previous` in
-``kernels/ptx.cuh``, or its end), and it waits for what that one writes itself.
+CUDA C++ Programming Guide, "Programmatic Dependent Launch": the kernel before lets it begin (`let_next_begin` in
+``kernels/runtime/ptx.cuh``, or its end), and it waits for what that one writes itself (`wait_for_previous`).
 """
 
 import ctypes
@@ -12,10 +12,11 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-__all__ = ["can_overlap", "launch"]
+__all__ = ["Launch", "can_overlap"]
 
 _LEAST_CAPABILITY = 90
 _STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+_NO_CONTEXT = 201  # CUDA_ERROR_INVALID_CONTEXT: of a thread that has asked nothing of the device yet
 
 
 class _Attribute(ctypes.Structure):
@@ -45,8 +46,7 @@ def _entry() -> Any:
         function = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuLaunchKernelEx
     except (OSError, AttributeError):
         return None
-    pointers = ctypes.POINTER(ctypes.c_void_p)
-    function.argtypes = (ctypes.POINTER(_Config), ctypes.c_void_p, pointers, pointers)
+    function.argtypes = (ctypes.c_void_p,) * 4
     return function
 
 
@@ -56,12 +56,39 @@ def can_overlap(device: int) -> bool:
     return int(cp.cuda.Device(device).compute_capability) >= _LEAST_CAPABILITY and _entry() is not None
 
 
-def launch(kernel: Any, grid: tuple[int, ...], block: int, records: tuple[np.ndarray, ...], shared: int) -> None:
-    """Launch a kernel that takes nothing but records on the current stream, while the one before it ends."""
-    config = _Config(
-        *(*grid, 1, 1)[:3], block, 1, 1, shared, cp.cuda.get_current_stream().ptr, ctypes.pointer(_ATTRIBUTE), 1
-    )
-    values = (ctypes.c_void_p * len(records))(*(record.ctypes.data for record in records))
-    problem = _entry()(ctypes.byref(config), kernel.ptr, values, None)
-    if problem:
-        raise RuntimeError(f"the driver refused {grid} blocks of {block} threads: error {problem}")
+class Launch:
+    """A kernel with its arguments; when called, it is launched on the current stream, while the one before it ends.
+
+    kernel : a function of CuPy; arguments : records, whose bytes are read at each launch, arrays, int and float
+    """
+
+    def __init__(self, kernel: Any, grid: tuple[int, ...], block: int, arguments: tuple[Any, ...], shared: int) -> None:
+        self._entry, self._kernel = _entry(), kernel
+        self._config = _Config(*(*grid, 1, 1)[:3], block, 1, 1, shared, None, ctypes.pointer(_ATTRIBUTE), 1)
+        self._slots = arguments, [_slot(argument) for argument in arguments]
+        places = [
+            argument.ctypes.data if slot is None else ctypes.addressof(slot)
+            for argument, slot in zip(*self._slots, strict=True)
+        ]
+        self._values = (ctypes.c_void_p * len(places))(*places)
+        self._addresses = ctypes.addressof(self._config), kernel.ptr, ctypes.addressof(self._values), None
+
+    def __call__(self) -> None:
+        """Launch it."""
+        self._config.stream = cp.cuda.get_current_stream().ptr
+        problem = self._entry(*self._addresses)
+        if problem == _NO_CONTEXT:
+            cp.cuda.runtime.free(0)  # makes one
+            problem = self._entry(*self._addresses)
+        if problem:
+            shape = self._config.grid_x, self._config.grid_y, self._config.grid_z
+            raise RuntimeError(f"the driver refused {shape} blocks of {self._config.block_x} threads: error {problem}")
+
+
+def _slot(argument: Any) -> Any:
+    """Return what holds an argument for the driver; a record holds itself."""
+    if isinstance(argument, np.ndarray):
+        return None
+    if isinstance(argument, float):
+        return ctypes.c_double(argument)
+    return ctypes.c_longlong(argument if isinstance(argument, int) else argument.data.ptr)

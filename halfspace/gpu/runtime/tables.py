@@ -49,6 +49,7 @@ class Uploaded:
     warp_groups: bool  # whether there are instructions of those
     seen: dict[int, tuple[float, float]] = field(default_factory=dict)  # by what was wanted: see `expected`
     spare: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # runs that nobody uses, by their shape
+    rooms: dict[tuple[int, bool], int] = field(default_factory=dict)  # see `halfspace.gpu.search.room`
 
     @property
     def filtered(self) -> bool:
