@@ -21,8 +21,7 @@ from halfspace.files.outputs import write_table
 from halfspace.hits import Hits, library
 from halfspace.index import HalfspaceIndex
 from halfspace.joins.graph import components
-from halfspace.model.metrics import Metric, as_scores
-from halfspace.nearest import Answer
+from halfspace.merged import Merged
 from halfspace.runtime.progress import Progress
 from halfspace.sharding import open_shard
 from halfspace.shards import Shards
@@ -100,7 +99,7 @@ def _forest(one: _Part, other: _Part, tau: float) -> np.ndarray:
     return np.stack([ids[inner], labels[inner]])
 
 
-class RayShards:
+class RayShards(Merged):
     """A folder of shards, asked on a cluster of Ray; answers are those of `halfspace.Shards`, to the bit.
 
     Parameters
@@ -141,18 +140,20 @@ class RayShards:
     >>> folder.cleanup()
     """
 
+    _whole: Shards
+
     def __init__(self, folder: str | os.PathLike[str], *, threads: int = 1) -> None:
         self._threads = checks.as_count(threads, "threads", 1)
-        self._shards = Shards(folder, threads=threads)
+        self._whole = Shards(folder, threads=threads)
         where = os.path.realpath(folder)
-        self._parts = [_Part(where, shard, self._threads) for shard in self._shards.shards]
+        self._parts = [_Part(where, shard, self._threads) for shard in self._whole.shards]
         self._actors: list[Any] = []
 
     def __len__(self) -> int:
-        return len(self._shards)
+        return len(self._whole)
 
     def __repr__(self) -> str:
-        return f"<Ray{repr(self._shards)[1:]}"
+        return f"<Ray{repr(self._whole)[1:]}"
 
     def close(self) -> None:
         """End the actors; the next question starts others."""
@@ -161,63 +162,6 @@ class RayShards:
         self._actors = []
 
     # -- questions ----------------------------------------------------------------------------------------------------
-
-    def query(
-        self,
-        directions: npt.ArrayLike,
-        tau: npt.ArrayLike,
-        *,
-        unless: npt.ArrayLike | None = None,
-        scores: bool = True,
-        sort: bool = False,
-        limit: int | None = None,
-    ) -> Hits:
-        """Find every vector that reaches tau; as `HalfspaceIndex.query`."""
-        numbers, single = self._numbers(directions)
-        best = None if limit is None else checks.as_count(limit, "limit", 0)
-        scored = scores or sort or best is not None
-        parts = self._all("query", numbers, self._limits(tau, numbers), unless=unless, scores=scored, limit=best)
-        found = self._merged(parts, len(numbers), scored)
-        if sort or best is not None:
-            found = self._by_score(found)
-            found = found if best is None else found.cut(best)
-            if not sort:
-                order = np.lexsort((found.ids, np.repeat(np.arange(len(numbers)), np.diff(found.offsets))))
-                found = Answer(found.offsets, found.ids[order], found.scores[order])
-        totals = np.zeros(len(numbers), np.int64)
-        for part in parts:
-            totals += part[3]
-        return self._hits(found, totals, single, scores)
-
-    def search(self, directions: npt.ArrayLike, k: int, *, tau: npt.ArrayLike | None = None) -> Hits:
-        """Find of each direction the k best vectors; as `HalfspaceIndex.search`."""
-        numbers, single = self._numbers(directions)
-        most = checks.as_count(k, "k", 0)
-        limits = None if tau is None else self._limits(tau, numbers)
-        found = self._by_score(self._merged(self._all("search", numbers, most, tau=limits), len(numbers), True))
-        found = self._by_real_score(numbers, found, most, limits).cut(most)
-        return self._hits(found, np.diff(found.offsets), single, True)
-
-    def count(
-        self, directions: npt.ArrayLike, tau: npt.ArrayLike, *, unless: npt.ArrayLike | None = None
-    ) -> int | npt.NDArray[np.int64]:
-        """Count the vectors that reach tau; as `HalfspaceIndex.count`."""
-        numbers, single = self._numbers(directions)
-        parts = self._all("count", numbers, self._limits(tau, numbers), unless=unless)
-        counts: npt.NDArray[np.int64] = np.zeros(len(numbers), np.int64) + sum(parts)
-        return int(counts[0]) if single else counts
-
-    def _numbers(self, directions: Any) -> tuple[np.ndarray, bool]:
-        """Validate directions, before they are sent."""
-        given = self._shards._backend.asarray(directions, "directions")
-        numbers, single = checks.as_matrix(given, self._shards.dim, "directions")
-        rounded = checks.rounded(numbers, np.dtype(np.float32), "directions", self._shards._backend, self._threads)
-        if self._shards._metric == Metric.COSINE:
-            checks.nonzero(rounded, "directions")
-        return rounded, single
-
-    def _limits(self, tau: Any, numbers: np.ndarray) -> npt.NDArray[np.float64]:
-        return checks.as_tau(tau, len(numbers), False)
 
     def _all(self, kind: str, directions: np.ndarray, *arguments: Any, **options: Any) -> list[Any]:
         """Ask all actors."""
@@ -228,50 +172,10 @@ class RayShards:
         found: list[Any] = ray.get([actor.ask.remote(kind, sent, *arguments, **options) for actor in self._actors])
         return found
 
-    def _merged(self, parts: list[Any], count: int, scored: bool) -> Answer:
-        """Bring answers of shards together, in order of ids; scores as kernels have them."""
-        if not parts:
-            return Answer.empty(count)
-        owners = np.concatenate([np.repeat(np.arange(count), np.diff(offsets)) for offsets, *_ in parts])
-        ids = np.concatenate([part[1] for part in parts])
-        scores = np.concatenate([part[2] for part in parts]) if scored else np.zeros(ids.size, np.float32)
-        order = np.lexsort((ids, owners))
-        offsets = np.searchsorted(owners[order], np.arange(count + 1))
-        values = np.negative(scores) if self._shards._metric == Metric.L2 else scores
-        return Answer(offsets.astype(np.int64), ids[order], values[order])
-
-    def _by_score(self, found: Answer) -> Answer:
-        return Answer(*self._shards._backend.sort_by_score(*found, self._threads))
-
-    def _by_real_score(self, directions: np.ndarray, found: Answer, k: int, tau: Any) -> Answer:
-        """Put directions in real order whose scores float32 cannot tell apart: by an index of what was found."""
-        offsets, ids, scores = found
-        equal = np.flatnonzero(scores[1:] == scores[:-1])
-        owners = np.searchsorted(offsets, equal, side="right") - 1
-        inside = (equal + 1 < offsets[owners + 1]) & (equal - offsets[owners] < k)
-        rows = np.unique(owners[inside])
-        if not rows.size:
-            return found
-        needed = np.unique(np.concatenate([ids[offsets[row] : offsets[row + 1]] for row in rows]))
-        held = ray.get([actor.vectors.remote(needed) for actor in self._actors])
-        place = {id: row for own, vectors in held for id, row in zip(own.tolist(), vectors, strict=True)}
-        sets = []
-        for row in rows.tolist():
-            own = ids[offsets[row] : offsets[row + 1]]
-            index = HalfspaceIndex(
-                self._shards.dim, metric=self._shards.metric, dtype=self._shards.dtype, filter="scan", threads=1
-            )
-            index.insert(np.stack([place[id] for id in own.tolist()]), own)
-            sets.append(index.search(directions[row], k, tau=None if tau is None else float(tau[row])))
-        sizes = np.cumsum([0, *(len(hits) for hits in sets)])
-        values = np.concatenate([hits.scores for hits in sets])
-        values = np.negative(values) if self._shards._metric == Metric.L2 else values
-        return found.replaced(rows, Answer(sizes, np.concatenate([hits.ids for hits in sets]), values))
-
-    def _hits(self, found: Answer, totals: npt.NDArray[np.int64], single: bool, scores: bool) -> Hits:
-        values = as_scores(found.scores, self._shards._metric) if scores else None
-        last = self._shards._snapshot.next_id
-        return Hits(found.ids, values, found.offsets, totals, single=single, columns=last)
+    def _vectors(self, ids: npt.NDArray[np.int64]) -> dict[int, np.ndarray]:
+        """Return vectors by their ids: each shard has its own."""
+        held = ray.get([actor.vectors.remote(ids) for actor in self._actors])
+        return {id: row for own, vectors in held for id, row in zip(own.tolist(), vectors, strict=True)}
 
     # -- joins --------------------------------------------------------------------------------------------------------
 
@@ -323,14 +227,14 @@ class RayShards:
 
         Tasks return a forest for each pair of shards; this process, which joins them, holds a label for each vector.
         """
-        self._shards._asking(tau, None, 1)
+        self._whole._asking(tau, None, 1)
         edges = self._each(_forest, lambda one, other: (tau,), progress)
-        return components(self._shards.ids, ((one, other, None) for one, other in edges))
+        return components(self._whole.ids, ((one, other, None) for one, other in edges))
 
     def _planned(self, folder: Path, tau: float, options: dict[str, Any]) -> Path:
         """Validate, and write down what a folder of pairs is of, or compare."""
         library("pyarrow", "pairs")
-        self._shards._asking(tau, options["unless"], 1)
+        self._whole._asking(tau, options["unless"], 1)
         shards = [[part.folder, part.shard.file, part.shard.dead] for part in self._parts]
         plan = {"shards": shards, "tau": repr(float(tau)), **{name: repr(value) for name, value in options.items()}}
         folder.mkdir(parents=True, exist_ok=True)

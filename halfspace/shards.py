@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,13 +19,13 @@ from halfspace.files.manifest import Manifest, Shard
 from halfspace.files.sources import source_of
 from halfspace.filling import OF_PLAN, Filler, Options
 from halfspace.index import HalfspaceIndex
-from halfspace.joins.asked import Joins
 from halfspace.model.formats import as_float32
 from halfspace.model.metrics import Metric
 from halfspace.model.segment import join
 from halfspace.runtime.lock import Lock
 from halfspace.runtime.progress import Progress
 from halfspace.sharding import about_of, build_shards, open_shard
+from halfspace.spread import OnDevices, Spread, named
 from halfspace.state.snapshot import Snapshot
 
 __all__ = ["SHARD_ROWS", "Shards"]
@@ -34,7 +34,7 @@ SHARD_ROWS = 1 << 24
 """Vectors of a shard at most, where nobody says."""
 
 
-class Shards(Joins):
+class Shards(OnDevices):
     """A folder of index files and a manifest, asked like one `HalfspaceIndex`, whose files are mapped.
 
     An answer is that of one index of all vectors, to the bit, however they were dealt out. An object shows the folder
@@ -47,11 +47,15 @@ class Shards(Joins):
         Made by `Shards.create` or `Shards.build`.
     threads : int, optional
         As for `HalfspaceIndex`.
+    device : str or sequence of str, optional
+        GPUs, as ``["gpu:0", "gpu:1"]``: whole shards are copied to them, about as many vectors to each, and copied anew
+        when the folder is opened or changed. `query`, `search` and `count` then ask all at once, with directions of
+        the host, and bring the answers back there. What else there is, and ``within=``, goes by the files.
 
     Raises
     ------
     ValueError
-        If a file is damaged, or does not fit the manifest.
+        If a file is damaged, or does not fit the manifest, or a device is named twice.
     OSError
         If the folder or a file cannot be read.
 
@@ -93,9 +97,15 @@ class Shards(Joins):
     _manifest: Manifest
     _parts: list[Snapshot]  # of each shard
 
-    def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        device: str | Sequence[str] | None = None,
+    ) -> None:
         self._folder = Path(folder)
-        self._asked_threads = threads
+        self._asked_threads, self._devices, self._spread = threads, named(device), None
         self._open()
 
     # -- making it ----------------------------------------------------------------------------------------------------
@@ -193,6 +203,8 @@ class Shards(Joins):
         mapped.expect(whole.segments, sparse=True)
         self._stored, self._manifest, self._parts = tuple(stored), found, parts
         self._snapshot = whole
+        if self._devices:
+            self._spread = Spread(self, parts, self._devices, found.about)
 
     @property
     def files(self) -> list[Path]:
@@ -217,7 +229,7 @@ class Shards(Joins):
 
     def __reduce__(self) -> Any:
         """Pickle the path: whoever reads it opens the folder."""
-        return _reopened, (str(self._folder), self._asked_threads)
+        return _reopened, (str(self._folder), self._asked_threads, self._devices)
 
     # -- changing it --------------------------------------------------------------------------------------------------
 
@@ -383,5 +395,5 @@ class Shards(Joins):
                 manifest.write(self._folder, more)
 
 
-def _reopened(folder: str, threads: int | None) -> Shards:
-    return Shards(folder, threads=threads)
+def _reopened(folder: str, threads: int | None, devices: Sequence[str]) -> Shards:
+    return Shards(folder, threads=threads, device=devices)

@@ -40,6 +40,7 @@ PARTS = (
     "many",
     "half",
     "build",
+    "roofline",
     "attention",
     "certified",
     "stages",
@@ -248,6 +249,13 @@ def build(rows=1_000_000, dim=128):
         )
 
 
+def roofline():
+    """Kernels against what they read and multiply; `asv_benchmarks.experiments.gpu_roofline` writes it down, too."""
+    from asv_benchmarks.experiments.gpu_roofline import roofline  # which takes from here how it measures
+
+    return roofline()
+
+
 def short():
     """Ask every kind of segment a little: what the sanitizer watches."""
     rng = cp.random.RandomState(0)
@@ -305,6 +313,7 @@ def parts(wanted, captures):
         "many": lambda: batch(1_000_000, 384, 4096, (1e-4,)),
         "half": lambda: [*single(dtype="float16"), "", *batch(1_000_000, 128, 64, (1e-4, 1e-2), "float16")],
         "build": build,
+        "roofline": roofline,
         "attention": lambda: attention(captures),
         "certified": lambda: certified(captures),
         "stages": lambda: stages(captures),

@@ -3,7 +3,8 @@
     python -m asv_benchmarks.report.benchmarks
 
 reads what lies in `asv_benchmarks/results`: cpu.json, which `collect.py` wrote, paper.json, which
-`experiments/paper.py` wrote, and gpu.json, comparisons that `halfspace bench` wrote on a GPU. It draws
+`experiments/paper.py` wrote, gpu.json, comparisons that `halfspace bench` wrote on a GPU, and gpu-roofline.json, which
+`experiments/gpu_roofline.py` wrote there. It draws
 docs/images/benchmarks-*.svg, and puts tables between the markers `<!-- table: NAME -->` and `<!-- end -->` of
 docs/benchmarks.md and docs/paper.md.
 """
@@ -210,6 +211,31 @@ def roofline(report: Report) -> Figure:
     return titled(figure, "Time of a query against what it reads: clustered unit vectors, d = 128", report)
 
 
+def gpu_roofline(report: Report) -> Figure:
+    """Time of kernels on a GPU against the bytes that one direction reads, and the operations of a batch."""
+    figure, (left, right) = panels(2)
+    for axes, work, of, unit, label in (
+        (left, "one", "bytes", 1e6, "MB read by one query"),
+        (right, "batch", "operations", 1e12, "10¹² operations of a batch"),
+    ):
+        rows = [row for row in report["rows"] if row["work"] == work]
+        kinds = "filter" if work == "one" else "dim"
+        for kind, marker in zip(dict.fromkeys(row[kinds] for row in rows), "osD^v", strict=False):
+            own = [(row[of] / unit, 1e6 * row["seconds"]) for row in rows if row[kinds] == kind]
+            named = f'filter="{kind}"' if work == "one" else f"d = {kind}"
+            axes.plot(*zip(*own, strict=True), marker, color=OURS, alpha=0.7, label=named, markersize=5)
+        most = report["ceilings"][of]
+        ends = [min(row[of] for row in rows), max(row[of] for row in rows)]
+        shown = f"memory: {most / 1e12:.1f} TB/s" if work == "one" else f"int8 products: {most / 1e12:.0f} TOP/s"
+        axes.plot([end / unit for end in ends], [1e6 * end / most for end in ends], color=GREY, label=shown)
+        logarithmic(axes.xaxis)
+        logarithmic(axes.yaxis)
+        axes.set_xlabel(label)
+        axes.legend(fontsize=8, loc="upper left")
+    left.set_ylabel("µs of kernels")
+    return titled(figure, "Kernels of a query against what they read, or multiply", report)
+
+
 def gpu(report: Report) -> Figure:
     """Time per query on a GPU against the share of hits."""
     rows = rows_of(report, "")
@@ -258,6 +284,7 @@ PICTURES: dict[str, tuple[str, str, Callable[[Report], Figure]]] = {
     "roofline": ("cpu", "work.Roofline.track_bytes", roofline),
     "attention": ("cpu", "kv.Attend.time_step", attention),
     "gpu": ("gpu", "", gpu),
+    "gpu-roofline": ("gpu-roofline", "rows", gpu_roofline),
 }
 """Pictures by name: the report, and the benchmark without which they are not drawn."""
 
@@ -271,8 +298,9 @@ def main() -> None:
     reports = {path.stem: json.loads(path.read_text()) for path in options.results.glob("*.json")}
     matplotlib.rcParams.update(STYLE)
     for name, (source, needed, draw) in PICTURES.items():
-        if rows_of(reports.get(source, {}), needed):
-            figure = draw(reports[source])
+        report = reports.get(source, {})
+        if report.get(needed) or rows_of(report, needed):
+            figure = draw(report)
             path = options.docs / "images" / f"benchmarks-{name}.svg"
             figure.savefig(path, transparent=True, metadata={"Date": None})
             plt.close(figure)
