@@ -42,6 +42,8 @@ __all__ = [
     "dot_intercept",
     "dot_slope",
     "exact_below",
+    "glance_loss",
+    "glance_margin",
     "half_square",
     "least_cosine_slope",
     "least_norm",
@@ -318,6 +320,27 @@ def pair_margin(digit_sum: float, ratio: float, dim: int) -> float:
     change that. A level that is flushed to 0 is below 2^-126, and 1 / s is at most 2^126: that costs a unit more.
     """
     return 4.0 + 2.0**-18 * (256.0 * digit_sum + 128.0 * dim + ratio * sqrt(dim))
+
+
+def glance_margin(unit: float, most: float, slack: float) -> float:
+    """Slack of a bound in float32, for each unit of a row's scale s: s (unit P + offset) + factor r, of a radius r.
+
+    P is the integer product of high codes, at most M in magnitude, and the offset is at most unit M + slack: `most` is
+    M and more. Converting P in two parts, and adding them up, errs by 2^-22 M. The sum in brackets errs by 2^-24 of
+    what it comes to, below 2^-23 (unit M + slack). All of it is below 2^-20 (unit M + slack), half of which the slack
+    pays for itself. The last sum is rounded as the threshold is, downwards, so its rounding changes no verdict. The
+    factor is larger than its own by 2^-20, which pays for the product with r.
+    """
+    return 2.0**-20 * (unit * (most + 1.0) + slack)
+
+
+def glance_loss(unit: float, most: float, slack: float, factor: float) -> float:
+    """What such a bound may lack besides, where numbers below 2^-126 are flushed to 0.
+
+    That may be a scale, which takes 2^-126 (unit M + slack) away, a radius, which takes 2^-126 factor, or what a
+    product or a sum comes to.
+    """
+    return 2.0**-124 * (unit * most + slack + factor + 1.0)
 
 
 def longest_product(norm: float, peak: float) -> float:

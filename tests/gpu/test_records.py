@@ -28,6 +28,7 @@ STRUCTS = {
         "Plan": ("runtime.records", "PLAN"),
         "Lift": ("runtime.records", "LIFT"),
         "Level": ("runtime.records", "LEVEL"),
+        "Glance": ("runtime.records", "GLANCE"),
         "View": ("runtime.records", "VIEW"),
         "Header": ("runtime.records", "HEADER"),
         "Call": ("runtime.records", "CALL"),

@@ -190,9 +190,10 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
         parts = max(1, min(sets, 4 * processors // (8 * chunks * spaces)))
         yield _multiply_cells.bind((8 * chunks, spaces * parts), THREADS, *question, shared=shared, **run.variant)
     else:
-        kernel, each, shared = (_classify_cells, 1, 5 << 10) if batch == 1 else (_classify_cells_of_four, 4, 20 << 10)
+        kernel, each = (_classify_cells, 1) if batch == 1 else (_classify_cells_of_four, 4)
         sets = min(spaces * -(-batch // each), 65535)
         grid = min(2 * chunks, max(1, -(-RESIDENT * processors // sets))), sets
+        shared = (32 << 10) + each * (5 << 10)
         yield kernel.bind(grid, THREADS, *question, chunks, shared=shared, overlap=True, **run.variant)
 
 

@@ -64,6 +64,20 @@ __device__ void level_of(View& view, int which, double unit, double slack, doubl
 #endif
 }
 
+// Fill in the first test of high codes, whose products are at most `most`, for a direction whose digits are worth `unit`
+// times 16 there; where float32 would overflow, or flush what counts, that test leaves everything.
+__device__ void glance_of(View& view, double unit, double most) {
+    const double bias = HIGH_MIDDLE / 16.0 * view.digit_sum, slack = view.high_slack;
+    const double offset = slack - unit * bias + glance_margin(unit, most + fabs(bias), slack);
+    const double loss = glance_loss(unit, most + fabs(bias), slack, view.factor);
+    const bool moderate = 0x1p-100 <= unit && unit * (most + fabs(bias) + 1.0) + slack + view.factor <= 0x1p100;
+    view.glance.unit = narrow(unit);
+    view.glance.offset = upper32(offset);
+    view.glance.factor = upper32(view.factor * (1.0 + PAIR_SHARE));
+    view.glance.below = moderate ? less32(view.below - loss) : __uint_as_float(0x7fc00000u);
+    view.lifts[2] = Lift{less32(view.lift_below), 0.0f};
+}
+
 // What of a direction is coded: q, or q - m where distances are asked.
 __device__ __forceinline__ double component(const Segment& segment, const float* direction, long long j) {
     const double value = exact64(direction[j]);
@@ -131,6 +145,7 @@ __device__ void look(const Call& call, const Segment& segment, const float* dire
     const double whole = 256.0 * unit, coarse_slack = reach(whole, coarse, norm, low_span, dim);
     level_of(own, 0, unit, own.low_slack, 256.0 * coded[3] + 128.0 * dim, dim);
     level_of(own, 1, whole, coarse_slack, coded[3], dim);
+    if (segment.kind == CELLS) glance_of(own, 16.0 * unit, 15.0 * (256.0 * coded[3] + 128.0 * dim));
     call.views[at] = own;
 }
 

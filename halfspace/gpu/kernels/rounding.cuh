@@ -58,6 +58,16 @@ __device__ inline double pair_margin(double digit_sum, double ratio, long long d
     return 4.0 + 0x1p-18 * (256.0 * digit_sum + 128.0 * wide + ratio * sqrt(wide));
 }
 
+// Slack of a bound in float32, for each unit of a row's scale, of an integer product that is at most so large.
+__device__ inline double glance_margin(double unit, double most, double slack) {
+    return 0x1p-20 * (unit * (most + 1.0) + slack);
+}
+
+// What such a bound may lack besides, where numbers are flushed to 0.
+__device__ inline double glance_loss(double unit, double most, double slack, double factor) {
+    return 0x1p-124 * (unit * most + slack + factor + 1.0);
+}
+
 // Upper bound of |q| |x| from upper bounds of both, its own rounding included.
 __device__ inline double longest_product(double norm, double peak) { return norm * peak * (1.0 + 8.0 * UNIT); }
 

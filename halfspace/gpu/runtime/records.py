@@ -13,6 +13,7 @@ from halfspace.model.segment import Segment, address
 __all__ = [
     "CALL",
     "CODES",
+    "GLANCE",
     "HEADER",
     "LEVEL",
     "LIFT",
@@ -65,12 +66,14 @@ SEGMENT = np.dtype(
 PLAN = np.dtype(_fields("norm grain slope intercept tau bad", np.float64))
 LEVEL = np.dtype(_fields("level sure_level ratio offset", np.float32))
 LIFT = np.dtype(_fields("below above", np.float32))
+GLANCE = np.dtype(_fields("unit offset factor below", np.float32))
 VIEW = np.dtype(
     [
         *_fields("below above lift_below lift_above norm factor factor_above widest", np.float64),
         *_fields("unit digit_sum high_slack low_slack", np.float64),
         ("levels", LEVEL, (2,)),
-        ("lifts", LIFT, (2,)),
+        ("lifts", LIFT, (3,)),
+        ("glance", GLANCE),
     ]
 )
 HEADER = np.dtype(_fields("pairs listed hits bad arrived", np.uint64))

@@ -68,7 +68,6 @@ __device__ void see(const Segment& segment, const Plan& plan, const Seen& seen, 
 }
 #endif
 
-#if METRIC != IP
 #define PAIR_SHARE 0x1p-20  // of levels and lifts, which may cancel: it pays for rounding them, and their products
 
 // A float32 that is not below a number, and not flushed; NaN, which decides nothing, where there is none.
@@ -85,6 +84,7 @@ __device__ inline float more32(double value) {
     return upper32(value * (value > 0.0 ? 1.0 + PAIR_SHARE : 1.0 - PAIR_SHARE));
 }
 
+#if METRIC != IP
 // The length of a row in units of its scale, or NaN where float32 has no such number.
 __device__ inline float rise_of(float length, double scale) {
     const double rise = exact64(length) / scale;

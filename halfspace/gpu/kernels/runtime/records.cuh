@@ -111,6 +111,15 @@ struct Level {
     float offset;
 };
 
+// The first test of high codes, in float32: a row is dropped if s (unit product + offset) + factor r, of its scale and
+// radius, is below.
+struct Glance {
+    float unit;
+    float offset;
+    float factor;
+    float below;
+};
+
 // A direction as one segment with cells or groups sees it, see halfspace.cpu.filters.views.VIEW; its digits lie beside.
 struct View {
     double below;
@@ -126,7 +135,8 @@ struct View {
     double high_slack;  // of groups: the slack of every level
     double low_slack;
     Level levels[2];    // of products with both digits, and with the high ones alone
-    Lift lifts[2];
+    Lift lifts[3];      // and of the first test of high codes
+    Glance glance;
 };
 
 // What a search found, in numbers.
