@@ -4,7 +4,7 @@ Prepare the directions, filter, verify; then count the hits, write them out, and
 is bound once: a run is launched as often as one likes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import cupy as cp
@@ -47,12 +47,18 @@ _DIRECTIONS, _TAU, _ONE_TAU, _WITHOUT_SIGN, _OFFSETS, _TOTALS, _IDS, _VALUES, _A
     )
 )
 
+PART = 512
+"""Chunks of a direction whose hits a block finds the places of."""
+PARTS = 4
+"""Such blocks of a multiprocessor, at most."""
+
 LOOKS = 2000
 """How often the host looks for what kernels tell, at about a tenth of a microsecond each, before it lets others run."""
 TOLD = 4
 """Numbers that are told; the twin is in ``kernels/emit.cuh``."""
 _TICKETS = 1 << 16
 _TICKET_BITS = 48
+_LARGEST = (1 << _TICKET_BITS) - 1
 
 
 class Buffers(NamedTuple):
@@ -137,7 +143,7 @@ class Run:
         self._fields, self._floats = self.call.view(np.int64), self.call.view(np.float64)  # every field has 8 bytes
         self._ticket = 0
         self._launches = list(self._bound(uploaded))
-        self._counting = list(self._bound_counting())
+        self._counting = list(self._bound_counting(uploaded))
         self._fill = self._bound_fill(uploaded)
         self.keepalive: list[Any] = []  # what the last launches read and wrote besides
 
@@ -201,13 +207,14 @@ class Run:
         if uploaded.filtered:
             yield _verify_pairs.bind((8 * uploaded.processors,), THREADS, call, **self.variant, overlap=True)
 
-    def _bound_counting(self) -> Iterator[Callable[[], Any]]:
+    def _bound_counting(self, uploaded: Uploaded) -> Iterator[Callable[[], Any]]:
         if self.loose:
             yield _tell_listed.bind((1,), THREADS, self.call, overlap=True)
             return
         if self.count > 1:
             yield _count_hits.bind((self.count,), THREADS, self.call, overlap=True)
-        yield _place_hits.bind((self.count,), THREADS, self.call, overlap=True)
+        parts = min(-(-uploaded.chunks // PART), max(1, PARTS * uploaded.processors // self.count), 65535)
+        yield _place_hits.bind((self.count, max(1, parts)), THREADS, self.call, overlap=True)
 
     def _bound_fill(self, uploaded: Uploaded) -> Callable[[], None]:
         if self.loose or self.wanted == Want.COUNT:
@@ -226,14 +233,12 @@ class Run:
         """
         own, ticket = memoryview(self._told), self._ticket
         for _ in range(LOOKS):
-            if own[-1] >> _TICKET_BITS == ticket and all(number >> _TICKET_BITS == ticket for number in own):
-                break
-        else:
-            cp.cuda.get_current_stream().synchronize()
-        numbers = own.tolist()
-        if any(number >> _TICKET_BITS != ticket for number in numbers):
+            if own[TOLD - 1] >> _TICKET_BITS == ticket and _are_of(ticket, own):
+                return untold(own)
+        cp.cuda.get_current_stream().synchronize()
+        if not _are_of(ticket, own):
             raise RuntimeError("the kernels of a query have ended without an answer")
-        return untold(numbers)
+        return untold(own)
 
     def worked(self) -> npt.NDArray[np.int64] | None:
         """Return the counters, if they were wanted."""
@@ -242,9 +247,14 @@ class Run:
         return complete(self.work.get(), self.dim, self.itemsize)
 
 
-def untold(numbers: list[int]) -> list[int]:
+def _are_of(ticket: int, numbers: Iterable[int]) -> bool:
+    """Whether all numbers were told with a ticket."""
+    return [number >> _TICKET_BITS for number in numbers] == [ticket] * TOLD
+
+
+def untold(numbers: Iterable[int]) -> list[int]:
     """Return numbers without the ticket that they were told with."""
-    return [number & (1 << _TICKET_BITS) - 1 for number in numbers]
+    return [number & _LARGEST for number in numbers]
 
 
 def _nothing() -> None:

@@ -127,10 +127,10 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
 def _answer(uploaded: Uploaded, hits: int, buffers: Buffers, work: Any) -> Answer:
     """Cut what was written to the hits that there are, and order it by id where segments do not follow one another."""
     ids, scores, offsets, totals = buffers
-    if ids.size:
-        wasteful = ids.size - hits > max(hits, SPARE_HITS)
-        ids, scores = ids[:hits], scores[:hits] if scores.size else scores
-        if wasteful:
+    if capacity := ids.size:
+        scored = hits if scores.size else 0  # what follows takes half of the time of slices
+        ids, scores = cp.ndarray(hits, np.int64, ids.data), cp.ndarray(scored, np.float32, scores.data)
+        if capacity - hits > max(hits, SPARE_HITS):
             ids, scores = ids.copy(), scores.copy()
         if not uploaded.ordered:
             offsets, ids, scores = order_by_id(offsets, ids, scores)

@@ -335,7 +335,7 @@ def glance_margin(unit: float, most: float, slack: float) -> float:
 
 
 def glance_loss(unit: float, most: float, slack: float, factor: float) -> float:
-    """What such a bound may lack besides, where numbers below 2^-126 are flushed to 0.
+    """Bound what such a sum may lack besides, where numbers below 2^-126 are flushed to 0.
 
     That may be a scale, which takes 2^-126 (unit M + slack) away, a radius, which takes 2^-126 factor, or what a
     product or a sum comes to.

@@ -336,7 +336,7 @@ def test_the_driver_is_handed_addresses(gpu, monkeypatch):
     monkeypatch.setattr(overlap, "_entry", lambda: driver)
     monkeypatch.setattr(gpu.xp.cuda.runtime, "free", lambda _: None, raising=False)
     record, array = np.array([3], np.int64), gpu.xp.zeros(5)
-    launch = overlap.Launch(SimpleNamespace(ptr=99), (4, 2), 64, (record, array, 17, 0.5), 1024)
+    launch = overlap.Launch(SimpleNamespace(ptr=99), (4, 2), 64, (record, array, 17, 0.5), 1024, True)
     launch()
     record[0] = 5
     launch()

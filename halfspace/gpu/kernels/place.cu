@@ -15,12 +15,8 @@ __device__ long long block_sum(long long value) {
     return total;
 }
 
-// Count the hits of a direction, by a block, and note if it cannot be answered.
-__device__ void count_one(const Call& call, long long k) {
-    long long total = 0;
-    for (long long chunk = threadIdx.x; chunk < call.chunks; chunk += THREADS) total += call.counts[k * call.chunks + chunk];
-    total = block_sum(total);
-    if (threadIdx.x != 0) return;
+// Note how many hits a direction has, and if it cannot be answered, by one thread.
+__device__ __forceinline__ void note_total(const Call& call, long long k, long long total) {
     call.totals[k] = total;
     if (call.plans[k].bad != 0.0) atomicMin(&call.header->bad, (unsigned long long)k);
 }
@@ -29,24 +25,31 @@ __device__ void count_one(const Call& call, long long k) {
 extern "C" __global__ void __launch_bounds__(THREADS) count_hits(Call call) {
     let_next_begin();
     wait_for_previous();
-    count_one(call, blockIdx.x);
+    const long long k = blockIdx.x;
+    long long total = 0;
+    for (long long chunk = threadIdx.x; chunk < call.chunks; chunk += THREADS) total += call.counts[k * call.chunks + chunk];
+    total = block_sum(total);
+    if (threadIdx.x == 0) note_total(call, k, total);
 }
 
-// Find where the hits of each direction and chunk begin, one direction a block. A single direction has not been counted
-// before. Where numbers alone are wanted, they are told.
+// Find where the hits of each direction and chunk begin. A single direction has not been counted before. Where numbers alone
+// are wanted, they are told. Grid: x directions, y parts of their chunks, each of which sums up those before it.
 extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
     __shared__ long long sums[THREADS / WARP];
     let_next_begin();
     wait_for_previous();
     const long long k = blockIdx.x;
-    if (call.count == 1) count_one(call, k);
+    const int* counts = call.counts + k * call.chunks;
+    const long long each = ((call.chunks + gridDim.y - 1) / gridDim.y + THREADS - 1) / THREADS * THREADS;
+    const long long begin = min(blockIdx.y * each, call.chunks), end = min(begin + each, call.chunks);
     long long before = 0;
+#pragma unroll 8
+    for (long long chunk = threadIdx.x; chunk < begin; chunk += THREADS) before += counts[chunk];
     for (long long other = threadIdx.x; other < k; other += THREADS) before += call.totals[other];
     before = block_sum(before);
-    if (k == 0 && threadIdx.x == 0) call.offsets[0] = 0;
-    for (long long first = 0; first < call.chunks; first += THREADS) {
+    for (long long first = begin; first < end; first += THREADS) {
         const long long chunk = first + threadIdx.x;
-        const long long own = chunk < call.chunks ? call.counts[k * call.chunks + chunk] : 0;
+        const long long own = chunk < end ? counts[chunk] : 0;
         long long upto = own;
         for (int step = 1; step < WARP; step *= 2) {
             const long long other = __shfl_up_sync(FULL, upto, step);
@@ -59,12 +62,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
             if (warp < threadIdx.x / WARP) upto += sums[warp];
             all += sums[warp];
         }
-        if (chunk < call.chunks) call.starts[k * call.chunks + chunk] = before + upto - own;
+        if (chunk < end) call.starts[k * call.chunks + chunk] = before + upto - own;
         before += all;
         __syncthreads();
     }
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0 && blockIdx.y == gridDim.y - 1) {
+        if (k == 0) call.offsets[0] = 0;
         call.offsets[k + 1] = before;
+        if (call.count == 1) note_total(call, k, before);
         if (k + 1 == call.count) call.header->hits = before;
     }
     if (call.wanted == COUNT) tell(call);

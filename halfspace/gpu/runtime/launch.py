@@ -33,6 +33,7 @@ extern "C" __global__ void probe() {}
 """
 
 _INCLUDE = re.compile(r'^#include "([\w/]+\.cuh)"\n', re.MULTILINE)
+_VARIANT = "format", "metric", "head_dim"
 _MAX_GRID = (2**31 - 1, 65535, 65535)
 _DEFAULT_SHARED = 48 << 10
 
@@ -149,8 +150,14 @@ class Kernel:
 
         With `overlap`, it begins while the one before it ends, where that is possible, and waits for that one itself.
         """
-        variant: dict[str, Any] = {"format": format, "metric": metric, "head_dim": head_dim}
-        self.bind(grid, block, *arguments, shared=shared, overlap=overlap, **variant)()
+        variant = format, metric, head_dim
+        if overlap:
+            self.bind(
+                grid, block, *arguments, shared=shared, overlap=True, **dict(zip(_VARIANT, variant, strict=True))
+            )()
+        elif (ready := self._ready(grid, arguments, variant, shared)) is not None:
+            function, packed = ready
+            function.kernel(grid, (block,), packed, shared_mem=shared)
 
     def bind(
         self,
@@ -163,31 +170,40 @@ class Kernel:
         head_dim: int | None = None,
         overlap: bool = False,
     ) -> Callable[[], None]:
-        """Check everything now, and return what launches on the stream that is current then.
+        """Check everything now, and return what launches on the stream that is current then, again and again.
 
         A record that is passed by value is read then as well. Some files are compiled for one `head_dim` each, and some
         for one `metric`.
         """
+        ready = self._ready(grid, arguments, (format, metric, head_dim), shared)
+        if ready is None:
+            return _nothing
+        function, packed = ready
+        if can_overlap(cp.cuda.runtime.getDevice()):
+            return Launch(function.kernel, grid, block, packed, shared, overlap)
+        return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
+
+    def _ready(
+        self, grid: tuple[int, ...], arguments: tuple[Any, ...], variant: tuple[int, int, int | None], shared: int
+    ) -> tuple[Any, tuple[Any, ...]] | None:
+        """Check everything; returns the function and what it is passed, or None where there are no blocks."""
         device = cp.cuda.runtime.getDevice()
         if len(arguments) != len(self._parameters):
             raise TypeError(f"{self._name} takes {len(self._parameters)} arguments, got {len(arguments)}")
         if 0 in grid:
-            return _nothing
+            return None
         for blocks, most in zip(grid, _MAX_GRID, strict=False):
             if not 0 < blocks <= most:
                 raise ValueError(f"{self._name}: a grid of {grid} blocks is beyond {_MAX_GRID}")
         packed = tuple(
-            self._packed(argument, *parameter, format, device)
+            self._packed(argument, *parameter, variant[0], device)
             for argument, parameter in zip(arguments, self._parameters, strict=True)
         )
-        variant = format, metric, head_dim
         function = self._functions.get((*variant, device)) or self._function(variant, device)
         beyond = shared + function.shared_size_bytes > _DEFAULT_SHARED
         if beyond and function.max_dynamic_shared_size_bytes < shared:
             function.max_dynamic_shared_size_bytes = shared
-        if overlap and can_overlap(device):
-            return Launch(function.kernel, grid, block, packed, shared)
-        return partial(function.kernel, grid, (block,), packed, shared_mem=shared)
+        return function, packed
 
     def _function(self, variant: tuple[int, int, int | None], device: int) -> Any:
         function = watched(_load, self._file, self._name, variant, device, self._options, meanwhile=_nothing)

@@ -63,9 +63,9 @@ class Uploaded:
 
     def expected(self, count: int, wanted: int, most: int) -> tuple[int, int]:
         """Guess how many candidates, and how many hits, there will be for so many directions."""
-        shares = self.seen.get(wanted, (1 / SHARE, 1 / SHARE))
-        candidates, hits = (max(FEW, min(most, int(1.25 * count * self.rows * share))) for share in shares)
-        return candidates, hits
+        candidates, hits = self.seen.get(wanted, (1 / SHARE, 1 / SHARE))
+        pairs = 1.25 * count * self.rows
+        return max(FEW, min(most, int(pairs * candidates))), max(FEW, min(most, int(pairs * hits)))
 
     def remember(self, count: int, wanted: int, candidates: int, hits: int) -> None:
         """Note how many there were; what was before fades slowly, since searching twice costs more than memory."""
