@@ -36,7 +36,7 @@ STRIPS = 128
 SET = 64
 """Directions of a set that goes through them at once."""
 
-RESIDENT = 2
+RESIDENT = 3
 """Blocks of the cascade that a multiprocessor has room for: there are no more, so that each goes on where it was."""
 
 TEAM = 384
@@ -173,7 +173,7 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     batch, stride, lifted = run.batch, run.stride, run.metric != Metric.IP
     multiplied = batch >= MATRIX and run.work is None and all(_is_moderate(segment) for _, segment, _ in part.segments)
     sets = -(-batch // SET)
-    if multiplied and batch <= STRIPS and stride <= 384 and spaces * sets <= 65535:
+    if multiplied and not run.tiled and batch <= STRIPS and stride <= 384 and spaces * sets <= 65535:
         kernel, pitch, share = (_multiply_strips, 160, 2) if stride <= 128 else (_multiply_long_strips, 416, 1)
         grid = max(1, min(chunks, share * processors // min(spaces * sets, share))), spaces * sets
         shared = (17920 if lifted else 17408) + 2 * SET * pitch
