@@ -54,6 +54,13 @@ PART = 512
 PARTS = 4
 """Such blocks of a multiprocessor, at most."""
 
+VERIFYING = 2
+"""Blocks of a multiprocessor that verify candidates, at most: as many as there is room for."""
+LISTED = 32
+"""Candidates for which there is such a block: four for each warp, as long as there are warps."""
+FILLING = 16
+"""Blocks of a multiprocessor that write out hits, at most; each tells when it is done."""
+
 LOOKS = 2000
 """How often the host looks for what kernels tell, at about a tenth of a microsecond each, before it lets others run."""
 TOLD = 4
@@ -207,7 +214,8 @@ class Run:
         for part in (own for own in uploaded.parts if own.chunks.size):
             yield from part.code.launches(self, uploaded, part)
         if uploaded.filtered:
-            yield _verify_pairs.bind((8 * uploaded.processors,), THREADS, call, **self.variant, overlap=True)
+            blocks = min(-(-self.pair_room // LISTED), VERIFYING * uploaded.processors)
+            yield _verify_pairs.bind((blocks,), THREADS, call, **self.variant, overlap=True)
 
     def _bound_counting(self, uploaded: Uploaded) -> Iterator[Callable[[], Any]]:
         if self.loose:
@@ -221,11 +229,12 @@ class Run:
     def _bound_fill(self, uploaded: Uploaded) -> Callable[[], None]:
         if self.loose or self.wanted == Want.COUNT:
             return _nothing
-        most = 4 * uploaded.processors
+        most = FILLING * uploaded.processors
         if self.wanted == Want.SCORES:
-            return _fill_scored.bind((most,), THREADS, self.call, overlap=True)
-        warps = max(1, -(-self.count * uploaded.chunks // 8))
-        return _fill_ids.bind((min(warps, most),), THREADS, self.call, overlap=True)
+            blocks = min(-(-self.listed_room // THREADS), most)
+            return _fill_scored.bind((blocks,), THREADS, self.call, overlap=True)
+        blocks = min(-(-self.count * uploaded.chunks // (THREADS // 32)), most)
+        return _fill_ids.bind((max(1, blocks),), THREADS, self.call, overlap=True)
 
     def told(self) -> list[int]:
         """Wait until all is there; return candidates, hits listed, hits, and the lowest direction without an answer.

@@ -32,7 +32,7 @@ def as_tensor(array, shape, strides, offset=0):
         stride=lambda: strides,
         numel=lambda: int(np.prod(shape)),
         data_ptr=lambda: array.data.ptr + 4 * offset if np.prod(shape) else 0,
-        device=SimpleNamespace(index=0),
+        is_contiguous=lambda: strides == tuple(np.cumprod((1, *shape[:0:-1]))[::-1]) or not shape,
     )
 
 
@@ -51,7 +51,7 @@ def test_tensors_are_read_where_they_are(shape, strides, offset, gpu):
     numbers = np.arange(20, dtype=np.float32)
     array = put(gpu, numbers)
     own = gpu.xp.cuda.get_current_stream().ptr
-    found = module("runtime.device").over_memory(as_tensor(array, shape, strides, offset), own)
+    found = module("runtime.device").over_memory(as_tensor(array, shape, strides, offset), 0, own)
     expected = np.lib.stride_tricks.as_strided(numbers[offset:], shape, [4 * step for step in strides])
     np.testing.assert_array_equal(gpu.xp.asnumpy(found), expected)
     assert found.data.device_id == 0
@@ -65,9 +65,9 @@ def test_what_another_stream_does_to_a_tensor_is_waited_for(gpu, monkeypatch):
     monkeypatch.setattr(gpu.xp.cuda.Event, "record", lambda self, stream=None: seen.append(("recorded", stream.ptr)))
     monkeypatch.setattr(gpu.xp.cuda.Stream, "wait_event", lambda self, event: seen.append(("waited for", self.ptr)))
     take, own = module("runtime.device").over_memory, gpu.xp.cuda.get_current_stream().ptr
-    take(as_tensor(array, (4,), (1,)), own)
+    take(as_tensor(array, (4,), (1,)), 0, own)
     assert seen == []
-    take(as_tensor(array, (4,), (1,)), own + 99)
+    take(as_tensor(array, (4,), (1,)), 0, own + 99)
     assert seen == [("recorded", own + 99), ("waited for", own)]
 
 
