@@ -36,9 +36,6 @@ STRIPS = 128
 SET = 64
 """Directions of a set that goes through them at once."""
 
-RESIDENT = 3
-"""Blocks of the cascade that a multiprocessor has room for: there are no more, so that each goes on where it was."""
-
 TEAM = 384
 """Threads of a block of warp groups."""
 STAGES = 3, 8
@@ -81,10 +78,8 @@ _spans = Kernel(
 )
 
 _QUESTION = ("call", CALL), ("listed", np.int32)
-_classify_cells, _classify_cells_of_four = (
-    Kernel("filters/cascade.cu", name, *_QUESTION, ("chunks", int))
-    for name in ("classify_cells", "classify_cells_of_four")
-)
+_classify_cells = Kernel("filters/cascade.cu", "classify_cells", *_QUESTION)
+_classify_cells_of_four = Kernel("filters/cascade.cu", "classify_cells_of_four", *_QUESTION)
 _multiply_cells = Kernel("filters/matrix.cu", "multiply_cells", *_QUESTION)
 _multiply_tiles, _multiply_long_tiles = (
     Kernel("filters/warpgroups.cu", name, *_QUESTION, ("stages", int), options=(WARP_GROUPS,))
@@ -191,10 +186,8 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
         yield _multiply_cells.bind((8 * chunks, spaces * parts), THREADS, *question, shared=shared, **run.variant)
     else:
         kernel, each = (_classify_cells, 1) if batch == 1 else (_classify_cells_of_four, 4)
-        sets = min(spaces * -(-batch // each), 65535)
-        grid = min(2 * chunks, max(1, -(-RESIDENT * processors // sets))), sets
-        shared = (32 << 10) + each * (5 << 10)
-        yield kernel.bind(grid, THREADS, *question, chunks, shared=shared, overlap=True, **run.variant)
+        grid = 2 * chunks, min(spaces * -(-batch // each), 65535)
+        yield kernel.bind(grid, THREADS, *question, shared=each * (5 << 10), overlap=True, **run.variant)
 
 
 def _fit(depth: int, room: int, lifted: bool) -> tuple[Kernel, int, int, int] | None:

@@ -14,7 +14,7 @@
 
 #define ROWS 64          // rows of a tile, which a warp tests
 #define PAIRS 2          // pairs of blocks of codes among them
-#define AHEAD 4          // words of each block that a lane has on their way
+#define STEP 16          // words that a warp reads at once of each block: four a lane
 #define LANES 4          // lanes that share the low codes of a vector
 
 // The entries of a warp's list: a row, plus ROWS times which of the directions, and the product of its high codes.
@@ -23,82 +23,73 @@ struct List {
     unsigned short* entries;
 };
 
-// High codes of a warp's rows that are on their way into shared memory: of 4 AHEAD words, the lane's own of each four. What a
-// lane has asked for it reads itself, so nobody waits for others. Beyond the last word is what happens to be there: its
-// digits are 0.
+// Multiply some words of the high codes of a warp's rows with the digits of up to four directions, or nothing where they are
+// null. `codes` is where a lane's words of the first blocks begin, `pitch` how far the next pair of blocks is; where not
+// ALL, words from `left` on are not there.
 //
-// Fragments as mma_s8 takes them: with g = lane / 4, a lane has the four rows from 4 (g % 4) on of block 2 p + g / 4.
-struct Ahead {
-    uint4* codes;  // (AHEAD, PAIRS, WARP)
-
-    __device__ __forceinline__ uint4* place(int i, int p) const { return codes + (i * PAIRS + p) * WARP + lane_number(); }
-
-    __device__ __forceinline__ void load(const Segment& segment, long long block, long long words, long long first) const {
-        const int g = lane_number() / 4, t = lane_number() % 4;
-        const unsigned char* address = segment.high + ((block + g / 4) * words * BLOCK + 4 * (g % 4)) * 4;
+// sums[p][j] gets what mma_s8 makes of the blocks 2 p and 2 p + 1: with g = lane / 4, its rows g and g + 8 are the rows
+// 2 j and 2 j + 1 among the four from 4 (g % 4) on of block 2 p + g / 4; its columns are high and low digits by turns.
+template <bool ALL>
+__device__ __forceinline__ void multiply_words(const unsigned char* codes, int pitch, const signed char* digits, int left,
+                                               int (&sums)[PAIRS][2][4]) {
+    const int t = lane_number() % 4;
+    uint4 read[STEP / 4][PAIRS];
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            const long long word = first + 4 * i + t;
+    for (int i = 0; i < STEP / 4; i++) {
 #pragma unroll
-            for (int p = 0; p < PAIRS; p++)
-                if (word < words) copy_async16(place(i, p), address + (2 * p * words + word) * (4 * BLOCK));
-        }
-        copy_async_commit();
+        for (int p = 0; p < PAIRS; p++)
+            read[i][p] = ALL || 4 * i + t < left ? stream128(codes + p * pitch + 4 * i * (4 * BLOCK)) : make_uint4(0, 0, 0, 0);
     }
-
-    // Add products with the digits of up to four directions, whose rows these are, or null; what was asked for is there then.
-    __device__ __forceinline__ void multiply(const signed char* digits, long long words, long long first,
-                                             int (&sums)[PAIRS][2][4]) const {
-        copy_async_wait<0>();
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            const long long word = first + 4 * i + lane_number() % 4;
-            if (first + 4 * i >= words) break;
-            const uint2 own = digits == nullptr ? make_uint2(0, 0) : *reinterpret_cast<const uint2*>(digits + 8 * word);
+    for (int i = 0; i < STEP / 4; i++) {
+        if (!ALL && 4 * i >= left) break;
+        const uint2 own = digits == nullptr ? make_uint2(0, 0) : *reinterpret_cast<const uint2*>(digits + 32 * i);
 #pragma unroll
-            for (int p = 0; p < PAIRS; p++) {
-                const uint4 four = *place(i, p);
-                mma_s8(sums[p][0], four.x & NIBBLES, four.y & NIBBLES, four.x >> 4 & NIBBLES, four.y >> 4 & NIBBLES, own.x,
-                       own.y);
-                mma_s8(sums[p][1], four.z & NIBBLES, four.w & NIBBLES, four.z >> 4 & NIBBLES, four.w >> 4 & NIBBLES, own.x,
-                       own.y);
-            }
+        for (int p = 0; p < PAIRS; p++) {
+            const uint4 four = read[i][p];
+            mma_s8(sums[p][0], four.x & NIBBLES, four.y & NIBBLES, four.x >> 4 & NIBBLES, four.y >> 4 & NIBBLES, own.x, own.y);
+            mma_s8(sums[p][1], four.z & NIBBLES, four.w & NIBBLES, four.z >> 4 & NIBBLES, four.w >> 4 & NIBBLES, own.x, own.y);
         }
     }
-};
+}
+
+// The same for all words of a tile, whose first row that is.
+__device__ __forceinline__ void multiply_high(const Segment& segment, long long row, int words, const signed char* digits,
+                                              int (&sums)[PAIRS][2][4]) {
+    const int g = lane_number() / 4, t = lane_number() % 4;
+    const unsigned char* codes = segment.high + (row + g / 4 * BLOCK) * (4 * words) + (4 * (g % 4) + t * BLOCK) * 4;
+    const int pitch = 2 * words * (4 * BLOCK);
+    if (digits != nullptr) digits += 8 * t;
+    int word = 0;
+    for (; word + STEP <= words; word += STEP) {
+        multiply_words<true>(codes, pitch, digits, STEP, sums);
+        codes += STEP * (4 * BLOCK);
+        if (digits != nullptr) digits += 8 * STEP;
+    }
+    if (word < words) multiply_words<false>(codes, pitch, digits, words - word, sums);
+}
 
 // Which rows a warp tests: ROWS of a chunk.
 struct Tile {
-    const Segment* segment;  // or null
-    long long row;           // the first, in the segment
-    int chunk;
-    int which;               // the segment
+    const Segment* segment;
+    long long row;  // the first, in the segment
+    long long chunk;
+    int which;      // the segment
 };
 
 // Directions, up to four at once, of one space.
 struct Asked {
-    long long first;
+    int first;
     int count;
 };
 
-// Find the rows of a tile, among so many of the chunks in a list.
-__device__ __forceinline__ Tile tile_at(const Call& call, long long space, const int* listed, long long tiles, long long at) {
-    Tile tile = {nullptr, 0, 0, 0};
-    if (at >= tiles) return tile;
-    tile.chunk = listed[at / (CHUNK / ROWS)];
-    tile.which = call.owners[tile.chunk];
-    const Segment* segment = call.segments + space * call.segment_count + tile.which;
-    tile.row = ((tile.chunk - segment->first) << 10) + at % (CHUNK / ROWS) * ROWS;
-    if (tile.row < segment->rows) tile.segment = segment;
-    return tile;
-}
-
 // The directions that any vector of a tile's chunk can reach, as bits; the rest is ruled out by norms.
-__device__ unsigned reached(const Call& call, const Tile& tile, const Asked& asked) {
-    if (tile.segment == nullptr) return 0;
+template <int AT_ONCE>
+__device__ __forceinline__ unsigned reached(const Call& call, const Tile& tile, const Asked& asked) {
     unsigned alive = 0;
     const double peak = exact64(tile.segment->peaks[tile.chunk - tile.segment->first]);
-    for (int query = 0; query < asked.count; query++) {
+#pragma unroll 1
+    for (int query = 0; query < (AT_ONCE == 1 ? 1 : asked.count); query++) {
         const Plan& plan = call.plans[asked.first + query];
         const bool reached = METRIC != IP || !(longest_product(plan.norm, peak) < plan.tau);
         if (plan.bad == 0.0 && reached) alive |= 1u << query;
@@ -115,7 +106,7 @@ struct Sizes {
         const int g = lane_number() / 4;
 #pragma unroll
         for (int p = 0; p < PAIRS; p++) {
-            const long long own = tile.row + (2 * p + g / 4) * BLOCK + 4 * (g % 4);
+            const long long own = tile.row + (g / 4 * BLOCK + 4 * (g % 4)) + 2 * p * BLOCK;
             scales[p] = *reinterpret_cast<const uint2*>(tile.segment->scales + own);
             radii[p] = *reinterpret_cast<const uint2*>(tile.segment->high_radii + own);
 #if METRIC != IP
@@ -305,74 +296,50 @@ __device__ void count_tile(const Call& call, const Tile& tile, const Asked& aske
     count_work(call, HIGH_STAGE, BYTES, rows * ((call.dim + 7) / 8 * 4 + (METRIC == IP ? 4 : 8)));
 }
 
-// Test the chunks in a list, whose segments have cells, for AT_ONCE directions at a time.
-//
-// Every warp goes from tile to tile by itself. The codes of its next one are on their way while it is busy with this one,
-// and where the one after that lies is found out meanwhile. The first codes come while the kernel before still prepares the
-// directions.
+// Test half a chunk, whose segment has cells, for AT_ONCE directions at a time; for one if there is one in each space.
 template <int AT_ONCE>
-__device__ void classify_chunks(const Call& call, const int* listed, long long chunks, unsigned char* room) {
+__device__ __forceinline__ void classify_half(const Call& call, long long chunk, int half, unsigned char* room) {
     const int warp = threadIdx.x / WARP, lane = lane_number(), entries = ROWS * AT_ONCE, g = lane / 4;
-    constexpr int HELD = AHEAD * PAIRS * WARP * sizeof(uint4), WARPS = THREADS / WARP;
-    const Ahead ahead = {reinterpret_cast<uint4*>(room + warp * HELD)};
-    const List list = {reinterpret_cast<double*>(room + WARPS * HELD) + entries * warp,
-                       reinterpret_cast<unsigned short*>(room + WARPS * (HELD + entries * 8)) + entries * warp};
-    const long long sets = (call.batch + AT_ONCE - 1) / AT_ONCE;  // of directions, in each space
-    const long long words = (call.dim + 7) / 8, tiles = chunks * (CHUNK / ROWS);
-    const long long begin = (long long)warp * gridDim.x + blockIdx.x, step = (long long)gridDim.x * (THREADS / WARP);
-    for (long long set = blockIdx.y; set < sets * (call.count / call.batch); set += gridDim.y) {
-        const long long space = set / sets, first = space * call.batch + set % sets * AT_ONCE;
-        const Asked asked = {first, (int)min((long long)AT_ONCE, (space + 1) * call.batch - first)};
-        const auto tile_of = [&](long long at) { return tile_at(call, space, listed, tiles, at); };
+    const List list = {reinterpret_cast<double*>(room) + entries * warp,
+                       reinterpret_cast<unsigned short*>(room + THREADS / WARP * entries * 8) + entries * warp};
+    const int which = call.owners[chunk], batch = (int)call.batch;
+    const int sets = AT_ONCE == 1 ? 1 : (batch + AT_ONCE - 1) / AT_ONCE;  // of directions, in each space
+    const int all = AT_ONCE == 1 ? (int)call.count : sets * ((int)call.count / batch);
+    for (int set = blockIdx.y; set < all; set += gridDim.y) {
+        const int space = AT_ONCE == 1 ? set : set / sets, first = AT_ONCE == 1 ? set : space * batch + set % sets * AT_ONCE;
+        const Asked asked = {first, AT_ONCE == 1 ? 1 : min(AT_ONCE, (space + 1) * batch - first)};
+        const Segment& segment = call.segments[space * (int)call.segment_count + which];
+        const Tile tile = {&segment, ((chunk - segment.first) << 10) + (half * (CHUNK / 2) + ROWS * warp), chunk, which};
+        if (tile.row >= segment.rows) continue;
+        const unsigned alive = reached<AT_ONCE>(call, tile, asked);
+        if (call.work != nullptr && lane == 0) count_tile(call, tile, asked, alive);
+        if (alive == 0) continue;
+        const signed char* digits = nullptr;
+        if (g / 2 < asked.count)
+            digits = call.digits + (2 * ((first + g / 2) * call.segment_count + which) + g % 2) * call.stride;
+        int sums[PAIRS][2][4] = {};
         Sizes sizes;
-        Tile tile = tile_of(begin);
-        if (tile.segment != nullptr) {
-            ahead.load(*tile.segment, tile.row / BLOCK, words, 0);
-            sizes.load(tile);
-        }
-        wait_for_previous();
-        unsigned alive = reached(call, tile, asked), next = reached(call, tile_of(begin + step), asked);
-        for (long long at = begin; at < tiles; at += step) {
-            tile = tile_of(at);  // not kept from before: registers are worth more than what is in the cache
-            int sums[PAIRS][2][4] = {};
-            if (alive != 0) {
-                const signed char* digits = nullptr;
-                if (g / 2 < asked.count)
-                    digits = call.digits + (2 * ((first + g / 2) * call.segment_count + tile.which) + g % 2) * call.stride;
-                ahead.multiply(digits, words, 0, sums);
-                for (long long word = 4 * AHEAD; word < words; word += 4 * AHEAD) {
-                    ahead.load(*tile.segment, tile.row / BLOCK, words, word);
-                    ahead.multiply(digits, words, word, sums);
-                }
-            }
-            if (next != 0) {
-                const Tile coming = tile_of(at + step);
-                ahead.load(*coming.segment, coming.row / BLOCK, words, 0);
-            }
-            const unsigned later = reached(call, tile_of(at + 2 * step), asked);
-            const int left = alive == 0 ? 0 : glance(call, tile, asked, alive, sums, sizes, list);
-            if (next != 0) sizes.load(tile_of(at + step));
-            if (lane == 0 && call.work != nullptr && tile.segment != nullptr) count_tile(call, tile, asked, alive);
-            if (left != 0) classify_listed(call, tile, asked, left, list);
-            alive = next;
-            next = later;
-        }
+        sizes.load(tile);
+        multiply_high(segment, tile.row, (int)((call.dim + 7) / 8), digits, sums);
+        const int left = glance(call, tile, asked, alive, sums, sizes, list);
+        if (left != 0) classify_listed(call, tile, asked, left, list);
     }
 }
 
-// Grid: x any number of blocks, which share the chunks in a list; y strides over the directions of all spaces. Blocks of
-// THREADS; shared memory: 4 KiB for each warp, then 10 bytes for each row of its tile.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells(Call call, const int* listed, long long chunks) {
+// Grid: x halves of the chunks in a list, y strides over the directions of all spaces. Blocks of THREADS; shared memory: 10
+// bytes for each row of half a chunk.
+extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells(Call call, const int* listed) {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
     let_next_begin();
-    classify_chunks<1>(call, listed, chunks, dynamic_shared);
+    wait_for_previous();
+    classify_half<1>(call, listed[blockIdx.x / 2], blockIdx.x % 2, dynamic_shared);
 }
 
 // The same for four directions at a time, which share the codes that are read; y strides over sets of four. Shared memory:
-// 4 KiB for each warp, then 40 bytes for each row of its tile.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells_of_four(Call call, const int* listed,
-                                                                               long long chunks) {
+// 40 bytes for each row of half a chunk.
+extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells_of_four(Call call, const int* listed) {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
     let_next_begin();
-    classify_chunks<4>(call, listed, chunks, dynamic_shared);
+    wait_for_previous();
+    classify_half<4>(call, listed[blockIdx.x / 2], blockIdx.x % 2, dynamic_shared);
 }
