@@ -24,9 +24,7 @@ ALIGNMENT = 256
 """Bytes at whose multiples the arrays of a workspace begin."""
 
 TILED = 128
-"""Directions of a tile, as warp groups multiply them."""
-LEAST_TILED = 129
-"""Directions of a batch from which on they are brought into tiles."""
+"""Directions of a tile, as warp groups multiply them; fewer are not brought into tiles."""
 SLAB = 128
 """Dimensions of a tile that are multiplied at once."""
 
@@ -106,7 +104,7 @@ class Run:
         self.asked, self.wanted, self.batch = wanted, min(int(wanted), int(Want.SCORES)), count // uploaded.spaces
         self.stride = stride = -(-dim // 32) * 32
         self.depth = _depth(dim)
-        self.tiled = uploaded.warp_groups and self.batch >= LEAST_TILED
+        self.tiled = uploaded.warp_groups and self.batch > TILED
         self.loose = question.loose and self.wanted != Want.COUNT
         self.wanted = int(Want.SCORES) if self.loose else self.wanted
         self.pair_room, self.listed_room = rooms, rooms if self.wanted == Want.SCORES else 0

@@ -168,7 +168,7 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     batch, stride, lifted = run.batch, run.stride, run.metric != Metric.IP
     multiplied = batch >= MATRIX and run.work is None and all(_is_moderate(segment) for _, segment, _ in part.segments)
     sets = -(-batch // SET)
-    if multiplied and not run.tiled and batch <= STRIPS and stride <= 384 and spaces * sets <= 65535:
+    if multiplied and batch <= STRIPS and stride <= 384 and spaces * sets <= 65535:
         kernel, pitch, share = (_multiply_strips, 160, 2) if stride <= 128 else (_multiply_long_strips, 416, 1)
         grid = max(1, min(chunks, share * processors // min(spaces * sets, share))), spaces * sets
         shared = (17920 if lifted else 17408) + 2 * SET * pitch
