@@ -52,8 +52,8 @@ PART = 512
 PARTS = 4
 """Such blocks of a multiprocessor, at most."""
 
-VERIFYING = 2
-"""Blocks of a multiprocessor that verify candidates, at most: as many as there is room for."""
+VERIFYING = 8
+"""Blocks of a multiprocessor that verify candidates, at most."""
 LISTED = 32
 """Candidates for which there is such a block: four for each warp, as long as there are warps."""
 FILLING = 16

@@ -17,90 +17,55 @@
 #include "metrics/euclidean.cuh"
 #endif
 
-#define AT_ONCE (FORMAT == 0 ? 4 : 8)  // stored values in 16 bytes
-#define AHEAD 4                        // such pieces of a row that a lane has on their way
-
-// What 16 bytes of a row add to its sums.
-__device__ __forceinline__ void add_piece(Sums& total, const uint4& piece, const float* direction) {
-    const unsigned words[4] = {piece.x, piece.y, piece.z, piece.w};
-#pragma unroll
-    for (int k = 0; k < AT_ONCE; k += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(direction + k);
-        const float own[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
+// Four stored values that follow one another, from an address that is a multiple of their size.
+__device__ __forceinline__ void load4(const stored_t* address, float (&out)[4]) {
 #if FORMAT == 0
-            const float value = __uint_as_float(words[i]);
+    const float4 four = *reinterpret_cast<const float4*>(address);
+    out[0] = four.x, out[1] = four.y, out[2] = four.z, out[3] = four.w;
 #else
-            const float value = widen((stored_t)(words[(k + i) / 2] >> (i % 2 * 16) & 0xffff));
+    const uint2 four = *reinterpret_cast<const uint2*>(address);
+    out[0] = widen((stored_t)(four.x & 0xffff)), out[1] = widen((stored_t)(four.x >> 16));
+    out[2] = widen((stored_t)(four.y & 0xffff)), out[3] = widen((stored_t)(four.y >> 16));
 #endif
-            total.add(exact64(own[i]), exact64(value));
-        }
-    }
 }
 
-// The first pieces of a row, shared out among LANES lanes that follow one another; dimensions beyond them are read later.
+// Sum over the dimensions in float64, by LANES lanes that follow one another and all get the sums.
 template <int LANES>
-struct Row {
-    uint4 pieces[AHEAD];
-
-    __device__ __forceinline__ void load(const stored_t* row, long long dim) {
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            const long long j = AT_ONCE * (i * LANES + lane_number() % LANES);
-            pieces[i] = j < dim ? *reinterpret_cast<const uint4*>(row + j) : make_uint4(0, 0, 0, 0);
-        }
-    }
-
-    // Sum over the dimensions in float64; all lanes get the sums.
-    __device__ __forceinline__ Sums sum_up(const stored_t* row, const float* direction, long long dim) const {
-        Sums total = {};
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            const long long j = AT_ONCE * (i * LANES + lane_number() % LANES);
-            if (j < dim) add_piece(total, pieces[i], direction + j);
-        }
-#pragma unroll 4
-        for (long long j = AT_ONCE * (AHEAD * LANES + lane_number() % LANES); j < dim; j += AT_ONCE * LANES)
-            add_piece(total, *reinterpret_cast<const uint4*>(row + j), direction + j);
-        for (int step = LANES / 2; step > 0; step /= 2) total.join(step);
-        return total;
-    }
-};
-
-// The same, of rows that do not begin at multiples of 16 bytes.
-template <int LANES>
-__device__ __forceinline__ Sums sum_singly(const stored_t* row, const float* direction, long long dim) {
+__device__ __forceinline__ Sums sum_up(const stored_t* row, const float* direction, long long dim) {
+    const int part = lane_number() % LANES;
     Sums total = {};
-    for (long long j = lane_number() % LANES; j < dim; j += LANES) total.add(exact64(direction[j]), widen64(row[j]));
+    if (dim % 4 == 0) {
+#pragma unroll 4
+        for (long long j = 4 * part; j < dim; j += 4 * LANES) {
+            float values[4];
+            load4(row + j, values);
+            const float4 own = *reinterpret_cast<const float4*>(direction + j);
+            total.add(exact64(own.x), exact64(values[0]));
+            total.add(exact64(own.y), exact64(values[1]));
+            total.add(exact64(own.z), exact64(values[2]));
+            total.add(exact64(own.w), exact64(values[3]));
+        }
+    } else {
+        for (long long j = part; j < dim; j += LANES) total.add(exact64(direction[j]), widen64(row[j]));
+    }
     for (int step = LANES / 2; step > 0; step /= 2) total.join(step);
     return total;
 }
 
-// Decide the items of a warp, one for each lane; LANES lanes share the sums of a vector, while the next ones are on their
-// way. Lanes without an item have a copy of another's, which nobody asks for.
+// Decide the items of a warp, one for each lane; LANES lanes share the sums of a vector.
 template <int LANES>
 __device__ bool decide_all(const Call& call, const Item& item, float& score) {
     const long long dim = call.dim;
     const int lane = lane_number();
     const int at_once = WARP / LANES;
-    const bool whole = dim % AT_ONCE == 0;
-    const int upto = WARP - __clz(__ballot_sync(FULL, item.valid));
-    const auto row_of = [&](const Item& one) { return static_cast<const stored_t*>(one.segment->vectors) + one.row * dim; };
     Sums own = {};
-    Item next = item.of_lane(lane / LANES);
-    Row<LANES> ahead;
-    if (whole) ahead.load(row_of(next), dim);
-    for (int first = 0; first < upto; first += at_once) {
-        const Item other = next;
-        const Row<LANES> row = ahead;
-        if (first + at_once < upto) {
-            next = item.of_lane(first + at_once + lane / LANES);
-            if (whole) ahead.load(row_of(next), dim);
-        }
-        const float* direction = call.directions + other.direction * dim;
-        const Sums total =
-            whole ? row.sum_up(row_of(other), direction, dim) : sum_singly<LANES>(row_of(other), direction, dim);
+    const unsigned asked = __ballot_sync(FULL, item.valid);
+    for (int first = 0; first < WARP; first += at_once) {
+        if ((asked >> first & (at_once == WARP ? FULL : (1u << at_once) - 1)) == 0) continue;
+        const Item other = item.of_lane(first + lane / LANES);
+        // the last lanes may have nothing: they repeat what is there, and nobody asks for it
+        const Sums total = sum_up<LANES>(static_cast<const stored_t*>(other.segment->vectors) + other.row * dim,
+                                         call.directions + other.direction * dim, dim);
         const Sums mine = total.of_lane(lane % at_once * LANES);
         if (lane / at_once == first / at_once) own = mine;
     }
@@ -154,7 +119,7 @@ __device__ void settle(const Call& call, Item item, unsigned long long pair) {
 
 // Decide the candidates that the filters listed: as many a warp at once as leave no other idle, up to one a lane. A grid of
 // any size; blocks of THREADS.
-extern "C" __global__ void __launch_bounds__(THREADS, 2) verify_pairs(Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS) verify_pairs(Call call) {
     let_next_begin();
     wait_for_previous();
     const unsigned long long listed = min(call.header->pairs, (unsigned long long)call.pair_room);
@@ -177,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) verify_pairs(Call call)
 
 // Decide every vector of the chunks in a list, which have no codes. Grid: x chunks, y strides over the directions; blocks
 // of THREADS.
-extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_rows(Call call, const int* listed) {
+extern "C" __global__ void __launch_bounds__(THREADS) scan_rows(Call call, const int* listed) {
     const long long chunk = listed[blockIdx.x];
     for (long long k = blockIdx.y; k < call.count; k += gridDim.y) {
         if (call.plans[k].bad != 0.0) continue;
