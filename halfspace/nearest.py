@@ -61,8 +61,8 @@ class Answer(NamedTuple):
             return Answer(np.array([0, k]), self.ids[:k].copy(), self.scores[:k].copy())
         rows, sizes = len(self.offsets) - 1, np.diff(self.offsets)
         if (sizes == k + 1).all():  # as they usually come
-            ids, scores = (column.reshape(rows, k + 1)[:, :k].reshape(-1) for column in (self.ids, self.scores))
-            return Answer(np.arange(0, k * rows + 1, max(k, 1))[: rows + 1], ids, scores)
+            ids, scores = self.ids.reshape(rows, k + 1)[:, :k], self.scores.reshape(rows, k + 1)[:, :k]
+            return Answer(k * np.arange(rows + 1), ids.reshape(-1), scores.reshape(-1))
         kept = np.arange(self.ids.size) - np.repeat(self.offsets[:-1], sizes) < k
         return Answer(offsets_of(np.minimum(sizes, k)), self.ids[kept], self.scores[kept])
 

@@ -24,6 +24,7 @@ OPTIONS_OF_USERS = {
     "halfspace/attention/hf/cache.py": {"HalfspaceCache.__init__"},
     "halfspace/attention/hf/serving.py": {"batching"},
     "halfspace/questions.py": {"Questions.query"},
+    "halfspace/spread.py": {"OnDevices.query"},
     "halfspace/cli.py": {"demo", "query", "bench"},
     "halfspace/scale_commands.py": {"build"},
     "halfspace/join_commands.py": {"pairs", "groups", "dedup"},

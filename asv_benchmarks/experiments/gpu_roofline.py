@@ -25,7 +25,7 @@ ONE = ((100_000, ("cells", "groups", "scan")), (1_000_000, ("cells", "groups", "
 """Vectors, and the filters that one direction is asked of."""
 MANY = ((1_000_000, 128), (1_000_000, 384))
 """Vectors and dimensions that batches are asked of."""
-BATCHES = (16, 64, 128, 256, 1024, 4096)
+BATCHES = (16, 64, 128, 256, 1024, 2048)
 SHARES = (1e-4, 1e-2)
 RARE = 1e-6
 """The share of hits of batches: products, and little else."""

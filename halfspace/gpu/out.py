@@ -6,7 +6,7 @@ import cupy as cp
 import numpy as np
 
 from halfspace.arguments import checks
-from halfspace.gpu.run import TOLD, Buffers, Run, untold
+from halfspace.gpu.run import Buffers, Run
 from halfspace.gpu.runtime.device import asarray, is_here, is_kernel_ready, keep_until_read, release
 from halfspace.gpu.runtime.tables import Uploaded, upload
 from halfspace.gpu.search import room
@@ -41,7 +41,7 @@ class Preallocated(Hits):
         self.buffers = Buffers.of(count, self._capacity, Want.SCORES if scores else Want.IDS)
         super().__init__(*self.buffers, single=directions is None, columns=0)
         self._count = count
-        self._status = cp.zeros(TOLD, np.uint64)  # what the last search that was done has told
+        self._status = cp.zeros(4, np.uint64)  # the header of the last search that was done
         self._run: Run | None = None
         self._uploaded: Uploaded | None = None
         self._captured: list[object] = []
@@ -107,7 +107,7 @@ class Preallocated(Hits):
         release()
         if self._run is None:
             raise RuntimeError("nothing was asked yet: pass this as out= to query")
-        pairs, listed, hits, bad = untold(self._status.get().tolist())
+        pairs, listed, hits, bad = self._status.get().tolist()
         if bad < self._count:
             zero = ", or zero, which has no cosine" if self._run.metric == Metric.COSINE else ""
             raise ValueError(f"directions[{bad}] is not finite{zero}, or its tau is nan")

@@ -1,10 +1,10 @@
 """A run: the kernels over a question of one shape, and the memory between them.
 
-Prepare the directions, filter, verify; then count the hits, write them out, and tell the host. What may be asked again
+Prepare the directions, filter, verify; then count the hits, tell the host, and write them out. What may be asked again
 is bound once: a run is launched as often as one likes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import cupy as cp
@@ -18,7 +18,7 @@ from halfspace.gpu.runtime.tables import Uploaded
 from halfspace.model.counters import WORK_SHAPE, Want
 from halfspace.model.question import Question
 
-__all__ = ["TOLD", "Buffers", "Run", "bytes_for_each_direction", "untold"]
+__all__ = ["Buffers", "Run", "bytes_for_each_direction"]
 
 ALIGNMENT = 256
 """Bytes at whose multiples the arrays of a workspace begin."""
@@ -39,11 +39,11 @@ _name_pairs = Kernel(
 _fill_ids = Kernel("place.cu", "fill_ids", ("call", CALL))
 _fill_scored = Kernel("place.cu", "fill_scored", ("call", CALL))
 
-_DIRECTIONS, _TAU, _ONE_TAU, _WITHOUT_SIGN, _OFFSETS, _TOTALS, _IDS, _VALUES, _ANSWER_ROOM, _TICKET = (
+_DIRECTIONS, _TAU, _ONE_TAU, _WITHOUT_SIGN, _OFFSETS, _TOTALS, _IDS, _VALUES, _ANSWER_ROOM = (
     (CALL.names or ()).index(name)
     for name in (
         *("directions", "tau", "one_tau", "without_sign"),
-        *("offsets", "totals", "ids", "values", "answer_room", "ticket"),
+        *("offsets", "totals", "ids", "values", "answer_room"),
     )
 )
 
@@ -58,14 +58,6 @@ LISTED = 32
 """Candidates for which there is such a block: four for each warp, as long as there are warps."""
 FILLING = 16
 """Blocks of a multiprocessor that write out hits, at most; each tells when it is done."""
-
-LOOKS = 2000
-"""How often the host looks for what kernels tell, at about a tenth of a microsecond each, before it lets others run."""
-TOLD = 4
-"""Numbers that are told; the twin is in ``kernels/emit.cuh``."""
-_TICKETS = 1 << 16
-_TICKET_BITS = 48
-_LARGEST = (1 << _TICKET_BITS) - 1
 
 
 class Buffers(NamedTuple):
@@ -93,7 +85,7 @@ class Run:
     """The kernels over questions of one shape, and the memory between them: room for so many candidates and hits.
 
     question : one of that shape; wanted : a `Want`, which may be another
-    status : uint64 (4,) on the device, which gets what is `told`; None: memory of the host does
+    status : uint64 (4,) on the device, which gets the header of the search; None: memory of the host does
     """
 
     def __init__(self, uploaded: Uploaded, question: Question, rooms: int, wanted: int, status: Any = None) -> None:
@@ -129,11 +121,9 @@ class Run:
             total += -(-size // ALIGNMENT) * ALIGNMENT
         self.workspace = cp.empty(total, np.uint8)
         self.work = cp.empty(WORK_SHAPE, np.uint64) if wanted == Want.EXPLAINED else None
-        pinned = (
-            None if status is not None else cp.cuda.alloc_pinned_memory(8 * TOLD)
-        )  # of the host: kernels write to it
-        self._told = np.zeros(0, np.uint64) if pinned is None else np.frombuffer(pinned, np.uint64, TOLD)
-        self._told[:] = 0
+        self._header: np.ndarray | None = None
+        if status is None:  # in memory of the host that kernels write to
+            self._header = np.frombuffer(cp.cuda.alloc_pinned_memory(HEADER.itemsize), np.uint64, 4)
         base, self._places = self.workspace.data.ptr, places
         values = dict.fromkeys(CALL.names or (), 0)
         values |= {name: base + place for name, place in places.items()}
@@ -144,11 +134,10 @@ class Run:
         values |= {"segments": uploaded.records.data.ptr, "owners": uploaded.owners.data.ptr}
         values |= {"segment_count": segments, "chunks": uploaded.chunks}
         values |= {"pair_room": self.pair_room, "listed_room": self.listed_room}
-        values["status"] = self._told.ctypes.data if status is None else status.data.ptr
+        values["status"] = status.data.ptr if self._header is None else self._header.ctypes.data
         values["work"] = 0 if self.work is None else self.work.data.ptr
         self.call = np.array([tuple(values.values())], CALL)
         self._fields, self._floats = self.call.view(np.int64), self.call.view(np.float64)  # every field has 8 bytes
-        self._ticket = 0
         self._launches = list(self._bound(uploaded))
         self._counting = list(self._bound_counting(uploaded))
         self._fill = self._bound_fill(uploaded)
@@ -172,25 +161,23 @@ class Run:
         self.keepalive = [launch() for launch in self._launches]
 
     def answer_into(self, buffers: Buffers) -> None:
-        """Launch what counts the hits, writes them out and tells; what there is no room for is left out."""
+        """Launch what counts the hits, tells, and writes them out; what there is no room for is left out."""
         self._say_where(buffers)
         for launch in self._counting:
             launch()
         self._fill()
 
     def fill(self, buffers: Buffers) -> None:
-        """Launch what writes the hits out, once more, into more room; it tells again."""
+        """Launch what writes the hits out, once more, into more room."""
         self._say_where(buffers)
         self._fill()
 
     def _say_where(self, buffers: Buffers) -> None:
-        """Say where the answer goes, and with which ticket it is told."""
+        """Say where the answer goes."""
         fields = self._fields
         fields[_OFFSETS], fields[_TOTALS] = buffers.offsets.data.ptr, buffers.totals.data.ptr
         fields[_IDS], fields[_VALUES] = buffers.ids.data.ptr, buffers.scores.data.ptr
         fields[_ANSWER_ROOM] = buffers.ids.size
-        self._ticket = self._ticket % (_TICKETS - 1) + 1  # never 0
-        fields[_TICKET] = self._ticket
 
     def edges(self, ids: Any, count: int) -> tuple[Any, Any, Any]:
         """Name what a loose question found: ids of the directions, which are these (m,), and of vectors; scores.
@@ -234,36 +221,18 @@ class Run:
         blocks = min(-(-self.count * uploaded.chunks // (THREADS // 32)), most)
         return _fill_ids.bind((max(1, blocks),), THREADS, self.call, overlap=True)
 
-    def told(self) -> list[int]:
-        """Wait until all is there; return candidates, hits listed, hits, and the lowest direction without an answer.
-
-        What it waits for is the last kernel's word, which is there sooner than its end. Where that takes long, or a
-        kernel fails, the stream tells.
-        """
-        own, ticket = memoryview(self._told), self._ticket
-        for _ in range(LOOKS):
-            if own[TOLD - 1] >> _TICKET_BITS == ticket and _are_of(ticket, own):
-                return untold(own)
+    def status(self) -> list[int]:
+        """Wait, and return the header: candidates, hits listed, hits, and the lowest direction without an answer."""
+        assert self._header is not None
         cp.cuda.get_current_stream().synchronize()
-        if not _are_of(ticket, own):
-            raise RuntimeError("the kernels of a query have ended without an answer")
-        return untold(own)
+        numbers: list[int] = self._header.tolist()
+        return numbers
 
     def worked(self) -> npt.NDArray[np.int64] | None:
         """Return the counters, if they were wanted."""
         if self.work is None:
             return None
         return complete(self.work.get(), self.dim, self.itemsize)
-
-
-def _are_of(ticket: int, numbers: Iterable[int]) -> bool:
-    """Whether all numbers were told with a ticket."""
-    return [number >> _TICKET_BITS for number in numbers] == [ticket] * TOLD
-
-
-def untold(numbers: Iterable[int]) -> list[int]:
-    """Return numbers without the ticket that they were told with."""
-    return [number & _LARGEST for number in numbers]
 
 
 def _nothing() -> None:

@@ -99,7 +99,7 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
         run.launch()
         buffers = Buffers.of(0, 0, run.wanted) if run.loose else Buffers.of(count, expected, run.wanted)
         run.answer_into(buffers)
-        pairs, listed, hits, bad = run.told()
+        pairs, listed, hits, bad = run.status()
     except BaseException:  # an interrupt, say: kernels still write to what would be free
         cp.cuda.get_current_stream().synchronize()
         raise
@@ -117,7 +117,7 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
         again = Buffers.of(count, hits, run.wanted)
         buffers = again._replace(offsets=buffers.offsets, totals=buffers.totals)
         run.fill(buffers)
-        run.told()
+        cp.cuda.get_current_stream().synchronize()  # what it reads may serve another stream next
     answer = _answer(uploaded, hits, buffers, run.worked())
     if run.workspace.nbytes <= SPARE_BYTES:
         _keep(uploaded, run)

@@ -175,7 +175,6 @@ static T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
 }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
-static inline void __threadfence_system() {}
 [[noreturn]] static inline void __trap() { emulator::fail("__trap()"); }
 
 // Atomics: one thread runs at a time. CUDA has them for these types alone.

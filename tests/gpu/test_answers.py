@@ -158,8 +158,8 @@ def test_an_ordinary_query_waits_once(problem, gpu, monkeypatch):
         index.query(q, limits, out=out)
         assert waits == []
         index.query(q, limits)
-        assert waits == []  # it looks at memory of the host
+        assert len(waits) == 1
         index.count(q, limits)
-        assert waits == []
+        assert len(waits) == 2
         monkeypatch.undo()
     equal_rows(out.check()._on_host(), expected)

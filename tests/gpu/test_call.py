@@ -1,4 +1,4 @@
-"""What a call is made of: tensors by their addresses, kernels that tell, many chunks, a first glance at high codes."""
+"""What a call is made of: tensors by their addresses, interrupts, many chunks, a first glance at high codes."""
 
 import importlib
 from fractions import Fraction
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from on_gpu import ask, count, make, put
 
 from halfspace.model import rounding
-from halfspace.model.counters import Want
 
 pytestmark = pytest.mark.gpu
 
@@ -71,37 +70,23 @@ def test_what_another_stream_does_to_a_tensor_is_waited_for(gpu, monkeypatch):
     assert seen == [("recorded", own + 99), ("waited for", own)]
 
 
-# -- what kernels tell ------------------------------------------------------------------------------------------------
+# -- runs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def index(rng, gpu):
-    return make(gpu, rng.standard_normal((300, 8), dtype=np.float32), filter="cells")
-
-
-def test_kernels_that_end_without_a_word_are_an_error(index, gpu):
-    """As they would where a kernel fails, and the stream does not say so."""
-    run, tables = module("run"), module("runtime.tables")
-    question, _ = index._asked(index._snapshot, put(gpu, np.ones(8, np.float32)), 0.0, None, None, Want.SCORES, None)
-    idle = run.Run(tables.upload(index._snapshot.table), question, 1 << 12, Want.SCORES)
-    idle.ask(question)
-    idle._say_where(run.Buffers.of(1, 100, Want.SCORES))
-    with pytest.raises(RuntimeError, match="ended without an answer"):
-        idle.told()
-
-
-def test_an_interrupt_waits_for_the_kernels(index, gpu, monkeypatch):
+def test_an_interrupt_waits_for_the_kernels(gpu, rng, monkeypatch):
     """They write to memory that would be free. Afterwards all is as it was."""
+    index = make(gpu, rng.standard_normal((300, 8), dtype=np.float32), filter="cells")
     direction, waits = put(gpu, np.ones(8, np.float32)), []
     before = index.query(direction, 0.5)._on_host()
+    buffers, stream = module("run").Buffers, gpu.xp.cuda.Stream
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module("run"), "_are_of", interrupt)
-    real = gpu.xp.cuda.Stream.synchronize
+    monkeypatch.setattr(buffers, "of", interrupt)
+    real = stream.synchronize
     if hasattr(gpu.xp, "emulator"):
-        monkeypatch.setattr(gpu.xp.cuda.Stream, "synchronize", lambda self: (waits.append(self), real(self)))
+        monkeypatch.setattr(stream, "synchronize", lambda self: (waits.append(self), real(self)))
     with pytest.raises(KeyboardInterrupt):
         index.query(direction, 0.5)
     assert len(waits) == hasattr(gpu.xp, "emulator")
@@ -109,17 +94,6 @@ def test_an_interrupt_waits_for_the_kernels(index, gpu, monkeypatch):
     after = index.query(direction, 0.5)._on_host()
     assert after.ids.tolist() == before.ids.tolist()
     assert after.scores.tolist() == before.scores.tolist()
-
-
-def test_tickets_come_again(index, gpu):
-    """More questions than there are tickets: a run begins anew with the first."""
-    run = module("run")
-    direction = put(gpu, np.ones(8, np.float32))
-    expected = len(index.query(direction, 0.5))
-    (spare,) = [one for runs in module("runtime.tables").upload(index._snapshot.table).spare.values() for one in runs]
-    spare._ticket = run._TICKETS - 2
-    assert [len(index.query(direction, 0.5)) for _ in range(3)] == [expected] * 3
-    assert spare._ticket == 2
 
 
 def test_more_chunks_than_a_block_places(gpu):
@@ -164,26 +138,22 @@ def less32(value):
     return -up32(-value * (1.0 - 2.0**-20 if value > 0.0 else 1.0 + 2.0**-20))
 
 
+SMALL = st.integers(0, 255).flatmap(lambda bits: st.integers(-133, 20).map(lambda power: bits * Fraction(2) ** power))
+
+
 @given(
     exponent=st.integers(-90, 40),
     digits=st.integers(1, 1 << 30),
     share=st.fractions(-1, 1),
     bias=st.fractions(-1, 1),
-    scale=st.integers(0, 255).flatmap(
-        lambda bits: st.integers(-133, 20).map(lambda power: bits * Fraction(2) ** power)
-    ),
-    radius=st.integers(0, 255).flatmap(
-        lambda bits: st.integers(-133, 20).map(lambda power: bits * Fraction(2) ** power)
-    ),
+    sizes=st.tuples(SMALL, SMALL),
     slack=st.floats(0, 1e6),
     factor=st.floats(0, 1e6),
     off=st.integers(-3, 3),
 )
-def test_a_glance_drops_nothing_that_reaches_the_threshold(
-    exponent, digits, share, bias, scale, radius, slack, factor, off
-):
+def test_a_glance_drops_nothing_that_reaches_the_threshold(exponent, digits, share, bias, sizes, slack, factor, off):
     """Of thresholds next to a row's bound, in rational arithmetic; scales and radii are bfloat16, flushed ones too."""
-    unit, most = 2.0**exponent, float(digits)
+    (scale, radius), unit, most = sizes, 2.0**exponent, float(digits)
     product = round(share * digits)
     middle = float(bias) * digits
     bound = scale * (Fraction(unit) * (product - Fraction(middle)) + Fraction(slack)) + Fraction(factor) * radius

@@ -73,7 +73,7 @@ def candidates(gpu, index, batch, tau, wanted):
     buffers = Buffers.of(len(batch), 1 << 17, wanted)
     run.launch()
     run.answer_into(buffers)
-    listed, _, hits, _ = run.told()
+    listed, _, hits, _ = run.status()
     first = run._places["pairs"]
     return np.sort(gpu.xp.asnumpy(run.workspace[first : first + 8 * listed]).view(np.uint64)), hits
 

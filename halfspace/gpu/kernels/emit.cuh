@@ -1,11 +1,7 @@
 // Where stages leave what they find: candidates as pairs of a direction and a row, hits as bits in order of ids.
 #pragma once
 
-#include "runtime/ptx.cuh"
 #include "runtime/records.cuh"
-
-#define TOLD 4                      // numbers that are told
-#define MOST_TOLD ((1ull << 48) - 1)  // the largest
 
 static_assert(CHUNK == 1 << 10, "shifts by 10 are by a chunk");
 
@@ -52,22 +48,4 @@ __device__ __forceinline__ void list_hits(const Call& call, bool own, unsigned l
         call.listed[at] = pair;
         call.scores[at] = score;
     }
-}
-
-// Tell what was found, once all blocks of a kernel have written what they have to; by all threads of each. Every number
-// has the ticket in its upper 16 bits, so whoever looks for it needs no other to come before or after it.
-__device__ void tell(const Call& call) {
-    __shared__ bool last;
-    __syncthreads();
-    if (threadIdx.x == 0)
-        last = arrive(reinterpret_cast<unsigned*>(&call.header->arrived)) == gridDim.x * gridDim.y - 1;
-    __syncthreads();
-    if (!last || threadIdx.x != 0) return;
-    const Header found = *call.header;
-    const unsigned long long numbers[TOLD] = {found.pairs, found.listed, found.hits, found.bad};
-    call.header->arrived = 0;
-    if (call.status == nullptr) return;
-    __threadfence_system();
-    for (int k = 0; k < TOLD; k++)
-        *(volatile unsigned long long*)(call.status + k) = min(numbers[k], MOST_TOLD) | call.ticket << 48;
 }

@@ -32,8 +32,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) count_hits(Call call) {
     if (threadIdx.x == 0) note_total(call, k, total);
 }
 
-// Find where the hits of each direction and chunk begin. A single direction has not been counted before. Where numbers alone
-// are wanted, they are told. Grid: x directions, y parts of their chunks, each of which sums up those before it.
+// Find where the hits of each direction and chunk begin; the last one tells the host. A single direction has not been counted
+// before. Grid: x directions, y parts of their chunks, each of which sums up those before it.
 extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
     __shared__ long long sums[THREADS / WARP];
     let_next_begin();
@@ -70,12 +70,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
         if (k == 0) call.offsets[0] = 0;
         call.offsets[k + 1] = before;
         if (call.count == 1) note_total(call, k, before);
-        if (k + 1 == call.count) call.header->hits = before;
+        if (k + 1 < call.count) return;
+        call.header->hits = before;
+        if (call.status != nullptr) *call.status = *call.header;
     }
-    if (call.wanted == COUNT) tell(call);
 }
 
-// Write the ids of all hits, from their bits: a warp for each direction and chunk; then tell. A grid of any size.
+// Write the ids of all hits, from their bits: a warp for each direction and chunk. A grid of any size.
 extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
     wait_for_previous();
     const long long warps = (long long)gridDim.x * (THREADS / WARP);
@@ -97,11 +98,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
             call.ids[out] = segment.ids[segment.by_id == nullptr ? place : segment.by_id[place]];
         }
     }
-    tell(call);
 }
 
-// Write the ids and scores of the hits that were listed, each at the place that its bit has among all; then tell. A grid of
-// any size.
+// Write the ids and scores of the hits that were listed, each at the place that its bit has among all. A grid of any size.
 extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
     wait_for_previous();
     const unsigned long long listed = min(call.header->listed, (unsigned long long)call.listed_room);
@@ -127,15 +126,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
         const unsigned bits = __float_as_uint(call.scores[i]);
         call.values[out] = __uint_as_float(call.without_sign ? bits & 0x7fffffffu : bits);
     }
-    tell(call);
 }
 
-// Tell how many hits were listed, where they may come in any order; by one block.
+// Tell the host how many hits were listed, where they may come in any order; by one block.
 extern "C" __global__ void __launch_bounds__(THREADS) tell_listed(Call call) {
     wait_for_previous();
     for (long long k = threadIdx.x; k < call.count; k += THREADS)
         if (call.plans[k].bad != 0.0) atomicMin(&call.header->bad, (unsigned long long)k);
-    tell(call);
+    __syncthreads();
+    if (threadIdx.x == 0) *call.status = *call.header;
 }
 
 // Name the hits that were listed: ids (count,) of the directions, then one and other (hits,), of a direction and a vector.

@@ -162,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) prepare(Call call) {
     if (call.wanted != COUNT)
         for (long long i = own; i < 8 * counters; i += threads)
             reinterpret_cast<uint4*>(call.bits)[i] = make_uint4(0, 0, 0, 0);
-    if (own == 0) *call.header = Header{0, 0, 0, ~0ull, 0};
+    if (own == 0) *call.header = Header{0, 0, 0, ~0ull};
     const long long which = blockIdx.x;
     if (which >= call.segment_count) return;
     for (long long k = blockIdx.y; k < call.count; k += gridDim.y) {

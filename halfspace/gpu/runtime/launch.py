@@ -33,7 +33,6 @@ extern "C" __global__ void probe() {}
 """
 
 _INCLUDE = re.compile(r'^#include "([\w/]+\.cuh)"\n', re.MULTILINE)
-_VARIANT = "format", "metric", "head_dim"
 _MAX_GRID = (2**31 - 1, 65535, 65535)
 _DEFAULT_SHARED = 48 << 10
 
@@ -150,12 +149,10 @@ class Kernel:
 
         With `overlap`, it begins while the one before it ends, where that is possible, and waits for that one itself.
         """
-        variant = format, metric, head_dim
         if overlap:
-            self.bind(
-                grid, block, *arguments, shared=shared, overlap=True, **dict(zip(_VARIANT, variant, strict=True))
-            )()
-        elif (ready := self._ready(grid, arguments, variant, shared)) is not None:
+            options: dict[str, Any] = {"format": format, "metric": metric, "head_dim": head_dim}
+            self.bind(grid, block, *arguments, shared=shared, overlap=True, **options)()
+        elif (ready := self._ready(grid, arguments, (format, metric, head_dim), shared)) is not None:
             function, packed = ready
             function.kernel(grid, (block,), packed, shared_mem=shared)
 

@@ -76,13 +76,13 @@ VIEW = np.dtype(
         ("glance", GLANCE),
     ]
 )
-HEADER = np.dtype(_fields("pairs listed hits bad arrived", np.uint64))
+HEADER = np.dtype(_fields("pairs listed hits bad", np.uint64))
 CALL = np.dtype(
     [
         *_fields("directions tau"),
         ("one_tau", np.float64),
         *_fields("count batch dim wanted segments segment_count chunks owners plans views digits stride tiles"),
-        *_fields("pairs pair_room listed scores listed_room bits counts starts totals offsets header status ticket"),
+        *_fields("pairs pair_room listed scores listed_room bits counts starts totals offsets header status"),
         *_fields("ids values answer_room without_sign work"),
     ]
 )

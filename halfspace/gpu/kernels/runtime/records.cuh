@@ -145,7 +145,6 @@ struct Header {
     unsigned long long listed;  // hits listed, or that would have been
     unsigned long long hits;
     unsigned long long bad;    // of directions that cannot be answered: the lowest, or the largest number
-    unsigned long long arrived;  // blocks of a kernel that are done, where the last one tells
 };
 
 // A question, and room for the answer: the one argument of the query kernels.
@@ -181,8 +180,7 @@ struct Call {
     long long* totals;        // (count,)
     long long* offsets;       // (count + 1,)
     Header* header;
-    unsigned long long* status;  // (4,), what of it is told, or null
-    unsigned long long ticket;   // which comes with it
+    Header* status;           // a copy of it that the host reads, or null
     // the answer
     long long* ids;
     float* values;
