@@ -59,10 +59,7 @@ class Answer(NamedTuple):
             return self
         if len(self.offsets) == 2:
             return Answer(np.array([0, k]), self.ids[:k].copy(), self.scores[:k].copy())
-        rows, sizes = len(self.offsets) - 1, np.diff(self.offsets)
-        if (sizes == k + 1).all():  # as they usually come
-            ids, scores = self.ids.reshape(rows, k + 1)[:, :k], self.scores.reshape(rows, k + 1)[:, :k]
-            return Answer(k * np.arange(rows + 1), ids.reshape(-1), scores.reshape(-1))
+        sizes = np.diff(self.offsets)
         kept = np.arange(self.ids.size) - np.repeat(self.offsets[:-1], sizes) < k
         return Answer(offsets_of(np.minimum(sizes, k)), self.ids[kept], self.scores[kept])
 
