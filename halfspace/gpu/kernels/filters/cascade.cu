@@ -328,7 +328,7 @@ __device__ __forceinline__ void classify_half(const Call& call, long long chunk,
 
 // Grid: x halves of the chunks in a list, y strides over the directions of all spaces. Blocks of THREADS; shared memory: 10
 // bytes for each row of half a chunk.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells(Call call, const int* listed) {
+extern "C" __global__ void __launch_bounds__(THREADS, 4) classify_cells(Call call, const int* listed) {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
     let_next_begin();
     wait_for_previous();
@@ -337,7 +337,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells(Call cal
 
 // The same for four directions at a time, which share the codes that are read; y strides over sets of four. Shared memory:
 // 40 bytes for each row of half a chunk.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) classify_cells_of_four(Call call, const int* listed) {
+extern "C" __global__ void __launch_bounds__(THREADS, 4) classify_cells_of_four(Call call, const int* listed) {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
     let_next_begin();
     wait_for_previous();
