@@ -15,8 +15,8 @@ __all__ = ["chunkwise", "every_chunk", "scan_blocks", "verify"]
 
 @inlined
 def every_chunk(job, segment, state, directions, chunk, span):
-    """Say that no chunk is dropped as a whole."""
-    return True
+    """Say that no chunk is dropped as a whole: the next one is this."""
+    return chunk
 
 
 @inlined
@@ -26,7 +26,7 @@ def every_direction(state, chunk, at):
 
 
 classify: Any = None
-open_chunk: Any = None
+next_chunk: Any = None
 looks: Any = None
 """What `chunkwise` puts other functions in the place of."""
 
@@ -42,16 +42,13 @@ def _search(job, segment, state, directions, counts, span):
     begin = job.place if job.resumed else 0
     most = 0 if job.wanted == COUNT else CHUNK
     left = 0
-    for chunk in range(start, stop):
-        if not open_chunk(job, segment, state, directions, chunk, span):
-            continue
+    chunk = next_chunk(job, segment, state, directions, start, span)
+    while chunk < stop:
         there = presence(segment, chunk)
-        if there == NONE:
-            continue
         job.counting = job.wanted == COUNT and there == ALL
         low = chunk * CHUNK
         high = min(low + CHUNK, segment.rows)
-        for at in range(begin, directions.size):
+        for at in range(begin, directions.size if there != NONE else 0):
             if not looks(state, chunk, at):
                 continue
             if must_stop(job, 1 + left, most, at, 0):
@@ -62,19 +59,20 @@ def _search(job, segment, state, directions, counts, span):
             if left:
                 counts[direction.number] += verify(job, segment, direction, left)
         begin = 0
+        chunk = next_chunk(job, segment, state, directions, chunk + 1, span)
     return stop
 
 
-def chunkwise(classify: Any, open_chunk: Any = every_chunk, looks: Any = every_direction) -> Any:
+def chunkwise(classify: Any, next_chunk: Any = every_chunk, looks: Any = every_direction) -> Any:
     """Make the search of a filter.
 
     classify : ``(job, segment, state, direction, low, high)`` lists which rows [low, high) of a chunk are left;
         returns how many, and how many hits it counted instead, which it may where ``job.counting``
-    open_chunk : ``(job, segment, state, directions, chunk, span)`` comes first in a chunk, and says whether any
-        direction needs to look at it
+    next_chunk : ``(job, segment, state, directions, chunk, span)`` finds the first chunk, from this one on, that any
+        direction needs to look at; the end of the span where there is none
     looks : ``(state, chunk, at)`` says then whether the direction at a place of its space does
     """
-    return inlined(specialised(_search, classify=classify, open_chunk=open_chunk, looks=looks))
+    return inlined(specialised(_search, classify=classify, next_chunk=next_chunk, looks=looks))
 
 
 @inlined

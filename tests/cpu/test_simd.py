@@ -135,6 +135,7 @@ def test_nibble_dot(kernel, words, extreme, rng):
     blocks[...] = split(codes).reshape(9, BLOCK, words, 4).transpose(0, 2, 1, 3)
     for chosen in ([0, 1, 2, 3], [8, 0, 5, 2], [7, 7, 7, 7]):
         places, out = blocks.ctypes.data + np.array(chosen) * (64 * words), np.full((2, TILE), -9, np.int32)
+        places = np.append(places, rng.choice([0, -64, 2**62, places[3]]))  # what is fetched need not be there
         kernel("nibble_dot")(places.ctypes.data, digits.ctypes.data, stride, words, out.ctypes.data)
         rows = codes.reshape(9, BLOCK, -1)[chosen].reshape(TILE, -1)
         np.testing.assert_array_equal(out, exact(digits[:, : 8 * words], rows.T))
@@ -293,9 +294,11 @@ def _block_verdicts(products, scales, radii, numbers):
 
 
 @njit
-def _cell_verdicts(products, values, short, numbers):
+def _cell_verdicts(blocks, products, rows, numbers, adds):
+    values, short, lengths = rows
     scales, radii, rests = short[0].ctypes.data, short[1].ctypes.data, short[2].ctypes.data
-    return cell_verdicts((products.ctypes.data, values.ctypes.data, scales, radii, rests), numbers)
+    own = values.ctypes.data, scales, radii, rests, lengths.ctypes.data if lengths.size else 0
+    return cell_verdicts((blocks.ctypes.data, products.ctypes.data, *own), numbers, blocks.size, adds)
 
 
 @njit
@@ -337,26 +340,39 @@ def test_block_verdicts(rng):
                     assert found == bits_of(~(value + width < below), value - width >= above)
 
 
-def test_cell_verdicts(rng):
-    for _ in range(20):
-        products, whole = products_of(rng)
-        before = rng.standard_normal(BLOCK)
-        short = rng.random((3, BLOCK)).astype(np.float32)
-        short[:, 3:7] = [0, inf, nan, 2.0**-126]
-        short[0, 4] = 1
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("lengthy", [False, True])
+def test_cell_verdicts(lengthy, adds, rng):
+    """Blocks of any number and order, with rows of a segment that they leave out."""
+    for blocks in ([2], [0, 1], [1, 3, 4], [4, 0, 3, 2]):
+        products = rng.integers(-(2**31), 2**31, (2, TILE)).astype(np.int32)
+        whole = (products.T.astype(np.int64) @ [256, 1])[: BLOCK * len(blocks)].astype(np.float64)
+        rows = (BLOCK * np.array(blocks)[:, None] + np.arange(BLOCK)).reshape(-1)
+        before = rng.standard_normal(5 * BLOCK)
+        if not adds:
+            before[rng.integers(0, before.size, 20)] = nan  # whatever was there
+        short = rng.random((3, before.size)).astype(np.float32)
+        short[:, 3 * BLOCK + 3 :][:, :4] = [0, inf, nan, 2.0**-126]
+        short[0, 3 * BLOCK + 4] = 1
         short = (short.view(np.uint32) >> 16).astype(np.uint16)
-        scale, radius, rest = (short.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        unit, bias, slack, factor, remainder = rng.standard_normal(5) * [2.0**-20, 2.0**30, 1, 1, 1]
+        scale, radius, rest = (short.astype(np.uint32) << 16).view(np.float32).astype(np.float64)[:, rows]
+        lengths = rng.random(before.size if lengthy else 0).astype(np.float32)
+        length = lengths[rows].astype(np.float64) if lengthy else 0.0
+        unit, bias, slack, factor, remainder, *lifts = rng.standard_normal(7) * [2.0**-20, 2.0**30, 1, 1, 1, 1, 1]
         with np.errstate(invalid="ignore"):
-            value = before + scale * (unit * (whole - bias))
+            value = (before[rows] if adds else 0.0) + scale * (unit * (whole - bias))
             width = scale * slack + factor * radius + remainder * rest
-            for below in limits(rng, value, width):
+            for below in limits(rng, value - lifts[0] * length, width):
                 for above in (below, below + 1, -inf, inf):
                     values = before.copy()
-                    args = unit, bias, slack, factor, remainder, below, above
-                    found = _cell_verdicts(products, values, short, args)
-                    assert found == bits_of(~(value + width < below), value - width >= above)
-                    np.testing.assert_array_equal(values, value)
+                    args = unit, bias, slack, factor, remainder, below, above, *lifts
+                    kept, taken = _cell_verdicts(np.array(blocks), products, (values, short, lengths), args, adds)
+                    least, enough = below + lifts[0] * length, above + lifts[1] * length
+                    assert kept % 2**64 == bits_of(~(value + width < least), [])
+                    assert taken % 2**64 == bits_of(value - width >= enough, [])
+                    np.testing.assert_array_equal(values[rows], value)
+                    others = np.delete(np.arange(before.size), rows)
+                    np.testing.assert_array_equal(values[others], before[others])
 
 
 def test_bits_of_a_tile(rng):

@@ -28,7 +28,7 @@ from halfspace.cpu.job import (
 )
 from halfspace.cpu.rounding import longest_product
 from halfspace.cpu.runtime.jit import inlined, pointer, record_at
-from halfspace.cpu.runtime.lanes import cell_verdicts, lifted_cell_verdicts, lowest_bit_of
+from halfspace.cpu.runtime.lanes import cell_verdicts, lowest_bit_of
 from halfspace.cpu.runtime.simd import nibble_dot, row_dot
 from halfspace.model.layout import BLOCK, CHUNK, HIGH_MIDDLE, LOW_MIDDLE
 
@@ -36,6 +36,11 @@ __all__ = ["cascade", "classify_cells", "out_of_reach"]
 
 SAMPLE = 8
 """Blocks of a chunk after which it is judged which steps pay."""
+AHEAD = 3 << 12
+"""Bytes ahead that codes are fetched: four blocks at a time are more streams than a processor follows by itself."""
+
+MEANWHILE = 1 << 9
+"""Bytes of the high codes to come that are fetched with each low code: memory would wait else."""
 
 
 @inlined
@@ -83,7 +88,8 @@ def cascade(job, segment, cells, view, direction, low, high):
             listed = _classify_axes(job, segment, cells, view, low, listed)
         found, hits = _classify_high(job, segment, cells, view, low, listed)
         if use_low:
-            left, more = _classify_low(job, segment, cells, view, low, found, left)
+            soon = 0 if use_axes else cells.high + last // BLOCK * (4 * BLOCK * job.words) + AHEAD
+            left, more = _classify_low(job, segment, cells, view, low, found, left, soon)
         else:
             left, more = _keep_candidates(job, segment, found, left), 0
         counted += hits + more
@@ -104,14 +110,7 @@ def _locate(job, codes, words, at, count):
     """Say where the blocks job.blocks[at:at + count] lie, the first one again for those that lack of four."""
     for b in range(4):
         job.places[b] = codes + job.blocks[at + (b if b < count else 0)] * (4 * BLOCK * words)
-
-
-@inlined
-def _clear(job, low, listed):
-    for b in range(listed):
-        at = BLOCK * job.blocks[b] - low
-        for i in range(at, at + BLOCK):
-            job.values[i] = 0.0
+    job.places[4] = job.places[0] + AHEAD
 
 
 @inlined
@@ -126,46 +125,35 @@ def _length_bytes(cells):
 
 
 @inlined
-def _verdicts(cells, view, row, addresses, numbers):
-    """Test the 16 vectors of a block, the first of which is `row`; the rest as for `cell_verdicts`."""
-    if cells.lengths == 0:
-        return cell_verdicts(addresses, numbers)
-    lifts = view.lift_below, view.lift_above
-    return lifted_cell_verdicts((*addresses, cells.lengths + 4 * row), (*numbers, *lifts))
-
-
-@inlined
 def _classify_axes(job, segment, cells, view, low, listed):
     """Test the listed blocks along the first half of the axes, then along all; returns how many are still listed."""
     half = cells.axes // 2
     words = half // 8
-    products, values = job.products.ctypes.data, job.values.ctypes.data - 8 * low
+    products, values, blocks = job.products.ctypes.data, job.values.ctypes.data - 8 * low, job.blocks.ctypes.data
     work = job.work
-    _clear(job, low, listed)
     alive = 0
     for part in range(2):
         codes, bias = cells.axes_codes[part], LOW_MIDDLE * view.axes_sums[part]
-        radii, rests = cells.axes_radii[part], cells.axes_rests[part]
-        factor, remainder = view.axes_factors[part], view.axes_remainders[part]
-        numbers = (view.axes_unit, bias, view.axes_slack, factor, remainder, view.below, np.inf)
+        own = (values, cells.axes_scales, cells.axes_radii[part], cells.axes_rests[part], cells.lengths)
+        widths = view.axes_slack, view.axes_factors[part], view.axes_remainders[part]
+        numbers = (view.axes_unit, bias, *widths, view.below, np.inf, view.lift_below, view.lift_above)
+        digits = view.axes_digits + part * half
         rows, kept, alive = 0, 0, 0
         for at in range(0, listed, 4):
             count = min(4, listed - at)
             _locate(job, codes, words, at, count)
-            digits = view.axes_digits + part * half
             nibble_dot(job.places.ctypes.data, digits, view.axes_stride, words, products)
+            bits, _ = cell_verdicts((blocks + 8 * at, products, *own), numbers, count, part == 1)
             for b in range(count):
                 block = job.blocks[at + b]
-                row = BLOCK * block
-                codes_of, scales = products + 4 * BLOCK * b, cells.axes_scales + 2 * row
-                own = (codes_of, values + 8 * row, scales, radii + 2 * row, rests + 2 * row)
-                bits = _verdicts(cells, view, row, own, numbers)
                 present = _rows(segment, block)
                 rows += present
-                if bits & 0xFFFF:
+                if (bits >> (BLOCK * b)) & 0xFFFF:
                     job.blocks[kept] = block
                     kept += 1
                     alive += present
+                    if part == 1:
+                        fetch(cells.high + block * (4 * BLOCK * job.words), 4 * BLOCK * job.words)
         if part == 0:
             work[AXES, TESTED] += rows
         work[AXES, DROPPED] += rows - alive
@@ -181,35 +169,33 @@ def _classify_high(job, segment, cells, view, low, listed):
 
     Lists the candidates; returns how many there are, and how many hits were counted instead where ``job.counting``.
     """
-    products, values = job.products.ctypes.data, job.values.ctypes.data - 8 * low
-    unit, bias, words = 16.0 * view.unit, HIGH_MIDDLE / 16.0 * view.digit_sum, job.words
-    numbers = (unit, bias, view.high_slack, view.factor, 0.0, view.below, view.above)
-    counting, radii = job.counting, cells.high_radii
+    products, values, blocks = job.products.ctypes.data, job.values.ctypes.data - 8 * low, job.blocks.ctypes.data
+    bias, words, radii = HIGH_MIDDLE / 16.0 * view.digit_sum, job.words, cells.high_radii
+    own = (values, cells.scales, radii, radii, cells.lengths)
+    numbers = (16.0 * view.unit, bias, view.high_slack, view.factor, 0.0)
+    limits = view.below, view.above, view.lift_below, view.lift_above
+    counting = job.counting
     found, rows, looks, taken = 0, 0, 0, 0
-    _clear(job, low, listed)
     for at in range(0, listed, 4):
         count = min(4, listed - at)
         _locate(job, cells.high, words, at, count)
         nibble_dot(job.places.ctypes.data, view.digits, view.stride, words, products)
-        for b in range(count):
-            block = job.blocks[at + b]
-            row = BLOCK * block
-            own = (products + 4 * BLOCK * b, values + 8 * row, cells.scales + 2 * row, radii + 2 * row, radii + 2 * row)
-            bits = _verdicts(cells, view, row, own, numbers)
-            present = _rows(segment, block)
-            rows += present
-            remaining = bits & 0xFFFF & bits_between(0, present)
-            while remaining:
-                i = lowest_bit_of(remaining)
-                remaining &= remaining - 1
-                hit = (bits >> (BLOCK + i)) & 1
-                taken += hit
-                looks += 1 - hit
-                if not (hit and counting):
-                    job.candidates[found] = 2 * (row + i) + hit
-                    found += 1
-                    if not hit:
-                        fetch(cells.low + 4 * words * (row + i), 4 * words)
+        remaining, hits = cell_verdicts((blocks + 8 * at, products, *own), (*numbers, *limits), count, False)
+        present = BLOCK * (count - 1) + _rows(segment, job.blocks[at + count - 1])
+        rows += present
+        remaining &= bits_between(0, present)
+        while remaining:
+            i = lowest_bit_of(remaining)
+            remaining &= remaining - 1
+            row = BLOCK * job.blocks[at + (i >> 4)] + (i & 15)
+            hit = (hits >> i) & 1
+            taken += hit
+            looks += 1 - hit
+            if not (hit and counting):
+                job.candidates[found] = 2 * row + hit
+                found += 1
+                if not hit:
+                    fetch(cells.low + 4 * words * row, 4 * words)
     work = job.work
     work[HIGH, TESTED] += rows
     work[HIGH, DROPPED] += rows - looks - taken
@@ -228,8 +214,11 @@ def _keep_candidates(job, segment, found, left):
 
 
 @inlined
-def _classify_low(job, segment, cells, view, low, found, left):
-    """Test the low codes of the candidates; returns how many rows are left, and how many hits were counted instead."""
+def _classify_low(job, segment, cells, view, low, found, left, soon):
+    """Test the low codes of the candidates; returns how many rows are left, and how many hits were counted instead.
+
+    soon : address of the high codes that come next, to be fetched meanwhile, or 0
+    """
     bias, words, counting = LOW_MIDDLE * view.digit_sum, job.words, job.counting
     scales, radii = pointer(cells.scales, np.uint16), pointer(cells.low_radii, np.uint16)
     tested, dropped, taken, counted = 0, 0, 0, 0
@@ -238,6 +227,8 @@ def _classify_low(job, segment, cells, view, low, found, left):
         verdict = TAKE if hit else LOOK
         if not hit:
             tested += 1
+            if soon != 0 and at * MEANWHILE < 4 * CHUNK * words:
+                fetch(soon + at * MEANWHILE, MEANWHILE)
             product = row_dot(cells.low + 4 * words * row, view.row_digits, view.stride, words)
             scale = widen16(scales[row])
             value = job.values[row - low] + scale * (view.unit * (np.float64(product) - bias))

@@ -31,7 +31,7 @@ from halfspace.cpu.job import (
 )
 from halfspace.cpu.job import GROUPS as GROUPS_STAGE
 from halfspace.cpu.rounding import radius_factor, reach
-from halfspace.cpu.runtime.jit import always_inlined, array_at, blank, borrowed, cleared, inlined, pointer, record_at
+from halfspace.cpu.runtime.jit import array_at, blank, borrowed, cleared, inlined, pointer, record_at
 from halfspace.cpu.runtime.lanes import count_bits, lowest_bit_of
 from halfspace.model.layout import BLOCK, CHUNK, TILE
 
@@ -67,7 +67,7 @@ class Chunks(NamedTuple):
     verdicts: np.ndarray  # int32 (m, 64)
     chunk_below: np.ndarray  # float64 (m, 64), thresholds seen from the centre of each chunk
     chunk_above: np.ndarray
-    dropped: np.ndarray  # bool (64,), by every direction of the space
+    open: np.ndarray  # int64 (1,): a bit for each chunk that some direction of the space has not dropped
     looks: np.ndarray  # int64 (m,), from the first direction of the space on: a bit for each chunk it has not dropped
 
 
@@ -83,7 +83,7 @@ def prepare_groups(table, which, directions, dim, shared):
         blank((count, TILE), np.int32),
         blank((count, TILE), np.float64),
         blank((count, TILE), np.float64),
-        cleared(TILE, np.bool_),
+        cleared(1, np.int64),
         cleared(count, np.int64),
     )
     for k in range(count):
@@ -146,15 +146,21 @@ def _fetch_balls(level, first, count, view):
     fetch(level[2] + 4 * first, 4 * count)
 
 
-@always_inlined
-def _open_chunk(job, segment, chunks, directions, chunk, span):
-    """Test a tile of chunks where a new one begins; returns whether some direction has to look at this chunk.
+@inlined
+def _next_chunk(job, segment, chunks, directions, chunk, span):
+    """Find the next chunk that some direction has to look at, and test a tile of chunks where a new one begins.
 
-    Most chunks are dropped: this much must cost little.
+    Most chunks are dropped, so they cost a bit each.
     """
-    if chunk == span[0] or chunk % TILE == 0:
-        _open_tile(job, segment, chunks, directions, chunk, span)
-    return not chunks.dropped[chunk % TILE]
+    start, stop = span
+    while chunk < stop:
+        if chunk == start or chunk % TILE == 0:
+            _open_tile(job, segment, chunks, directions, chunk, span)
+        left = chunks.open[0] >> (chunk % TILE)
+        if left:
+            return chunk + lowest_bit_of(left)
+        chunk += TILE - chunk % TILE
+    return stop
 
 
 @inlined
@@ -162,10 +168,12 @@ def _open_tile(job, segment, chunks, directions, chunk, span):
     """Test the chunks of a tile from `chunk` on for all directions."""
     start, stop = span
     counts = not (chunk == start and job.resumed)  # else they were tested before the search stopped
-    chunks.dropped[:] = True
+    some = np.int64(0)
     for k in range(directions.size):
         view = chunks.views[directions[k].number]
         chunks.looks[k] = _classify_chunks(job, segment, chunks, view, chunk, stop, counts)
+        some |= chunks.looks[k]
+    chunks.open[0] = some
 
 
 @inlined
@@ -203,7 +211,6 @@ def _classify_chunks(job, segment, chunks, view, chunk, stop, counts):
         i = lowest_bit_of(left)
         left &= left - 1
         rows = min(CHUNK, segment.rows - (tile + i) * CHUNK)
-        chunks.dropped[i] = False
         if (hits >> i) & 1:
             chunks.verdicts[k, i] = TAKE
             taken += rows
@@ -317,7 +324,7 @@ def _classify_rows(job, segment, groups, view, listed, left):
     return left, taken if job.counting else 0
 
 
-_by_chunk = chunkwise(_classify, _open_chunk, _looks)
+_by_chunk = chunkwise(_classify, _next_chunk, _looks)
 
 
 @inlined
@@ -329,7 +336,7 @@ def search_groups(job, segment, chunks, directions, counts, span):
         borrowed(chunks.verdicts),
         borrowed(chunks.chunk_below),
         borrowed(chunks.chunk_above),
-        borrowed(chunks.dropped),
+        borrowed(chunks.open),
         borrowed(chunks.looks),
     )
     return _by_chunk(job, segment, own, directions, counts, span)

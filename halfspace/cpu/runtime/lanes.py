@@ -19,7 +19,6 @@ __all__ = [
     "join_block",
     "joined",
     "lifted_block_verdicts",
-    "lifted_cell_verdicts",
     "load",
     "lowest_bit_of",
 ]
@@ -121,56 +120,69 @@ def _lifted(builder: Any, length: Any, limits: list[Any]) -> tuple[Any, Any]:
 
 
 @intrinsic
-def cell_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
-    """Test 16 vectors by part of their codes; returns bits as `block_verdicts` does.
+def cell_verdicts(typingctx: Any, addresses: Any, numbers: Any, count: Any, adds: Any) -> Any:
+    """Test the 16 vectors of up to four blocks by part of their codes; returns bits of those left, and of those taken.
 
-    addresses : of what `nibble_dot` wrote for the block; of values, float64 (16,), what the parts before came to, to
-        which this one is added; of scales, radii and rests, bfloat16 (16,)
-    numbers : unit, bias, slack, factor, remainder, below, above
+    addresses : of the numbers of the blocks, int64 (count,); of what `nibble_dot` wrote for them; and of the first row
+        of a segment: its value, float64, which gets what the parts so far come to, scale, radius and rest, bfloat16,
+        and its length, float32, or 0 where rows have none
+    numbers : unit, bias, slack, factor, remainder, below, above, lift_below, lift_above
+    adds : whether there are parts before, to whose values this one is added
 
     To each value comes scale * (unit * (256 * high + low - bias)); the width is scale * slack + factor * radius +
-    remainder * rest.
+    remainder * rest. A vector is dropped where value + width < below + lift_below * length, and taken where value -
+    width >= above + lift_above * length; neither where one is NaN.
     """
-    signature = types.int64(types.UniTuple(types.intp, 5), types.UniTuple(types.float64, 7))
+    pair = types.UniTuple(types.int64, 2)
+    signature = pair(types.UniTuple(types.intp, 7), types.UniTuple(types.float64, 9), types.intp, types.boolean)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        upper, lower, below, above = _cells(builder, *(cgutils.unpack_tuple(builder, arg) for arg in args))
-        return _bits(builder, upper, lower, below, above)
+        blocks, products, *rows, lengths = cgutils.unpack_tuple(builder, args[0])
+        *numbers, lift_below, lift_above = [
+            splat(builder, number, BLOCK) for number in cgutils.unpack_tuple(builder, args[1])
+        ]
+        limits, lifts, count, adds = numbers[-2:], (lift_below, lift_above), args[2], args[3]
+        masks = [cgutils.alloca_once_value(builder, ir.Constant(_I64, 0)) for _ in range(2)]
+        lifted = [cgutils.alloca_once(builder, limits[0].type) for _ in range(2)]
+        lengthy = builder.icmp_unsigned("!=", lengths, ir.Constant(_I64, 0))
+        with cgutils.for_range(builder, count) as loop:
+            place = builder.add(blocks, builder.mul(loop.index, ir.Constant(_I64, 8)))
+            row = builder.mul(builder.load(builder.inttoptr(place, _I64.as_pointer())), ir.Constant(_I64, BLOCK))
+            first = builder.mul(loop.index, ir.Constant(_I64, BLOCK))
+            own = [
+                builder.add(address, builder.mul(at, ir.Constant(_I64, size)))
+                for address, at, size in zip((products, *rows), (first, *[row] * 4), (4, 8, 2, 2, 2), strict=True)
+            ]
+            upper, lower = _cells(builder, own, numbers[:-2], adds)
+            for limit, to in zip(limits, lifted, strict=True):
+                builder.store(limit, to)
+            with builder.if_then(lengthy):
+                at = builder.add(lengths, builder.mul(row, ir.Constant(_I64, 4)))
+                length = builder.fpext(load(builder, at, _FLOAT), limits[0].type)
+                for limit, to in zip(_lifted(builder, length, [*limits, *lifts]), lifted, strict=True):
+                    builder.store(limit, to)
+            kept = builder.not_(builder.fcmp_ordered("<", upper, builder.load(lifted[0])))
+            taken = builder.fcmp_ordered(">=", lower, builder.load(lifted[1]))
+            for mask, bits in zip(masks, (kept, taken), strict=True):
+                own_bits = builder.shl(builder.zext(builder.bitcast(bits, _I16), _I64), first)
+                builder.store(builder.or_(builder.load(mask), own_bits), mask)
+        return context.make_tuple(builder, signature.return_type, [builder.load(mask) for mask in masks])
 
     return signature, codegen
 
 
-def _cells(builder: Any, addresses: list[Any], numbers: list[Any]) -> tuple[Any, Any, Any, Any]:
-    """Bounds of 16 vectors, as `cell_verdicts` says, and the thresholds."""
+def _cells(builder: Any, addresses: list[Any], numbers: list[Any], adds: Any) -> tuple[Any, Any]:
+    """Bounds of 16 vectors, as `cell_verdicts` says."""
     products, values, scales, radii, rests = addresses
-    unit, bias, slack, factor, remainder, below, above = (splat(builder, number, BLOCK) for number in numbers)
+    unit, bias, slack, factor, remainder = numbers
     scale, radius, rest = (_short(builder, part) for part in (scales, radii, rests))
-    offset = builder.fsub(_product(builder, products), bias)
-    value = builder.fadd(load(builder, values, _DOUBLE), builder.fmul(scale, builder.fmul(unit, offset)))
+    value = builder.fmul(scale, builder.fmul(unit, builder.fsub(_product(builder, products), bias)))
+    before = builder.select(adds, load(builder, values, _DOUBLE), ir.Constant(value.type, [0.0] * BLOCK))
+    value = builder.fadd(before, value)
     builder.store(value, builder.inttoptr(values, value.type.as_pointer()), align=8)
     width = builder.fadd(builder.fmul(scale, slack), builder.fmul(factor, radius))
     width = builder.fadd(width, builder.fmul(remainder, rest))
-    return builder.fadd(value, width), builder.fsub(value, width), below, above
-
-
-@intrinsic
-def lifted_cell_verdicts(typingctx: Any, addresses: Any, numbers: Any) -> Any:
-    """Test 16 vectors with lengths, as `halfspace.cpu.filters.lifts` says; the rest is as for `cell_verdicts`.
-
-    addresses : as there, and of the lengths, float32 (16,)
-    numbers : as there, then lift_below and lift_above
-    """
-    signature = types.int64(types.UniTuple(types.intp, 6), types.UniTuple(types.float64, 9))
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        *addresses, lengths = cgutils.unpack_tuple(builder, args[0])
-        *numbers, lift_below, lift_above = cgutils.unpack_tuple(builder, args[1])
-        upper, lower, below, above = _cells(builder, addresses, numbers)
-        length = builder.fpext(load(builder, lengths, _FLOAT), ir.VectorType(_DOUBLE, BLOCK))
-        lifts = [splat(builder, number, BLOCK) for number in (lift_below, lift_above)]
-        return _bits(builder, upper, lower, *_lifted(builder, length, [below, above, *lifts]))
-
-    return signature, codegen
+    return builder.fadd(value, width), builder.fsub(value, width)
 
 
 def joined(builder: Any, mask: Any, bits: Any, block: int) -> Any:

@@ -100,7 +100,7 @@ JOB = np.dtype(
         ("products", np.int32, (2 * TILE,)),
         ("values", np.float64, (CHUNK,)),  # of the chunk's rows, what the parts of their codes came to
         ("candidates", np.int64, (CHUNK,)),  # rows left by the high codes, twice, plus one where they are taken
-        ("places", np.int64, (TILE // BLOCK,)),
+        ("places", np.int64, (TILE // BLOCK + 1,)),
         ("verdicts", np.int32, (CHUNK,)),
         ("sums", np.float64, (CHUNK,)),
         ("alive", np.int32, (CHUNK,)),

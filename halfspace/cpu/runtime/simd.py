@@ -111,6 +111,11 @@ def dot_step(builder: Any, total: Any, codes: Any, digits: Any) -> Any:
     return _STEPS[FORM](builder, total, codes, digits)
 
 
+def _prefetch(builder: Any, address: Any) -> None:
+    flags = [_number(value, _I32) for value in (0, 3, 1)]  # a read, worth keeping, of data
+    _instruction(builder, "llvm.prefetch.p0", ir.VoidType(), builder.inttoptr(address, _POINTER), *flags)
+
+
 class _Sums:
     """Running sums in registers."""
 
@@ -180,8 +185,8 @@ def tile_dot(typingctx: Any, places: Any, digits: Any, steps: Any, out: Any) -> 
 def nibble_dot(typingctx: Any, places: Any, digits: Any, stride: Any, words: Any, out: Any) -> Any:
     """Dot products of four blocks of codes of 4 bits with both digits of a direction, exact in int32.
 
-    places : address of int64 (4,), the addresses of the blocks: uint8 (words, 16 vectors, 4), where byte b of word w
-        holds dimension 8 w + b in its low half, and 8 w + 4 + b in its high half
+    places : address of int64 (5,), the addresses of the blocks: uint8 (words, 16 vectors, 4), where byte b of word w
+        holds dimension 8 w + b in its low half, and 8 w + 4 + b in its high half; and one from which as much is fetched
     digits : address of int8 (2 digits, stride), of which 8 `words` dimensions are used
     out : address of int32 (2 digits, 64 vectors)
     """
@@ -189,14 +194,16 @@ def nibble_dot(typingctx: Any, places: Any, digits: Any, stride: Any, words: Any
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         places, digits, stride, words, out = args
 
-        starts = _blocks_of(builder, places)
+        starts, soon = _blocks_of(builder, places), _read(builder, _at(builder, places, 8 * TILE // BLOCK), _I64, 8)
         sums = _Sums(builder, 8)
         with cgutils.for_range(builder, words) as loop:
             here = _at(builder, digits, builder.mul(loop.index, _number(8)))
             there = _at(builder, here, stride)
             four = [_broadcast(builder, _at(builder, part, 4 * half)) for part in (here, there) for half in (0, 1)]
             column = builder.mul(loop.index, _number(4 * BLOCK))
+            line = _at(builder, soon, builder.mul(loop.index, _number(4 * TILE)))
             for block, start in enumerate(starts):
+                _prefetch(builder, _at(builder, line, 4 * BLOCK * block))
                 halves = _nibbles(builder, _read(builder, _at(builder, start, column), _BYTES))
                 for at in range(4):
                     sums.add(4 * (at // 2) + block, halves[at % 2], four[at])
@@ -227,16 +234,12 @@ def row_dot(typingctx: Any, row: Any, digits: Any, stride: Any, words: Any) -> A
                 for half in range(2):
                     own = _read(builder, _at(builder, start, 64 * half), _LANES, 4)
                     sums.add(2 * digit + half, halves[half], own)
-        totals = []
-        for digit in range(2):
-            total = builder.add(sums[2 * digit], sums[2 * digit + 1])
-            lanes = BLOCK
-            while lanes > 1:
-                lanes //= 2
-                one = _pick(builder, total, total, list(range(lanes)))
-                total = builder.add(one, _pick(builder, total, total, list(range(lanes, 2 * lanes))))
-            totals.append(builder.sext(builder.extract_element(total, _number(0, _I32)), _I64))
-        return builder.add(builder.shl(totals[0], _number(8)), totals[1])
+        high, low = (builder.add(sums[2 * digit], sums[2 * digit + 1]) for digit in range(2))
+        total = builder.add(builder.shl(high, ir.Constant(_LANES, [8] * BLOCK)), low)
+        total = builder.sext(total, ir.VectorType(_I64, BLOCK))  # a lane has a sixteenth of the sum: that fits
+        for lanes in (8, 4, 2, 1):
+            total = builder.add(*[_pick(builder, total, total, list(range(at, at + lanes))) for at in (0, lanes)])
+        return builder.extract_element(total, _number(0, _I32))
 
     return types.int64(*[types.intp] * 4), codegen
 
@@ -378,8 +381,7 @@ def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at an address that will be read soon: a hint, which never faults."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        flags = [_number(value, _I32) for value in (0, 3, 1)]  # a read, worth keeping, of data
-        _instruction(builder, "llvm.prefetch.p0", ir.VoidType(), _place(builder, args[0]), *flags)
+        _prefetch(builder, args[0])
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
