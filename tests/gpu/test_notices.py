@@ -22,7 +22,7 @@ def test_a_kernel_that_takes_long_is_told_of_when_it_is_first_called(gpu, monkey
         def get_function(self, name):
             devices.append(launch.cp.cuda.runtime.getDevice())
             time.sleep(0.3)
-            return SimpleNamespace(kernel=lambda grid, block, packed, shared_mem: None)
+            return SimpleNamespace(shared_size_bytes=0, kernel=lambda grid, block, packed, shared_mem: None)
 
     monkeypatch.setattr(launch, "_module", lambda *_: Module())
     shown = []
