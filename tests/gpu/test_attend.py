@@ -180,9 +180,7 @@ def test_many_rows(family, way, rng, gpu):
     """Several tiles for each warp, lists that are full before the tiles are through, ties."""
     keys, values, queries = data(rng, 1, 1, 9000, 32, 2, "float16", family)
     cache = fill(gpu, keys, values, [9000], framed=family is heavy_tailed)
-    importlib.import_module("halfspace.gpu.attention.attend").workspace_of(
-        cache, 2
-    ).splits = 1  # one block
+    importlib.import_module("halfspace.gpu.attention.attend").workspace_of(cache, 2).splits = 1  # one block
     scores = queries[0].astype(np.float64) @ keys[0, 0].astype(np.float64).T
     for share in (0.01, 0.97):
         tau = np.sort(scores, axis=1)[:, -int(share * 9000)][None].copy()
