@@ -206,6 +206,12 @@ def test_what_is_not_served_is_refused_at_once(monkeypatch):
     for options, kind, match in (
         ({"eps": 0.1, "keep": 0.1}, ValueError, "exactly one of tau, eps and keep"),
         ({"eps": 0.1, "recent": -1}, ValueError, "recent"),
+        ({"tau": float("nan")}, ValueError, "tau is nan"),
+        ({"tau": "x"}, TypeError, "tau must be a number"),
+        ({"tau": [[0.0]]}, ValueError, "tau must be a scalar or have shape"),
+        ({"eps": 0.1, "generation_config": {}}, TypeError, "generation_config must be a GenerationConfig"),
+        ({"eps": 0.1, "continuous_batching_config": {}}, TypeError, "must be a ContinuousBatchingConfig"),
+        ({"eps": 0.1, "continuous_batching_config": settings(page_size=-64)}, ValueError, "page_size must be a mult"),
         ({"eps": 0.1, "continuous_batching_config": settings(page_size=100)}, ValueError, "page_size must be a mult"),
         ({"eps": 0.1, "continuous_batching_config": settings(cpu_offload_space=1.0)}, NotImplementedError, "offload"),
     ):
@@ -213,7 +219,35 @@ def test_what_is_not_served_is_refused_at_once(monkeypatch):
             pass
     with pytest.raises(NotImplementedError, match="runs on the CPU, and the model is on meta"):
         hf.batching(made(implementation="sdpa").to("meta"), eps=0.1).__enter__()
+    with pytest.raises(TypeError, match="model must be a PreTrainedModel of transformers, got None"):
+        hf.batching(None, eps=0.1).__enter__()
+    with pytest.raises(TypeError, match="a LlamaModel has no head"):
+        hf.batching(model.model, eps=0.1).__enter__()
+    with pytest.raises(NotImplementedError, match=r"torch\.float64: use model\.float"):
+        hf.batching(made(implementation="sdpa").double(), eps=0.1).__enter__()
+    for layers in ({"layer_types": ["linear_attention", "full_attention"]}, {"kv_lora_rank": 16}):
+        other = made(implementation="sdpa")
+        vars(other.config).update(layers)
+        with pytest.raises(NotImplementedError, match=r"does not serve llama with (linear_attention|kv_lora_rank)"):
+            hf.batching(other, eps=0.1).__enter__()
     monkeypatch.setattr(serving, "FullAttentionCacheAllocator", None)
     with pytest.raises(NotImplementedError, match=r"needs transformers 5\.24"):
         hf.batching(model, eps=0.1).__enter__()
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_is_as_it_was_after_errors_and_has_one_manager_at_a_time():
+    model = made(implementation="sdpa")
+    model.train()
+    unserved = GenerationConfig(do_sample=True, top_k=-1)  # which transformers refuses when its manager is made
+    with pytest.raises(ValueError, match="top_k"), hf.batching(model, eps=0.1, generation_config=unserved):
+        pass
+    assert model.config._attn_implementation == "sdpa"
+    assert model.training
+    how = {**EVERYTHING, "generation_config": greedy(), "continuous_batching_config": settings()}
+    with hf.batching(model, **how):
+        with pytest.raises(RuntimeError, match="another manager is at work with this model"):
+            hf.batching(model, **how).__enter__()
+        assert model.config._attn_implementation == "halfspace"
+    assert model.config._attn_implementation == "sdpa"
+    assert model.training

@@ -334,7 +334,7 @@ def test_the_driver_is_handed_addresses(gpu, monkeypatch):
         return problems.pop(0)
 
     monkeypatch.setattr(overlap, "_entry", lambda: driver)
-    monkeypatch.setattr(gpu.xp.cuda.runtime, "free", lambda _: None, raising=False)
+    monkeypatch.setattr(gpu.xp.cuda.runtime, "free", lambda _: None)
     record, array = np.array([3], np.int64), gpu.xp.zeros(5)
     launch = overlap.Launch(SimpleNamespace(ptr=99), (4, 2), 64, (record, array, 17, 0.5), 1024, True)
     launch()

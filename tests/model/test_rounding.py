@@ -212,14 +212,13 @@ def _verdicts_of_balls(record, job, rows):
 
 @njit
 def _verdicts_of_groups(table, directions, job, dim):
-    """Verdicts (3, rows) of chunks, of groups and of cells, and which chunks are said to be dropped."""
+    """Verdicts (3, rows) of chunks, of groups and of cells, and a bit for each chunk that is not dropped."""
     segment, rows = table[0, 0], table[0, 0].rows
     verdicts = np.empty((3, rows), np.int32)
     chunks = tree.prepare_groups(table, 0, directions, dim, 0)
-    chunks.dropped[:] = True
     count = (rows + 1023) // 1024
     groups, view = record_at(segment.data, GROUPS), chunks.views[0]
-    tree._classify_chunks(job, segment, chunks, view, 0, count, True)
+    open_chunks = tree._classify_chunks(job, segment, chunks, view, 0, count, True)
     for chunk in range(count):
         low, high = 1024 * chunk, min(1024 * chunk + 1024, rows)
         verdicts[:, low:high] = chunks.verdicts[0, chunk]
@@ -238,7 +237,7 @@ def _verdicts_of_groups(table, directions, job, dim):
         left, _ = tree._classify_rows(job, segment, groups, view, listed, 0)
         for at in range(left):
             verdicts[2, job.rows[at]] = job.kinds[at]
-    return verdicts, chunks.dropped[:count]
+    return verdicts, open_chunks
 
 
 def check_verdicts(verdicts, hit):
@@ -341,8 +340,8 @@ def test_verdicts_on_chunks_groups_and_cells_are_true(metric, family, dtype, rng
         for tau in [*metrics.boundary_taus(metric, rng, vectors, q, 2), 0.0, 0.5, -np.inf, np.inf]:
             hit = metrics.reaches(metric, at, tau)
             ready = prepared(q[None], tau, metric)
-            verdicts, dropped = _verdicts_of_groups(table, ready.records, job[0], 3)
-            assert dropped.tolist() == [verdicts[0, row] == DROP for row in range(0, 1100, 1024)]
+            verdicts, open_chunks = _verdicts_of_groups(table, ready.records, job[0], 3)
+            assert [not open_chunks >> k & 1 for k in range(2)] == [verdicts[0, 1024 * k] == DROP for k in range(2)]
             for level in verdicts:
                 check_verdicts(level, hit)
 

@@ -8,12 +8,14 @@ Requests come and go, and share the pages of a common prefix. See `docs/serving.
 """
 
 import copy
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import transformers
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from halfspace.arguments import checks
 from halfspace.attention.hf.cache import must_serve
@@ -32,6 +34,13 @@ except ImportError:  # before transformers 5.24 pages were kept in other ways
 
 __all__ = ["batching"]
 
+_SERVED = {"full_attention", "sliding_attention"}
+_DTYPES = {"torch.float32", "torch.float16", "torch.bfloat16"}
+
+_at_work: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""Models whose attention a manager has set."""
+_joining = threading.Lock()
+
 
 class _Manager(ContinuousBatchingManager):
     """A manager whose cache has codes beside its pages."""
@@ -41,10 +50,7 @@ class _Manager(ContinuousBatchingManager):
         super().__init__(*args)
 
     def switch_to_cb_friendly_attn(self, model: Any, auto_switch_to_flash: bool = True) -> None:
-        """Have the model attend as this library does."""
-        if model.config._attn_implementation != NAME:
-            self._original_attn_impl = model.config._attn_implementation
-            model.set_attn_implementation(NAME)
+        """Leave the model as it is: `_attending` has set its attention, and sets it back."""
 
     def _create_batch_processor(self) -> Any:
         is_new = self.batch_processor is None
@@ -52,6 +58,56 @@ class _Manager(ContinuousBatchingManager):
         if is_new:
             PagedCodes(processor.cache, *self._how)
         return processor
+
+
+@contextmanager
+def _attending(model: Any) -> Iterator[None]:
+    """Have a model attend as this library does, for one manager at a time; it is then as it was."""
+    with _joining:
+        if model in _at_work:
+            raise RuntimeError("another manager is at work with this model: leave its context first, or load a copy")
+        _at_work.add(model)
+    before, training = model.config._attn_implementation, model.training
+    try:
+        register()
+        model.set_attn_implementation(NAME)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        model.train(training)
+        _at_work.discard(model)
+
+
+def _of_kind(value: Any, name: str, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__} of transformers, got {value!r:.80}")
+
+
+def _must_batch(model: Any, settings: Any) -> Any:
+    """Raise if a model is not served in pages, or pages are not as they must be; returns the model's text config."""
+    if not model.can_generate():
+        raise TypeError(f"model must generate text, and a {type(model).__name__} has no head for that")
+    if model.device.type != "cpu":
+        raise NotImplementedError(
+            f"continuous batching with halfspace attention runs on the CPU, and the model is on {model.device}: use "
+            "HalfspaceCache there, or model.to('cpu')"
+        )
+    if str(model.dtype) not in _DTYPES:
+        raise NotImplementedError(f"halfspace attention does not serve {model.dtype}: use model.float()")
+    config = model.config.get_text_config(decoder=True)
+    for own in (model.config, config):
+        must_serve(own)
+        kinds = sorted(set(getattr(own, "layer_types", None) or ()) - _SERVED)
+        kinds += ["kv_lora_rank"] if getattr(own, "kv_lora_rank", None) else []
+        if kinds:
+            raise NotImplementedError(
+                f"continuous batching with halfspace attention does not serve {own.model_type} with {', '.join(kinds)}"
+            )
+    if settings.page_size < 1 or settings.page_size % TILE:
+        raise ValueError(f"page_size must be a multiple of {TILE}, got {settings.page_size}")
+    if settings.cpu_offload_space:
+        raise NotImplementedError("halfspace attention does not serve cpu_offload_space: pages would come back uncoded")
+    return config
 
 
 @contextmanager
@@ -77,7 +133,8 @@ def batching(
     model : PreTrainedModel
         A model of transformers on the CPU, whatever attention it was loaded with; within this context it has this one.
     tau, eps, keep : optional
-        The threshold of <q, k>; the share of each head's softmax that may be dropped; about the share of the keys kept.
+        The threshold of <q, k>, one or one for each query head; the share of each head's softmax that may be dropped;
+        about the share of the keys kept.
     recent, sinks : int
         So many of the last, and of the first, tokens are attended whatever their scores.
     threads : int, optional
@@ -91,12 +148,15 @@ def batching(
     ------
     ContinuousBatchingManager
         Of transformers, at work: see its `add_request`, `get_result`, `cancel_request`. When the context ends it stops,
-        after the requests that it was given; at once where an exception ends it.
+        after the requests that it was given; at once where an exception ends it. It is not to be stopped or started
+        within.
 
     Raises
     ------
     NotImplementedError
         Before transformers 5.24, with a model that is not on the CPU or not served, and with pages that are offloaded.
+    RuntimeError
+        If another manager is at work with the model.
     TypeError, ValueError
         If an argument is not one of the above.
 
@@ -123,28 +183,23 @@ def batching(
         raise NotImplementedError(
             f"continuous batching needs transformers 5.24 or later, this is {transformers.__version__}"
         )
-    if model.device.type != "cpu":
-        raise NotImplementedError(
-            f"continuous batching with halfspace attention runs on the CPU, and the model is on {model.device}: use "
-            "HalfspaceCache there, or model.to('cpu')"
-        )
-    must_serve(model.config)
-    must_serve(model.config.get_text_config(decoder=True))
+    _of_kind(model, "model", PreTrainedModel)
     settings = ContinuousBatchingConfig() if continuous_batching_config is None else continuous_batching_config
-    if settings.page_size % TILE:
-        raise ValueError(f"page_size must be a multiple of {TILE}, got {settings.page_size}")
-    if settings.cpu_offload_space:
-        raise NotImplementedError("halfspace attention does not serve cpu_offload_space: pages would come back uncoded")
-    generation: GenerationConfig = copy.deepcopy(generation_config or model.generation_config)
+    _of_kind(settings, "continuous_batching_config", ContinuousBatchingConfig)
+    config = _must_batch(model, settings)
+    generation: Any = copy.deepcopy(model.generation_config if generation_config is None else generation_config)
+    _of_kind(generation, "generation_config", GenerationConfig)
+    if tau is not None:
+        checks.as_tau(tau, config.num_attention_heads, False)
     if generation.eos_token_id is None:
         generation.eos_token_id = -1
-    register()
-    manager = _Manager((how, forced, threads), model, generation, settings)
-    manager.start()
-    failed = True
-    try:
-        yield manager
-        failed = False
-    finally:
-        manager.stop(block=True, hard_stop=failed)
-        manager.destroy()
+    with _attending(model):
+        manager = _Manager((how, forced, threads), model, generation, settings)
+        manager.start()
+        failed = True
+        try:
+            yield manager
+            failed = False
+        finally:
+            manager.stop(block=True, hard_stop=failed)
+            manager.destroy()

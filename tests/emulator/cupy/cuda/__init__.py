@@ -171,5 +171,6 @@ runtime = types.SimpleNamespace(
     deviceSynchronize=lambda: None,
     memGetInfo=lambda: (_emulator.memory - _memory.pool.used_bytes(), _emulator.memory),
     runtimeGetVersion=lambda: 13000,
+    free=lambda pointer: None,
 )
 memory = types.SimpleNamespace(OutOfMemoryError=_OutOfMemoryError)
