@@ -11,6 +11,7 @@ its authors' code has them; that of ``ssnpp`` is the set's own. None of the vect
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -106,7 +107,8 @@ def _one(name: str, folder: Path) -> str:
     """Return the file of this name, or the only one that goes on with ``.crop_nb_`` and a number."""
     if (folder / name).exists():
         return str(folder / name)
-    cropped = sorted(folder.glob(f"{name}.crop_nb_*"))
+    numbered = re.compile(rf"{re.escape(name)}\.crop_nb_[0-9]+")
+    cropped = sorted(path for path in folder.glob(f"{name}.crop_nb_*") if numbered.fullmatch(path.name))
     if len(cropped) != 1:
         found = ", ".join(path.name for path in cropped)
         what = f"several may be meant: {found}" if found else f"there is neither {name} nor {name}.crop_nb_1000000"

@@ -11,7 +11,7 @@ import pytest
 from helpers.command import fail, succeed
 
 from halfspace.bench import exact_hits
-from halfspace.bench.presets import PRESETS, table
+from halfspace.bench.presets import PRESETS, resolve, table
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--engines", "halfspace,numpy", "--rounds", 1, "--threads", 1]
@@ -67,6 +67,16 @@ def test_a_set_is_found_in_its_folder(folder):
     assert own["hits"] == named["hits"] == plain["hits"] > 0
     assert own["metric"] == "l2"
     assert all(row["wrong"] == 0 for row in own["rows"])
+
+
+def test_files_that_only_begin_like_those_of_a_set_are_passed_over(folder):
+    name = "base.1B.u8bin.crop_nb_"
+    for other in ("300.aria2", "", "x300", "300x", "_300", "3.crop_nb_300.part"):
+        (folder / f"{name}{other}").write_bytes(b"")
+    assert resolve("bigann", str(folder), None)[1] == str(folder / f"{name}300")
+    (folder / f"{name}300").unlink()
+    with pytest.raises(ValueError, match=r"there is neither base\.1B\.u8bin nor"):
+        resolve("bigann", str(folder), None)
 
 
 def test_answers_that_came_with_a_set_are_judged(folder):
