@@ -84,6 +84,9 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
     question : its thresholds are the lowest that count; available : vectors that may be found
     """
     k = min(k, available)
+    if not k:  # nothing is searched, so that kernels see no number
+        asking.refuse(question)
+        return Answer.empty(len(question.directions))
     # one more than is wanted shows whether the last score has others
     offsets, ids, scores = found = _first(_Guess(backend, snapshot, question, k, available), k + 1, False)
     equal = scores[1:] == scores[:-1]
@@ -120,6 +123,8 @@ def work(
 ) -> tuple[int, list[tuple[Any, ...]]]:
     """Count what the searches do that find the k best of one direction; as `halfspace.query.work` of one search."""
     k = min(k, available)
+    if not k:
+        asking.refuse(question)
     guess = _Guess(backend, snapshot, question, k, available)
     counted = np.zeros(WORK_SHAPE, np.int64)
     hits, final = 0, k == 0
@@ -138,8 +143,6 @@ def _first(guess: "_Guess", keep: int, whole: bool) -> Answer:
     The k best are among them as real scores tell, or if `whole` as rounded ones do, with all that share the last.
     """
     backend, question, k = guess.backend, guess.question, guess.k
-    if not k:
-        return Answer.empty(len(question.directions))
     tau = guess.thresholds()
     asked = question._replace(tau=tau, wanted=Want.SCORES)
     most = None if len(tau) == 1 else keep  # the hits of one direction are few, and sooner sorted than sifted

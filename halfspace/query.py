@@ -14,7 +14,7 @@ from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.runtime.interrupts import of_a_handler
 
-__all__ = ["Rows", "answers", "counts", "parts", "rows", "total", "work"]
+__all__ = ["Rows", "answers", "counts", "parts", "refuse", "rows", "total", "work"]
 
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
@@ -105,13 +105,7 @@ def parts(backend: Backend, question: Question) -> Iterator[tuple[slice, Any]]:
         found, held = (backend.search(asked), None) if asked.unless is None else _band(backend, asked)
         if found.state:
             if found.state == State.NOT_FINITE:
-                checks.finite(question.directions, "directions")
-                if question.metric == Metric.COSINE:
-                    checks.nonzero(question.directions, "directions")
-                for name in ("tau", "unless"):
-                    limits = getattr(question, name)
-                    if not (limits is None or isinstance(limits, float)):
-                        checks.numbers(limits, name)
+                refuse(question)
                 raise ValueError("directions have changed while they were asked for")
             size = max(1, min(size, count - first) // 4)
             continue
@@ -119,3 +113,14 @@ def parts(backend: Backend, question: Question) -> Iterator[tuple[slice, Any]]:
         first += size
         if first < count and size < room:
             size = min(room, 2 * size, max(1, size * backend.MOST_HITS // (2 * max(1, held or found.hits))))
+
+
+def refuse(question: Question) -> None:
+    """Refuse directions that are not finite, or have no cosine, and thresholds that are NaN; errors name the row."""
+    checks.finite(question.directions, "directions")
+    if question.metric == Metric.COSINE:
+        checks.nonzero(question.directions, "directions")
+    for name in ("tau", "unless"):
+        limits = getattr(question, name)
+        if not (limits is None or isinstance(limits, float)):
+            checks.numbers(limits, name)

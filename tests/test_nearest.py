@@ -202,6 +202,19 @@ def test_edges(rng):
         index.search(q, 1, within=[4])
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+def test_directions_are_refused_where_nothing_is_searched(rows):
+    index = HalfspaceIndex(3, metric="cosine")
+    index.insert(np.eye(3)[:rows])
+    for value, word in ((0.0, r"\[0\] is zero"), (np.nan, r"\[0, 0\] is nan")):
+        q = np.full(3, value, np.float32)
+        for k, options in ((0, {}), (0, {"tau": 2.0}), (2, {"within": []})):
+            with pytest.raises(ValueError, match=f"directions{word}"):
+                index.search(q, k, **options)
+        with pytest.raises(ValueError, match=f"directions{word}"):
+            index.explain(q, k=0)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("filter", "metric"), [("scan", "ip"), ("cells", "ip"), ("groups", "ip"), ("cells", "cosine"), ("groups", "l2")]
