@@ -26,6 +26,7 @@ from halfspace.commands import (
     bytes_of,
     errors,
     fail,
+    fits,
     open_index,
 )
 from halfspace.terminal import (
@@ -174,10 +175,10 @@ def query(
             check_output(output, [index, file_of(directions), tau, *filter(None, [unless])], tuple(HITS))
         with progress("reading") as report:
             asked = read_vectors(directions, report)
-        m = len(asked)
+        opened, m = open_index(index, threads=threads), len(asked)
+        fits(directions, asked, opened.dim)
         limits: dict[str, Any] = {"tau": read_tau(tau, m)}
         limits |= {} if unless is None else {"unless": read_tau(unless, m, "unless")}
-        opened = open_index(index, threads=threads)
 
         def ask(chunk: NDArray[Any], part: slice) -> Any:
             own = {name: limit[part] for name, limit in limits.items()}
@@ -230,8 +231,9 @@ def search(
             check_output(output, [index, file_of(directions), *filter(None, [tau])], tuple(HITS))
         with progress("reading") as report:
             asked = read_vectors(directions, report)
-        limits: dict[str, Any] = {} if tau is None else {"tau": read_tau(tau, len(asked))}
         opened = open_index(index, threads=threads)
+        fits(directions, asked, opened.dim)
+        limits: dict[str, Any] = {} if tau is None else {"tau": read_tau(tau, len(asked))}
         found = answers(
             directions,
             asked,

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("FILES", "FILTER_HELP", "METRIC_HELP", "OUTPUT", "Json", "Threads"),
-    *("answers", "built", "bytes_of", "errors", "fail", "located", "open_index", "read_ids"),
+    *("answers", "built", "bytes_of", "errors", "fail", "fits", "located", "open_index", "read_ids"),
 ]
 
 FILES = (
-    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .fbin, .u8bin, .i8bin, "
-    ".jsonl, or - for lines of JSON on standard input"
+    ".npy, .npz[:NAME], .hdf5[:NAME], .parquet[:COLUMN], .safetensors[:NAME], .fvecs, .bvecs, .fbin, .bin, .u8bin, "
+    ".i8bin, .jsonl, or - for lines of JSON on standard input"
 )
 FILTER_HELP = f"{', '.join(names()[:-1])} or {names()[-1]}."
 METRIC_HELP = (
@@ -103,6 +103,17 @@ def open_index(path: Path, *, mmap: bool = False, threads: int | None = None) ->
     except ValueError as error:
         text = str(error)
         fail(text if str(path) in text else f"{path}: {text}", 1)
+
+
+def fits(path: str, directions: NDArray[Any], dim: int) -> None:
+    """Refuse directions of a file that an index has not the dimension of, before anything is made for each of them."""
+    from halfspace.files.vectors import called
+
+    if directions.shape[1] != dim:
+        raise ValueError(
+            f"{called(path)}: directions must have shape (n, {dim}), as the index has {dim} dimensions, got "
+            f"{directions.shape}"
+        )
 
 
 def read_ids(path: Path, n: int) -> NDArray[np.int64]:

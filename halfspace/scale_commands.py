@@ -71,6 +71,7 @@ def build(
     with errors():
         from halfspace.files.outputs import check_output
         from halfspace.files.sources import files_of, identified, source_of
+        from halfspace.files.vectors import called
 
         start = time.perf_counter()
         if shard_rows is None:
@@ -80,6 +81,8 @@ def build(
             from halfspace import build as work
 
             source = source_of(vectors, report=report, own_ids=ids is None)
+        if source.rows == 0:
+            raise ValueError(f"{called(vectors)}: holds no vectors: build needs one at least")
         if ids is not None:
             source = identified(source, read_ids(ids, source.rows or 0))
         how: dict[str, Any] = {"threads": threads, "subspaces": subspaces, "group_size": group_size}

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -14,6 +16,7 @@ import halfspace.bench.demo
 import halfspace.cli
 import halfspace.commands
 from halfspace.datasets import load_pydocs
+from halfspace.files.binary import SUFFIXES
 
 N, D, M = 700, 12, 5
 
@@ -205,6 +208,10 @@ def test_build_bad_input(files, tmp_path, data):
     np.save(tmp_path / "bad.npy", bad)
     line = fail(2, "build", tmp_path / "bad.npy", "-o", output, "--dtype", "float16")
     assert "row 650, column 3: 1000000.0 in float16" in line
+    (tmp_path / "empty.fbin").write_bytes(struct.pack("<II", 0, D))
+    for options in ((), ("--shard-rows", 4)):
+        line = fail(2, "build", tmp_path / "empty.fbin", "-o", output, *options)
+        assert "empty.fbin: holds no vectors: build needs one at least" in line
     assert not output.exists()
 
 
@@ -307,6 +314,10 @@ def test_query_bad_input(files, tmp_path, data):
     line = bad("--tau", 1, directions=tmp_path / "wide.npy")
     assert "wide.npy" in line
     assert str(D + 1) in line
+    (tmp_path / "huge.fbin").write_bytes(struct.pack("<II", 2**32 - 1, 0))  # 32 GiB of thresholds
+    expected = f"huge.fbin: directions must have shape (n, {D}), as the index has {D} dimensions, got (4294967295, 0)"
+    assert expected in bad("--tau", 1, directions=tmp_path / "huge.fbin")
+    assert expected in fail(2, "search", files / "x.hs", tmp_path / "huge.fbin", "--tau", 1)
     infinite = data[1].copy()
     infinite[4, 1] = np.inf
     np.save(tmp_path / "inf.npy", infinite)
@@ -370,6 +381,7 @@ def test_usage_errors(arguments):
 
 
 def test_help_and_version():
+    assert {*SUFFIXES} <= {*re.split(r"[\[, ]+", halfspace.commands.FILES)}
     assert "halfspace" in succeed("--version")
     for command in ("demo", "build", "query", "info", "bench", "warmup"):
         assert command in call("--help").output
