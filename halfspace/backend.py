@@ -20,7 +20,7 @@ from halfspace.model.table import Table
 from halfspace.runtime.interrupts import undisturbed
 from halfspace.runtime.progress import Advance, ignore
 
-__all__ = ["Backend", "load"]
+__all__ = ["Backend", "load", "plain"]
 
 
 class Backend(Protocol):
@@ -42,6 +42,9 @@ class Backend(Protocol):
 
     def on(self, device: str) -> AbstractContextManager[Any]:
         """Return what makes the device the current one while it is entered."""
+
+    def named(self, device: str) -> str:
+        """Return a name of a device as one that no other has: that of a GPU with its number."""
 
     def wait(self) -> None:
         """Wait for what was begun."""
@@ -191,14 +194,19 @@ class Backend(Protocol):
 _loaded: dict[str, ModuleType] = {}
 
 
-def load(device: Any) -> Backend:
-    """Import the backend of a device: ``"cpu"``, ``"gpu"`` or ``"gpu:<number>"``."""
+def plain(device: Any) -> str:
+    """Return the name of a device, its number without leading zeros; refuse what is none."""
     expected = f"device must be 'cpu', 'gpu' or 'gpu:<number>', got {device!r}"
     if not isinstance(device, str):
         raise TypeError(expected)
     if re.fullmatch(r"cpu|gpu(:[0-9]+)?", device) is None:
         raise ValueError(expected)
-    name = f"halfspace.{device[:3]}"
+    return re.sub(r":0+(?=[0-9])", ":", device)
+
+
+def load(device: Any) -> Backend:
+    """Import the backend of a device: ``"cpu"``, ``"gpu"`` or ``"gpu:<number>"``."""
+    name = f"halfspace.{plain(device)[:3]}"
     module = _loaded.get(name)
     if module is None or sys.modules.get(name) is not module:
         module = _loaded[name] = undisturbed(import_module, name)

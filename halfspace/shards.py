@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -47,15 +47,16 @@ class Shards(OnDevices):
         Made by `Shards.create` or `Shards.build`.
     threads : int, optional
         As for `HalfspaceIndex`.
-    device : str or sequence of str, optional
-        GPUs, as ``["gpu:0", "gpu:1"]``: whole shards are copied to them, about as many vectors to each, and copied anew
-        when the folder is opened or changed. `query`, `search` and `count` then ask all at once, with directions of
-        the host, and bring the answers back there. What else there is, and ``within=``, goes by the files.
+    device : str, or list or tuple of str, optional
+        GPUs, as ``["gpu:0", "gpu:1"]``; ``"gpu"`` is the one that is current now. ``"cpu"`` is taken, too, alone or
+        beside them. Whole shards are copied to all of these, about as many vectors to each, and copied anew when the
+        folder is opened or changed. `query`, `search` and `count` then ask all at once, with directions of the host,
+        and bring the answers back there. What else there is, and ``within=``, goes by the files.
 
     Raises
     ------
-    ValueError
-        If a file is damaged, or does not fit the manifest, or a device is named twice.
+    TypeError, ValueError
+        If a file is damaged, or does not fit the manifest, or `device` is no such name, is empty, or names one twice.
     OSError
         If the folder or a file cannot be read.
 
@@ -102,7 +103,7 @@ class Shards(OnDevices):
         folder: str | os.PathLike[str],
         *,
         threads: int | None = None,
-        device: str | Sequence[str] | None = None,
+        device: str | list[str] | tuple[str, ...] | None = None,
     ) -> None:
         self._folder = Path(folder)
         self._asked_threads, self._devices, self._spread = threads, named(device), None
@@ -395,5 +396,5 @@ class Shards(OnDevices):
                 manifest.write(self._folder, more)
 
 
-def _reopened(folder: str, threads: int | None, devices: Sequence[str]) -> Shards:
-    return Shards(folder, threads=threads, device=devices)
+def _reopened(folder: str, threads: int | None, devices: tuple[str, ...]) -> Shards:
+    return Shards(folder, threads=threads, device=devices or None)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from halfspace import backend as backends
 from halfspace.hits import Hits
 from halfspace.index import HalfspaceIndex
 from halfspace.joins.asked import Joins
@@ -17,11 +18,20 @@ from halfspace.state.snapshot import Snapshot
 __all__ = ["OnDevices", "Spread", "named"]
 
 
-def named(device: str | Sequence[str] | None) -> tuple[str, ...]:
+def named(device: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the names of devices, of which each may come once; none where vectors stay where they are."""
-    names = (device,) if isinstance(device, str) else tuple(device or ())
+    if device is None:
+        return ()
+    given = [device] if isinstance(device, str) else device
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"device must be 'cpu', 'gpu' or 'gpu:<number>', or a list or tuple of these, got {device!r}")
+    if not given:
+        raise ValueError(f"device must name at least one, got {device!r}: leave it out to search the files")
+    names = tuple(map(backends.plain, given))
+    if len(set(names)) == len(names):  # what is wrong in the names themselves needs no GPU to be refused
+        names = tuple(backends.load(name).named(name) for name in names)
     if len(set(names)) < len(names):
-        raise ValueError(f"device names one twice: {', '.join(map(repr, names))}")
+        raise ValueError(f"device names one twice, give each once: {', '.join(map(repr, given))}")
     return names
 
 
@@ -97,6 +107,7 @@ class OnDevices(Joins):
         options: dict[str, Any] = {"unless": unless, "scores": scores, "sort": sort, "limit": limit}
         if self._spread is None or within is not None or out is not None:
             return super().query(directions, tau, within=within, threads=threads, out=out, **options)
+        self._workers(threads)
         return self._spread.query(directions, tau, **options)
 
     def count(
@@ -111,6 +122,7 @@ class OnDevices(Joins):
         """Count the vectors that reach tau; as `HalfspaceIndex.count`."""
         if self._spread is None or within is not None:
             return super().count(directions, tau, unless=unless, within=within, threads=threads)
+        self._workers(threads)
         return self._spread.count(directions, tau, unless=unless)
 
     def search(
@@ -125,4 +137,5 @@ class OnDevices(Joins):
         """Find the k best vectors; as `HalfspaceIndex.search`."""
         if self._spread is None or within is not None:
             return super().search(directions, k, tau=tau, within=within, threads=threads)
+        self._workers(threads)
         return self._spread.search(directions, k, tau=tau)

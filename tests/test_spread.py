@@ -1,6 +1,7 @@
 """Folders of shards that are spread over devices: the answers of one index, to the bit, on the host."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -75,7 +76,20 @@ def test_devices_are_named_once_and_questions_are_checked(devices, rng, tmp_path
         Shards(tmp_path / "x", device=devices + devices)
     with pytest.raises(ValueError, match="device must be"):
         Shards(tmp_path / "x", device="gpu:none")
+    for wrong in (0, False, 5, b"gpu", {"cpu"}, iter(["cpu"]), np.array(devices)):
+        with pytest.raises(TypeError, match=f"or a list or tuple of these, got {re.escape(repr(wrong))}$"):
+            Shards(tmp_path / "x", device=wrong)
+    for wrong in ([devices], [*devices, 5], [None]):
+        with pytest.raises(TypeError, match=f"'gpu:<number>', got {re.escape(repr(wrong[-1]))}$"):
+            Shards(tmp_path / "x", device=wrong)
+    for empty in ([], ()):
+        with pytest.raises(ValueError, match=f"device must name at least one, got {re.escape(repr(empty))}"):
+            Shards(tmp_path / "x", device=empty)
+    assert len(pickle.loads(pickle.dumps(Shards(tmp_path / "x")))) == 20
     shards = Shards(tmp_path / "x", device=devices[0])
+    for ask in (shards.query, shards.count, shards.search):
+        with pytest.raises(ValueError, match="threads must be at least 1, got -1"):
+            ask(vectors[0], 1, threads=-1)
     assert len(shards.query(vectors[0], -np.inf)) == 20
     with pytest.raises(ValueError, match=r"directions\[1, 0\] is nan"):
         shards.query([[0.0] * D, [np.nan] * D], 0.0)
@@ -85,3 +99,32 @@ def test_devices_are_named_once_and_questions_are_checked(devices, rng, tmp_path
         shards.query(vectors[:2], 0.0, unless=[1.0, np.nan])
     with pytest.raises(ValueError, match="limit must be at least 0"):
         shards.query(vectors[0], 0.0, limit=-1)
+
+
+@pytest.mark.parametrize("twice", [["gpu:0", "gpu:0"], ["gpu:0", "gpu:00"], ("cpu", "gpu:1", "gpu:01")])
+def test_a_gpu_that_is_spelled_twice_is_refused_even_where_there_is_none(twice, tmp_path):
+    Shards.create(tmp_path / "x", D)
+    with pytest.raises(ValueError, match=f"device names one twice, give each once: {', '.join(map(repr, twice))}"):
+        Shards(tmp_path / "x", device=twice)
+
+
+@pytest.mark.gpu
+def test_the_current_gpu_has_a_number(gpu, rng, tmp_path):
+    Shards.build(tmp_path / "x", rng.standard_normal((20, D), dtype=np.float32), shard_rows=7)
+    for twice in (["gpu", "gpu:0"], ["gpu:00", "cpu", "gpu"]):
+        with pytest.raises(ValueError, match="device names one twice"):
+            Shards(tmp_path / "x", device=twice)
+    assert [own.device for own in Shards(tmp_path / "x", device=["gpu", "cpu"])._spread.indexes] == ["gpu:0", "cpu"]
+
+
+def test_a_zero_direction_has_no_cosine_wherever_it_is_asked(devices, rng, tmp_path):
+    index = halfspace.HalfspaceIndex(D, metric="cosine")
+    Shards.create(tmp_path / "x", D, metric="cosine")
+    for vectors in (rng.standard_normal((0, D)), rng.standard_normal((20, D))):
+        index.insert(vectors)
+        Shards(tmp_path / "x").insert(vectors)
+        for own in (index, Shards(tmp_path / "x"), Shards(tmp_path / "x", device=devices)):
+            for k in (0, 3):
+                for tau in (None, -2.0, 0.5, 2.0):
+                    with pytest.raises(ValueError, match=r"directions\[1\] is zero"):
+                        own.search([[1.0] * D, [0.0] * D], k, tau=tau)

@@ -14,6 +14,7 @@ __all__ = [
     "finish",
     "is_kernel_ready",
     "may_fill",
+    "named",
     "on",
     "place",
     "preallocate",
@@ -29,6 +30,11 @@ REMEMBERED = 16
 def on(device: str) -> AbstractContextManager[Any]:
     """Return what makes a device the current one while it is entered: any number of times, by any thread."""
     return nullcontext()
+
+
+def named(device: str) -> str:
+    """Return a name of a device as one that no other has."""
+    return DEVICE
 
 
 def finish(snapshot: Any) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "is_here",
     "is_kernel_ready",
     "keep_until_read",
+    "named",
     "on",
     "over_memory",
     "release",
@@ -55,18 +56,18 @@ class On:
     """Makes a GPU the current one while it is entered: any number of times, by any thread."""
 
     def __init__(self, number: int) -> None:
-        self._number = number
+        self.number = number
         self._before = threading.local()
 
     def __enter__(self) -> None:
         stack = self._before.__dict__.setdefault("stack", [])
         stack.append(cp.cuda.runtime.getDevice())
-        if stack[-1] != self._number:
-            cp.cuda.runtime.setDevice(self._number)
+        if stack[-1] != self.number:
+            cp.cuda.runtime.setDevice(self.number)
 
     def __exit__(self, *exception: object) -> None:
         before = self._before.stack.pop()
-        if before != self._number:
+        if before != self.number:
             cp.cuda.runtime.setDevice(before)
 
 
@@ -94,6 +95,11 @@ def on(device: str) -> On:
             f"{CAPABILITY // 10}.{CAPABILITY % 10} (Ampere) or later is needed"
         )
     return On(number)
+
+
+def named(device: str) -> str:
+    """Return a name of a device as one that no other has: with the number of the GPU, also of the current one."""
+    return f"{DEVICE}:{on(device).number}"
 
 
 def _cuda_version() -> int:
