@@ -73,8 +73,8 @@ class Shards(OnDevices):
     >>> shards = Shards.create(f"{folder.name}/eyes", 2, shard_rows=2)
     >>> shards.insert([[1, 0], [0, 1], [1, 1]]).tolist()
     [0, 1, 2]
-    >>> [hit.id for hit in shards.query([1, 0], 1.0)]
-    [0, 2]
+    >>> [hit.id for hit in shards.query([1, 0], 1.0)], shards.count([1, 0], 1.0), shards.search([1, 1], 1).ids.tolist()
+    ([0, 2], 2, [2])
     >>> len(shards.files)
     2
     >>> shards.delete(0)
