@@ -23,7 +23,7 @@ from halfspace.attention.hf.steps import DENSE_ABOVE, Steps
 from halfspace.attention.policy import Threshold
 from halfspace.model.kv_cache import SCAN
 
-__all__ = ["HalfspaceCache", "must_serve"]
+__all__ = ["HalfspaceCache", "must_serve", "refused"]
 
 _KEPT = {"DynamicSlidingWindowLayer", "LinearAttentionLayer", "DummyLayer"}
 """Layers of transformers' own caches, by class, that stay as they are."""
@@ -105,7 +105,7 @@ class HalfspaceCache(Cache):
         theirs = DynamicCache(config=text).layers or [DynamicLayer() for _ in range(text.num_hidden_layers)]
         for layer in theirs:
             if type(layer) is not DynamicLayer and type(layer).__name__ not in _KEPT:
-                raise _refused(text, f"layers of {type(layer).__name__}")
+                raise refused(text, f"layers of {type(layer).__name__}")
         own = (HalfspaceLayer(how, self._steps, **options) if type(one) is DynamicLayer else one for one in theirs)
         super().__init__(layers=list(own))
         self._steps.over(self.layers)
@@ -244,8 +244,9 @@ def must_serve(config: Any) -> None:
     if not hasattr(cache_utils, "LinearAttentionLayer"):  # in transformers 4 such models have caches of their own
         kinds += sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENDING)
     if kinds:
-        raise _refused(config, ", ".join(kinds))
+        raise refused(config, ", ".join(kinds))
 
 
-def _refused(config: Any, kinds: str) -> NotImplementedError:
+def refused(config: Any, kinds: str) -> NotImplementedError:
+    """Return the error that says which kinds of attention of a config are not served."""
     return NotImplementedError(f"halfspace attention does not serve {config.model_type} with {kinds}")

@@ -18,7 +18,7 @@ import transformers
 from transformers import GenerationConfig, PreTrainedModel
 
 from halfspace.arguments import checks
-from halfspace.attention.hf.cache import must_serve
+from halfspace.attention.hf.cache import must_serve, refused
 from halfspace.attention.hf.function import NAME, register
 from halfspace.attention.hf.paged import PagedCodes
 from halfspace.attention.policy import Threshold
@@ -100,9 +100,7 @@ def _must_batch(model: Any, settings: Any) -> Any:
         kinds = sorted(set(getattr(own, "layer_types", None) or ()) - _SERVED)
         kinds += ["kv_lora_rank"] if getattr(own, "kv_lora_rank", None) else []
         if kinds:
-            raise NotImplementedError(
-                f"continuous batching with halfspace attention does not serve {own.model_type} with {', '.join(kinds)}"
-            )
+            raise refused(own, f"{', '.join(kinds)} by continuous batching")
     if settings.page_size < 1 or settings.page_size % TILE:
         raise ValueError(f"page_size must be a multiple of {TILE}, got {settings.page_size}")
     if settings.cpu_offload_space:
