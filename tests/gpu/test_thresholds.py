@@ -25,7 +25,7 @@ def few(gpu, monkeypatch):
     choose, attend = (importlib.import_module(f"halfspace.gpu.attention.{name}") for name in ("choose", "attend"))
     monkeypatch.setattr(choose, "FEW_TO_CHOOSE", 0)
     monkeypatch.setattr(attend, "FEW", 0)
-    monkeypatch.setattr(choose, "DENSE_SHARE", 2.0)
+    monkeypatch.setattr(choose, "REST_SHARE", 2.0)
     return choose
 
 
@@ -199,6 +199,28 @@ def test_more_sets_than_lanes(rng, gpu):
     check(gpu, keys, queries, 1.0, np.array([150, 0, 9]), eps=[0.2])
 
 
+def test_sets_that_look_share_the_blocks_of_those_that_rest(rng, gpu, few, monkeypatch):
+    """Of 40 sets, whose sequences have lengths far apart, some rest after a call that keeps most of their keys."""
+    keys = rng.standard_normal((2, 20, 70, 8)).astype(np.float16)
+    queries = (rng.standard_normal((2, 20, 8)) * np.where(rng.random((2, 20, 1)) < 0.5, 0.0, 20.0)).astype(np.float16)
+    rests = (queries == 0).all(axis=2)
+    monkeypatch.setattr(few, "REST_SHARE", 0.5)
+    counts = np.array([70, 4])
+    cache = cache_of(gpu, keys, counts)
+    asked = gpu.xp.asarray(as_bits(queries))
+    for call in range(3):
+        tau, dropped = (
+            gpu.xp.asnumpy(part) for part in gpu.attend_chosen(cache, asked, Aim(0.2, None), 1.0, 0, 0, 1)[1:]
+        )
+        assert (tau[0, ~rests[0]] > -np.inf).all()
+        assert ((tau == -np.inf) == rests)[0].all() == (call > 0)
+        for b, g in np.ndindex(2, 20):
+            assert lost(keys[b, g, : counts[b]], np.float32(queries[b, g]), tau[b, g], 1.0) <= dropped[b, g] * (
+                1 + 1e-12
+            )
+            assert dropped[b, g] <= 0.2
+
+
 @pytest.mark.parametrize("keep", [1e-3, 0.05, 0.4, 1.0])
 def test_a_share_of_the_keys(keep, rng, gpu):
     """About the share that was asked for is kept, and what is dropped is bounded."""
@@ -251,7 +273,7 @@ def test_a_set_that_keeps_most_is_not_asked_each_time(rng, gpu, few, monkeypatch
     keys = rng.standard_normal((1, 2, 200, 8)).astype(np.float16)
     queries = np.zeros((1, 4, 8), np.float16)
     queries[0, 2:] = 20.0
-    monkeypatch.setattr(few, "DENSE_SHARE", 0.5)
+    monkeypatch.setattr(few, "REST_SHARE", 0.5)
     cache = cache_of(gpu, keys)
     asked = gpu.xp.asarray(as_bits(queries))
     taus = np.array(

@@ -4,7 +4,7 @@ One launch for all sequences and heads. How much of a space was of use in the la
 one, so that nothing waits for the GPU: whole, in both planes of codes first, or in one plane and then the other.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy as cp
 import numpy as np
@@ -14,14 +14,14 @@ from halfspace.gpu.runtime.launch import Kernel, format_of
 from halfspace.model.kv_cache import Attention, Cache
 from halfspace.model.segment import address
 
-__all__ = ["DENSE_SHARE", "SET", "Workspace", "attend", "attend_with", "workspace_of"]
+__all__ = ["DENSE_SHARE", "SET", "Scores", "Workspace", "attend", "attend_with", "workspace_of"]
 
 SET = 4
 """Query heads that one block of threads answers."""
 WARPS = 8
 """Of a block."""
-REST = 32 << 10
-"""Bytes of shared memory that a block takes beside its rings, at most."""
+REST = 28 << 10
+"""Bytes of shared memory that a block takes beside its rings, at most, with what is reserved for each."""
 LOG2_E = 1.4426950408889634
 MOST_DIM = 256
 """Dimensions of a head."""
@@ -50,6 +50,8 @@ ATTEND = np.dtype(
         ("uppers", np.int64),
         ("limits", np.int64),
         ("works", np.int64),
+        ("turns", np.int64),
+        ("rest_share", np.float64),
         ("blocks", np.int64),
         ("most", np.int64),
     ]
@@ -60,11 +62,11 @@ _attend = Kernel("attention/attend.cu", "attend", ("cache", CACHE), ("call", ATT
 
 
 def _ring(dim: int, itemsize: int) -> int:
-    """Bytes of a warp's ring: two tiles of codes, three of high ones and a queue, or rows; the twin of RING."""
+    """Bytes of a warp's ring: two tiles of codes, four of high ones and a queue, or rows; the twin of RING."""
     lanes = 32 if dim > 128 else 16 if dim > 64 else 8
     eight = 128 * lanes * itemsize  # eight keys and eight values
     rows = 2 * eight if itemsize == 2 else max(min(2 * eight, 8 << 10), eight)
-    return max(64 * dim + 256, 48 * dim + 2624, rows)
+    return max(64 * dim + 2816, rows)
 
 
 class Workspace:
@@ -85,6 +87,16 @@ class Workspace:
         self.parts = cp.empty((parts, SET, 4), np.float32)
         self.arrived = cp.zeros(self.rows, np.uint32)
         self.shares = cp.zeros(self.rows, np.float32)
+
+
+class Scores(NamedTuple):
+    """What is known of scores, and what is left for the next call."""
+
+    uppers: Any  # int16 (spaces sets, capacity, SET), upper ends
+    limits: Any  # int32 (batch, query_heads): keys whose upper end is at most this are left out
+    works: Any  # float32 (spaces sets,): how much there is to do
+    turns: Any  # uint64 (spaces sets, 3), or None: what is known of a set from call to call
+    rest_share: float  # all keys of a set are kept for a while where more of them were of use
 
 
 def workspace_of(cache: Cache, query_heads: int) -> Workspace:
@@ -113,14 +125,12 @@ def attend_with(
     queries: Any,
     tau: Any,
     how: tuple[float, float, int, int],
-    scores: tuple[Any, Any, Any] | None = None,
+    scores: "Scores | None" = None,
     few: int | None = None,
 ) -> Attention:
     """Attend as `attend` does, by what is known of scores, if there is something, instead of codes.
 
     how : scale, cap, recent, sinks
-    scores : upper ends int16 (spaces sets, capacity, SET), up to which one keys are left out (batch, query_heads), and
-        how much there is to do for each set
     few : sequences of fewer keys are read whole, FEW by default
     """
     batch, query_heads, dim = queries.shape
@@ -146,7 +156,8 @@ def attend_with(
     grid = space.splits, space.rows
     if scores is not None:
         grid = space.shared_out + space.rows, 1
-        own["uppers"], own["limits"], own["works"] = map(address, scores)
+        *tables, own["rest_share"] = scores
+        own["uppers"], own["limits"], own["works"], own["turns"] = map(address, tables)
         own["blocks"] = space.shared_out
     kind = format_of(cache.keys.dtype)
     options: dict[str, Any] = {"shared": space.shared, "format": kind, "head_dim": dim, "overlap": True}

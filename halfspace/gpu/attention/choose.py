@@ -11,7 +11,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from halfspace.gpu.attention.attend import SET, WARPS, Workspace, attend_with, workspace_of
+from halfspace.gpu.attention.attend import SET, WARPS, Scores, Workspace, attend_with, workspace_of
 from halfspace.gpu.attention.cache import CACHE, describe
 from halfspace.gpu.runtime.launch import Kernel, format_of
 from halfspace.gpu.runtime.records import THREADS
@@ -28,10 +28,8 @@ RESIDENT = 2
 """Blocks that bracket scores on a multiprocessor at once."""
 MOST_ROWS = 1 << 15
 """Rows that a block counts, at most: it has 16 bits for them."""
-DENSE_SHARE = 0.7
+REST_SHARE = 0.65
 """A set of query heads is asked about keys it may leave out only now and then where more of them are of use."""
-NEVER = 2.0
-"""A share that is never reached."""
 FEW_TO_CHOOSE = 500_000
 """Where heads and sequences have room for fewer keys in all, all are kept: reading them costs less than choosing."""
 
@@ -40,8 +38,7 @@ CHOOSE = np.dtype(
     [
         *((name, np.int64) for name in ("queries", "wide", "group")),
         *((name, np.float64) for name in ("eps", "keep", "scale", "cap", "steps")),
-        ("few", np.int64),
-        ("dense_share", np.float64),
+        *((name, np.int64) for name in ("few", "whole")),
         *((name, np.int64) for name in (*_WORK, "shares", "works", "limits", "tau", "dropped")),
     ]
 )
@@ -61,22 +58,18 @@ class _Room:
         sets = -(-group // SET)
         self.uppers = cp.empty((spaces * sets, cache.capacity, SET), np.int16)
         self.limits = cp.empty((cache.batch, query_heads), np.int32)
-        self.arrays = (
-            self.uppers,
-            cp.zeros((spaces * sets, SET, BINS), np.uint64),
-            cp.zeros(spaces * sets, np.uint32),
-            cp.zeros((spaces * sets, 3), np.uint64),
-        )
-        self.call = np.zeros(1, CHOOSE)
-        for name, array in zip(_WORK, self.arrays, strict=True):
-            self.call[name] = address(array)
+        self.counts = cp.zeros((spaces * sets, SET, BINS), np.uint64)
+        self.tickets = cp.zeros(spaces * sets, np.uint32)
+        self.turns = cp.zeros((spaces * sets, 3), np.uint64)
         self.works = cp.empty(spaces * sets, np.float32)
-        for name, array in (("works", self.works), ("limits", self.limits), ("shares", room.shares)):
-            self.call[name] = address(array)
+        self.call = np.zeros(1, CHOOSE)
+        for name in (*_WORK, "works", "limits"):
+            self.call[name] = address(getattr(self, name))
+        self.call["shares"] = address(room.shares)
         self.call["group"] = group
         processors = cp.cuda.Device().attributes["MultiProcessorCount"]
-        wanted = min(RESIDENT * processors // (spaces * sets), -(-cache.capacity // THREADS))
-        self.grid = max(1, wanted, -(-cache.capacity // MOST_ROWS)), spaces, sets
+        wanted = min(RESIDENT * processors, spaces * sets * -(-cache.capacity // THREADS))
+        self.grid = (max(wanted, spaces * sets * -(-cache.capacity // MOST_ROWS)),)
         self.all_kept = cp.full((cache.batch, query_heads), -np.inf), cp.zeros((cache.batch, query_heads))
 
 
@@ -109,10 +102,10 @@ def attend_chosen(
     own["eps"], own["keep"] = (-1.0 if share is None else share for share in aim)
     own["scale"], own["cap"] = scale, cap
     own["steps"] = FINE if aim.eps is not None and cap == 0.0 else COARSE
-    own["few"], own["dense_share"] = few, DENSE_SHARE if whole else NEVER
+    own["few"], own["whole"] = few, whole
     own["tau"], own["dropped"] = address(tau), address(dropped)
     options: dict[str, Any] = {"format": format_of(cache.keys.dtype), "head_dim": cache.dim, "overlap": True}
     ring = max(WARPS * 2 * (32 * cache.dim + 128), 50 << 10)  # tiles of codes; then counts
     _scan(room.grid, THREADS, describe(cache), call, shared=ring, **options)
-    scores = room.uppers, room.limits, room.works
+    scores = Scores(room.uppers, room.limits, room.works, room.turns, REST_SHARE)
     return Chosen(attend_with(cache, queries, tau, how, scores, few), tau, dropped)

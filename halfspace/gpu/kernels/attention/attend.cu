@@ -80,6 +80,18 @@ __device__ __forceinline__ void put_part(const Attend& call, const Shared& share
         call.parts[at + h] = make_float4(top, sum, __int_as_float(kept), __int_as_float(useful));
 }
 
+// Leave for the next call how much of a set was of use, and whether it is to look for keys to leave out.
+__device__ __forceinline__ void tell_next(const Attend& call, int set, float share) {
+    call.shares[set] = share;
+    if (call.turns == nullptr) return;
+    Turn& turn = call.turns[set];
+    if (turn.looked != 0) {
+        turn.skipped = share > call.rest_share ? SKIPPED : 0;
+    } else if (turn.skipped != 0) {
+        turn.skipped--;
+    }
+}
+
 // Join the splits of a set in their order, by the block that comes last. Some threads share each part of the answer:
 // they go over the splits by turns, and read the first AHEAD of theirs while others find out what these weigh.
 __device__ __forceinline__ void put_answer(const Attend& call, const Shared& shared, long long first, int count,
@@ -146,7 +158,7 @@ __device__ __forceinline__ void put_answer(const Attend& call, const Shared& sha
             results[warp] = bad ? __uint_as_float(0x7fc00000u) : kept == 0 ? 0.0f : 1.0f / sum;
             call.log_sum_exp[first + warp] = kept == 0 ? -INFINITY : (top + (log2f(sum) - (float)RAISED)) * 0.69314718f;
             call.kept[first + warp] = kept;
-            if (warp == 0) call.shares[shared.space.set] = (float)useful / (float)rows;
+            if (warp == 0) tell_next(call, shared.space.set, (float)useful / (float)rows);
         }
     }
     __syncthreads();

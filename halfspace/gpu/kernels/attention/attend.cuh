@@ -11,7 +11,7 @@
 #define WARPS (THREADS / WARP)
 #define SET 4         // query heads of a set
 #define ROWS 32       // keys of a tile: two blocks of codes
-#define SEGMENT 1024  // rows that a warp lists before rows are attended
+#define SEGMENT 896   // rows that a warp lists before rows are attended
 #define DOUBTS 64     // scores that a warp leaves for later, as only exact sums can tell
 
 constexpr int WORDS = HEAD_DIM / 8;                  // of 4 bytes, in each plane of codes
@@ -32,7 +32,7 @@ constexpr int QUEUE = 24 * 2 * ROWS + 4 * SET * ROWS;  // bytes of a Queue, whic
 constexpr int EIGHT = 16 * 8 * LANES * (int)sizeof(stored_t);  // eight keys and eight values, or 16 of either
 constexpr int ROWS_BYTES = FORMAT != 0 ? 2 * EIGHT : most_of(least_of(2 * EIGHT, 8 << 10), EIGHT);
 constexpr int BOTH_STAGES = 2;
-constexpr int HIGH_STAGES = 3;
+constexpr int HIGH_STAGES = 4;
 constexpr int CODES_BYTES = most_of(BOTH_STAGES * BOTH_BYTES, HIGH_STAGES * HIGH_BYTES + QUEUE);
 constexpr int RING = most_of(CODES_BYTES, ROWS_BYTES);  // bytes, for each warp
 
@@ -45,6 +45,15 @@ static_assert(RING >= EIGHT && RING >= 4 * SET * (HEAD_DIM + 4), "a warp's rows,
 
 #define BELOW (-32768)  // the lower end of a bracket of a score that has none, see choose.cuh
 #define ABOVE 32767     // the upper end
+
+// What is known of a set from call to call, where thresholds are chosen.
+struct Turn {
+    unsigned long long skipped;  // how many more times all keys are kept without a look; `attend` counts
+    unsigned long long looked;   // whether this call looked
+    double rows;                 // of all heads together, as it expected to list them, or 0 if it listed none
+};
+
+#define SKIPPED 15  // so many calls keep all keys of a set without a look, where most are of use
 
 // A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attention/attend.py.
 // All fields have 8 bytes.
@@ -71,6 +80,8 @@ struct Attend {
     const short* uppers;      // (spaces sets, capacity, SET), what `scan_scores` left, or null: then codes are not read
     const int* limits;        // see struct Choose in choose.cuh
     const float* works;       // and how much there is to do for each set, negative where it is read whole
+    Turn* turns;              // (spaces sets,), or null
+    double rest_share;        // all keys of a set are kept for a while where more of them were of use
     long long blocks;         // that sets share by that, one for each aside
     long long most;           // splits of a set, at most
 };
@@ -134,7 +145,7 @@ struct Shared {
     unsigned short list[WARPS][SEGMENT];
 };
 
-static_assert(BLOCKS == 1 || sizeof(Shared) <= 31 << 10, "halfspace/gpu/attention/attend.py counts on it");
+static_assert(BLOCKS == 1 || sizeof(Shared) <= 27 << 10, "halfspace/gpu/attention/attend.py counts on it");
 
 // The tile that a warp meets as its `at`-th: consecutive tiles go to different splits, as keys that are kept cluster.
 __device__ __forceinline__ int tile_of(const Space& space, int at, int warp) {

@@ -12,7 +12,6 @@
 #define ALL (-65536)     // a position that all keys lie above
 #define BINS 1024        // positions that are told apart
 #define HEADROOM 384     // so many of them lie above the largest lower end of a sample of the keys
-#define SKIPPED 15       // so many calls keep all keys of a set without a look, where most are of use
 
 // What a head counts in; rate 0 where nothing is known of its scores.
 struct Rate {
@@ -22,17 +21,10 @@ struct Rate {
 };
 
 #define STREAMED (1.0f / 16.0f)  // of a row that is read in order, what it costs to look at its upper ends
-#define GATHERED 1.5f             // and what a row costs that is read apart from others
+#define GATHERED 1.0f             // and what a row costs that is read apart from others
 #define BEGINNING 128.0f          // rows that cost what a split costs beside its rows
 #define APART 0.6f                // the share of the rows of a set's heads that are different ones, where it is not known
 #define TOGETHER 0.25f            // the least that it may be: of four heads
-
-// What is counted of a set.
-struct Turn {
-    unsigned long long skipped;  // how many more times all keys are kept without a look
-    unsigned long long looked;   // whether the call before this one looked
-    double rows;                 // of all heads together, as it expected to list them, or 0 if it listed none
-};
 
 // A question and its answer: the twin of the record CHOOSE in halfspace/gpu/attention/choose.py.
 // All fields have 8 bytes. A set has up to SET query heads that share their keys.
@@ -46,11 +38,11 @@ struct Choose {
     double cap;           // a logit s is bent to cap tanh(s / cap); 0: it is not
     double steps;         // positions in a nat, at most
     long long few;        // of fewer keys all are kept
-    double dense_share;   // and now and then of sets of which more than this share is of use
+    long long whole;      // whether all keys may be kept of others, too
     short* uppers;        // (spaces sets, capacity, SET), upper ends
     unsigned long long* counts;  // (spaces sets, SET, BINS), of upper ends, times 2^32, and of lower ones; 0 between calls
     unsigned* tickets;    // (spaces sets,), the same
-    Turn* turns;          // (spaces sets,)
+    Turn* turns;          // (spaces sets,); see attend.cuh
     const float* shares;  // (spaces sets,), of the rows, what was of use in the last call
     float* works;         // (spaces sets,): how much there is to do, in rows, negative where all rows are to be read
     int* limits;          // (batch, query heads): keys whose upper end is at most this are left out

@@ -26,6 +26,7 @@ __device__ __forceinline__ void scan_team(T (&values)[2], T (&totals)[2], T (*ro
 #pragma unroll
     for (int k = 0; k < 2; k++) {
         T sum = values[k];
+#pragma unroll 1
         for (int step = 1; step < WARP; step *= 2) {
             const T other = __shfl_up_sync(FULL, sum, step);
             if (lane >= step) sum += other;
@@ -62,11 +63,12 @@ struct Weights {
         return cap > 0.0 ? bend(origin + depth * nats, cap) - bend(origin, cap) : depth * nats;
     }
 
-    __device__ __forceinline__ double at(int depth) const { return power(fmin(exponent(depth), HEAVIEST)); }
-
     // Whether weights are in a row, and none is too heavy.
     __device__ __forceinline__ bool even() const { return nats < 0.125 && !(cap > 0.0); }
 };
+
+// The weight of a position so far above that end. What functions of their own take is passed in registers.
+__device__ __noinline__ double weight_at(Weights weights, int depth) { return power(fmin(weights.exponent(depth), HEAVIEST)); }
 
 // The bins of a thread.
 struct Bins {
@@ -79,63 +81,74 @@ struct Bins {
     __device__ __forceinline__ unsigned lower(int i) const { return (unsigned)own[i]; }
 };
 
-// Sum the counts of a thread's bins, and what they weigh.
-__device__ __noinline__ void weigh_bins(const Bins& bins, const Weights& weights, unsigned (&totals)[2], double (&masses)[2]) {
+// Counts of a thread's bins, and what they weigh: of upper ends, and of lower ones.
+struct Sums {
+    unsigned totals[2];
+    double masses[2];
+};
+
+// Sum them.
+__device__ __noinline__ Sums weigh_bins(Bins bins, Weights weights) {
+    Sums sums{};
     if (weights.even()) {
-#pragma unroll
+#pragma unroll 4
         for (int i = OWN_BINS - 1; i >= 0; i--) {
-            totals[0] += bins.upper(i), totals[1] += bins.lower(i);
-            masses[0] = (masses[0] + bins.upper(i)) * weights.ratio;
-            masses[1] = (masses[1] + bins.lower(i)) * weights.ratio;
+            sums.totals[0] += bins.upper(i), sums.totals[1] += bins.lower(i);
+            sums.masses[0] = (sums.masses[0] + bins.upper(i)) * weights.ratio;
+            sums.masses[1] = (sums.masses[1] + bins.lower(i)) * weights.ratio;
         }
-        masses[0] *= bins.lowest, masses[1] *= bins.lowest;
-        return;
+        sums.masses[0] *= bins.lowest, sums.masses[1] *= bins.lowest;
+        return sums;
     }
 #pragma unroll 1
     for (int i = 0; i < OWN_BINS; i++) {
-        const double weight = weights.at(bins.depth + i);
-        totals[0] += bins.upper(i), totals[1] += bins.lower(i);
-        masses[0] += bins.upper(i) * weight, masses[1] += bins.lower(i) * weight;
+        const double weight = weight_at(weights, bins.depth + i);
+        sums.totals[0] += bins.upper(i), sums.totals[1] += bins.lower(i);
+        sums.masses[0] += bins.upper(i) * weight, sums.masses[1] += bins.lower(i) * weight;
     }
+    return sums;
 }
 
 // What is known of thresholds, bin by bin.
 struct Search {
     double length;  // keys
-    double whole;   // what they weigh, at least
+    double sure;    // a share of weights that is there for certain
+    double kept;    // what lower ends from here on weigh, at least
     double under;   // what the upper ends below weigh, at most
     double upper, lower;  // how many ends are below
-    int best;       // the highest bin that will do, or -1
-    double bound;   // of what lies below it
-    double left;    // rows that it leaves
+    int best = -1;  // the highest bin that will do
+    double bound = 0.0, whole = 1.0;  // what lies below it weighs at most this, if all together do that
+    double left = 0.0;  // rows that it leaves
 
     // Take a bin if it will do as threshold: its upper ends are below, its lower ends are not.
     __device__ __forceinline__ void look(const Choose& call, const Bins& bins, int i, double weight, bool known) {
         const double more = upper + bins.upper(i);
         under += bins.upper(i) * weight;
-        const double most = (under + weight * (lower - more)) * (1.0 + 0x1p-30) + 0x1p-1000;
-        const bool good = call.eps >= 0.0 ? most <= call.eps * whole : length - 0.5 * (more + lower) >= call.keep * length;
-        if (bins.first + i < BINS - 1 && known && good) best = bins.first + i, bound = most, left = length - upper;
-        upper = more, lower += bins.lower(i);
+        const double most = (under + weight * (lower - more)) * (1.0 + 0x1p-30) + 0x1p-1000, all = most + fmax(kept, 0.0);
+        const bool good = call.eps >= 0.0 ? most <= call.eps * all : length - 0.5 * (more + lower) >= call.keep * length;
+        if (bins.first + i < BINS - 1 && known && good)
+            best = bins.first + i, bound = most, whole = all, left = length - upper;
+        upper = more, lower += bins.lower(i), kept -= bins.lower(i) * weight * sure;
     }
 };
 
-// Go over the bins of a thread.
-__device__ __noinline__ void search_bins(const Choose& call, const Bins& bins, const Weights& weights, Search& search) {
+// Go over the bins of a thread; returns how far the search has come. All that goes in and out is a copy, in registers.
+__device__ __noinline__ Search search_bins(const Choose& call, Bins bins, Weights weights, Search search) {
     double weight = bins.lowest;
     if (weights.even()) {
-#pragma unroll
+#pragma unroll 4
         for (int i = 0; i < OWN_BINS; i++) {
             weight *= weights.ratio;
             search.look(call, bins, i, weight, true);
         }
-        return;
+        return search;
     }
 #pragma unroll 1
     for (int i = 0; i < OWN_BINS; i++) {
         const int depth = bins.depth + i;
-        search.look(call, bins, i, weights.at(depth), weights.exponent(depth) < HEAVIEST);
+        search.look(call, bins, i, weight_at(weights, depth), weights.exponent(depth) < HEAVIEST);
     }
+    return search;
 }
 
 // What a head keeps where nothing can be left out.
@@ -171,24 +184,23 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
     const int depth = own_bin - (BINS - HEADROOM);  // above the largest lower end of the sample
     const double origin = call.scale * rate.base + (bottom + BINS - HEADROOM) * nats;
     const Weights weights{nats, origin, call.cap, power(nats)};
-    const Bins bins{room + (OWN_BINS + 1) * threadIdx.x, own_bin, depth, weights.at(depth - 1)};
+    const Bins bins{room + (OWN_BINS + 1) * threadIdx.x, own_bin, depth, weight_at(weights, depth - 1)};
     // capping never widens a gap, so that logits are in doubt by no more than the base is, at either end of one
     const double doubt =
         rate.rate > 0.0 ? 2.0 * call.scale * (rate.base_error + 16.0 * UNIT * (fabs(rate.base) + ABOVE / rate.rate)) : 0.0;
     const double sure = call.cap > 0.0 ? power(-doubt - 0x1p-48 * call.cap) : 1.0;
-    double masses[2] = {0.0, 0.0}, mass[2];
-    unsigned totals[2] = {0, 0}, all[2];
-    weigh_bins(bins, weights, totals, masses);
-    scan_team(totals, all, cuts.totals);
-    scan_team(masses, mass, cuts.masses);
+    Sums sums = weigh_bins(bins, weights), all;
+    scan_team(sums.totals, all.totals, cuts.totals);
+    scan_team(sums.masses, all.masses, cuts.masses);
     // Upper ends that are in no bin lie at the first position or below it. A share of 2^-30 pays for what sums of less than
     // 2^12 terms, exp, powers of it, and its argument (below 2^10 where a weight counts) round off, 2^-1000 for weights
     // that vanish.
-    const double low = (double)(length - all[0]);
-    const double whole = mass[1] * sure * (1.0 - 0x1p-30);
-    const double under = masses[0] + low * weights.at(HEADROOM - BINS), lower = (double)(length - all[1]) + totals[1];
-    Search search{(double)length, whole, under, low + totals[0], lower, -1, 0.0, 0.0};
-    search_bins(call, bins, weights, search);
+    const double low = (double)(length - all.totals[0]);
+    Search search{(double)length, sure * (1.0 - 0x1p-30)};
+    search.kept = search.sure * (all.masses[1] * (1.0 - 0x1p-36) - sums.masses[1]);  // both sums may be off
+    search.under = sums.masses[0] + low * weight_at(weights, HEADROOM - BINS);
+    search.upper = low + sums.totals[0], search.lower = (double)(length - all.totals[1]) + sums.totals[1];
+    search = search_bins(call, bins, weights, search);
     const int best = search.best;
     int highest = best;
     for (int step = WARP / 2; step > 0; step /= 2) highest = max(highest, __shfl_xor_sync(FULL, highest, step));
@@ -205,8 +217,7 @@ __device__ void cut_set(const Choose& call, long long first, int count, long lon
             cuts.left[which] = (float)search.left;
             call.limits[first + which] = bottom + best - 1;
             call.tau[first + which] = tau - margin;
-            const double share = search.bound / whole * (1.0 + 0x1p-30);
-            call.dropped[first + which] = fmin(call.eps >= 0.0 ? call.eps : 1.0, share);
+            call.dropped[first + which] = fmin(call.eps >= 0.0 ? call.eps : 1.0, search.bound / search.whole * (1.0 + 0x1p-30));
         } else {
             keep_all(call, first + which);
         }
@@ -220,5 +231,5 @@ __device__ __forceinline__ float work_of(const Choose& call, long long length, c
 #pragma unroll
     for (int k = 0; k < SET; k++) most = fmaxf(most, left[k]), sum += left[k];
     const float listed = GATHERED * fmaxf(most, apart * sum) + STREAMED * (float)length, whole = (float)length;
-    return listed > whole && call.dense_share <= 1.0 ? -(whole + BEGINNING) : listed + BEGINNING;
+    return listed > whole && call.whole != 0 ? -(whole + BEGINNING) : listed + BEGINNING;
 }

@@ -59,7 +59,7 @@ __device__ __forceinline__ Measured measure_components(Component component, int 
             own.lowest = min(own.lowest, bad ? BAD : lowest_exponent(four.x));
         }
     }
-#pragma unroll
+#pragma unroll 1
     for (int step = WARP / 2; step > 0; step /= 2) {
         own.squares += __shfl_xor_sync(FULL, own.squares, step);
         own.base += __shfl_xor_sync(FULL, own.base, step);
@@ -100,7 +100,7 @@ __device__ __forceinline__ Head code_components(Component component, const Measu
         digits[j] = (signed char)high;
         digits[stride + j] = (signed char)(digit - 256 * high);
     }
-#pragma unroll
+#pragma unroll 1
     for (int step = WARP / 2; step > 0; step /= 2) {
         squares += __shfl_xor_sync(FULL, squares, step);
         total += __shfl_xor_sync(FULL, total, step);

@@ -175,32 +175,79 @@ __device__ __forceinline__ void scan_rows(const Space& space, short* uppers, Sca
     }
 }
 
-// Grid: x parts of the rows, y spaces, z sets of query heads. Blocks of THREADS; shared memory: two stages for each warp.
+// What a block is to do: its set, and its part of the rows if it looks for keys to leave out; set -1 if there is nothing.
+struct Look {
+    int set, split, splits;
+    bool looks;
+};
+
+// Find it: the first blocks have a set each that does not look, and sets that look share the others.
+__device__ __forceinline__ Look find_look(const Cache& cache, const Choose& call, int sets, int each) {
+    const int lane = lane_number(), heads = (int)cache.heads, block = (int)blockIdx.x;
+    const auto vote = [&](int first) {  // which of the sets from this one on look
+        const int set = first + lane;
+        bool looks = false;
+        if (set < sets) {
+            const long long length = cache.lengths[set / each / heads];
+            looks = length > 0 && length >= call.few && (call.whole == 0 || call.turns[set].skipped == 0);
+        }
+        return __ballot_sync(FULL, looks);
+    };
+    const unsigned begins = vote(0);
+    int looking = __popc(begins);
+#pragma unroll 1
+    for (int first = WARP; first < sets; first += WARP) looking += __popc(vote(first));
+    const int resting = sets - looking, rest = block - resting;
+    if (looking == 0 && rest >= 0) return Look{-1, 0, 0, false};
+    Look own{0, 0, 1, rest >= 0};
+    int which = block;  // of the sets that do as this one does
+    if (own.looks) {
+        const int shares = (int)gridDim.x - resting, least = shares / looking, more = shares % looking;
+        const int longer = more * (least + 1);  // blocks of sets that have one more
+        which = rest < longer ? rest / (least + 1) : more + (rest - longer) / least;
+        own.splits = which < more ? least + 1 : least;
+        own.split = rest < longer ? rest % (least + 1) : (rest - longer) % least;
+    }
+#pragma unroll 1
+    for (int first = 0; first < sets; first += WARP) {
+        unsigned same = first == 0 ? begins : vote(first);
+        if (!own.looks) same = ~same & (sets - first < WARP ? (1u << (sets - first)) - 1 : FULL);
+        if (which < __popc(same)) {
+#pragma unroll 1
+            for (; which > 0; which--) same &= same - 1;
+            own.set = first + __ffs((int)same) - 1;
+            break;
+        }
+        which -= __popc(same);
+    }
+    return own;
+}
+
+// Grid: x blocks, which sets of query heads share, at least one for each. Blocks of THREADS; shared memory: two stages for
+// each warp.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache cache, Choose call) {
     extern __shared__ __align__(128) unsigned char rings[];
     __shared__ Scan shared;
     const int warp = threadIdx.x / WARP;
+    const int group = (int)call.group, each = (group + SET - 1) / SET;  // sets of a space
     Walk walk{0, 0, 0, rings + warp * (BOTH_STAGES * BOTH_BYTES), shared.barriers[warp]};
     if (lane_number() < BOTH_STAGES) make_barrier(walk.barriers + lane_number());
     wait_for_previous();
-    const long long own = blockIdx.y, length = cache.lengths[own / cache.heads];
-    const long long set = own * gridDim.z + blockIdx.z;
+    const Look look = find_look(cache, call, (int)(cache.batch * cache.heads) * each, each);
+    if (look.set < 0) return;
+    const int space_number = look.set / each, before = look.set % each * SET, count = min(SET, group - before);
+    const long long own = space_number, length = cache.lengths[space_number / (int)cache.heads], set = look.set;
+    const long long first = own * group + before;  // query head
     Turn& turn = call.turns[set];
-    const unsigned long long skipped = turn.skipped, looked = turn.looked;
     const float share = call.shares[set];
-    const long long first = own * call.group + SET * blockIdx.z;  // query head
-    const int count = (int)min((long long)SET, call.group - SET * blockIdx.z);
     Components parts;
     if (warp < count) parts = load_components(cache, call, own, first + warp);
-    // after a look at a set of which most was of use, all is kept for a while
-    const bool rest = skipped != 0 || (looked != 0 && share > call.dense_share);
-    const bool looks = length > 0 && length >= call.few && !rest;
-    if (looks) {
+    if (look.looks) {
         Space space;
         place_space(cache, own, space);
         space.rows = (int)length;
         space.count = count;
-        space.split = (int)blockIdx.x, space.splits = (int)gridDim.x;
+        space.split = look.split, space.splits = look.splits;
         const int tiles = (space.rows + ROWS - 1) / ROWS, start = tile_of(space, 0, warp), step = WARPS * space.splits;
         const int sample = (int)((long long)(tiles - 1) * warp / (WARPS - 1));
         walk.total = start < tiles ? (tiles - start + step - 1) / step : 0;
@@ -220,17 +267,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache 
         __syncthreads();
         unsigned long long* counts = call.counts + set * SET * BINS;
         for (int k = threadIdx.x; k < count * BINS; k += THREADS) {
-            const int i = (k + THREADS * (int)blockIdx.x) % (count * BINS);  // blocks begin apart
+            const int i = (k + THREADS * look.split) % (count * BINS);  // blocks begin apart
             const unsigned both = shared.counts[i / BINS][i % BINS];
             if (both != 0) atomicAdd(counts + i, (unsigned long long)(both >> 16) << 32 | (both & 0xffffu));
         }
     }
     let_next_begin();  // it waits for this one where it reads
     __syncthreads();
-    if (threadIdx.x == 0) shared.last = arrive(call.tickets + set) == gridDim.x - 1;
+    if (threadIdx.x == 0) shared.last = arrive(call.tickets + set) == look.splits - 1;
     __syncthreads();
     if (!shared.last) return;
-    if (looks) {
+    if (look.looks) {
         cut_set(call, first, count, set, length, shared, reinterpret_cast<unsigned long long*>(rings));
     } else if (threadIdx.x < count) {
         keep_all(call, first + threadIdx.x);
@@ -239,11 +286,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_scores(Cache 
     if (threadIdx.x != 0) return;
     const float last = turn.rows > 0.0 ? share * (float)length / (float)turn.rows : APART;
     const float apart = fminf(fmaxf(last, TOGETHER), 1.0f);
-    const float work = looks ? work_of(call, length, shared.left, apart) : -((float)length + BEGINNING);
+    const float work = look.looks ? work_of(call, length, shared.left, apart) : -((float)length + BEGINNING);
     call.works[set] = work;
+    turn.looked = look.looks;
     turn.rows = 0.0;
     for (int k = 0; k < SET && work > 0.0f; k++) turn.rows += shared.left[k];
     call.tickets[set] = 0;
-    turn.looked = looks;
-    turn.skipped = skipped != 0 ? skipped - 1 : rest ? SKIPPED - 1 : 0;
 }
