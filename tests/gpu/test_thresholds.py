@@ -277,9 +277,9 @@ def test_a_set_that_keeps_most_is_not_asked_each_time(rng, gpu, few, monkeypatch
     cache = cache_of(gpu, keys)
     asked = gpu.xp.asarray(as_bits(queries))
     taus = np.array(
-        [gpu.xp.asnumpy(gpu.attend_chosen(cache, asked, Aim(1e-2, None), 1.0, 0, 0, 1).tau[0]) for _ in range(18)]
+        [gpu.xp.asnumpy(gpu.attend_chosen(cache, asked, Aim(1e-2, None), 1.0, 0, 0, 1).tau[0]) for _ in range(34)]
     )
-    np.testing.assert_array_equal(taus[:, :2] == -np.inf, [[i % 16 != 0] * 2 for i in range(18)])
+    np.testing.assert_array_equal(taus[:, :2] == -np.inf, [[i % 32 != 0] * 2 for i in range(34)])
     assert (taus[:, 2:] == taus[0, 2:]).all()
     assert (taus[:, 2:] > -np.inf).all()
 

@@ -28,7 +28,7 @@ RESIDENT = 2
 """Blocks that bracket scores on a multiprocessor at once."""
 MOST_ROWS = 1 << 15
 """Rows that a block counts, at most: it has 16 bits for them."""
-REST_SHARE = 0.65
+REST_SHARE = 0.75
 """A set of query heads is asked about keys it may leave out only now and then where more of them are of use."""
 FEW_TO_CHOOSE = 500_000
 """Where heads and sequences have room for fewer keys in all, all are kept: reading them costs less than choosing."""

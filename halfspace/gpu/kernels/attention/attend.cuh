@@ -53,7 +53,7 @@ struct Turn {
     double rows;                 // of all heads together, as it expected to list them, or 0 if it listed none
 };
 
-#define SKIPPED 15  // so many calls keep all keys of a set without a look, where most are of use
+#define SKIPPED 31  // so many calls keep all keys of a set without a look, where most are of use
 
 // A question, and room for the answer: the twin of ATTEND in halfspace/gpu/attention/attend.py.
 // All fields have 8 bytes.
