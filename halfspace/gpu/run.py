@@ -52,7 +52,7 @@ PART = 512
 PARTS = 4
 """Such blocks of a multiprocessor, at most."""
 
-VERIFYING = 8
+VERIFYING = 3
 """Blocks of a multiprocessor that verify candidates, at most."""
 LISTED = 32
 """Candidates for which there is such a block: four for each warp, as long as there are warps."""
@@ -112,7 +112,7 @@ class Run:
             "bits": 0 if self.loose or wanted == Want.COUNT else 128 * cells,
             "pairs": 8 * self.pair_room,
             "listed": 8 * self.listed_room,
-            "scores": 4 * self.listed_room,
+            "scores": 4 * (self.pair_room + self.listed_room),
         }
         places: dict[str, int] = {}
         total = 0
@@ -188,7 +188,7 @@ class Run:
         _name_pairs((-(-count // THREADS),), THREADS, self.call, cp.ascontiguousarray(ids), one, other)
         if self.asked == Want.IDS:
             return one, other, cp.empty(0, np.float32)
-        first = self._places["scores"]
+        first = self._places["scores"] + 4 * self.pair_room
         return one, other, self.workspace[first : first + 4 * count].view(np.float32).copy()
 
     def _bound(self, uploaded: Uploaded) -> Iterator[Callable[[], Any]]:
@@ -216,7 +216,7 @@ class Run:
             return _nothing
         most = FILLING * uploaded.processors
         if self.wanted == Want.SCORES:
-            blocks = min(-(-self.listed_room // THREADS), most)
+            blocks = min(-(-self.pair_room // THREADS), most)
             return _fill_scored.bind((blocks,), THREADS, self.call, overlap=True)
         blocks = min(-(-self.count * uploaded.chunks // (THREADS // 32)), most)
         return _fill_ids.bind((max(1, blocks),), THREADS, self.call, overlap=True)

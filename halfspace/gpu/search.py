@@ -82,7 +82,7 @@ def search(question: Question) -> Answer:
                 continue
             free, _ = cp.cuda.runtime.memGetInfo()
             raise MemoryError(
-                f"{count} directions with {rooms} candidates and {expected} hits need {20 * rooms + 12 * expected} "
+                f"{count} directions with {rooms} candidates and {expected} hits need {24 * rooms + 12 * expected} "
                 f"bytes on the GPU, beside what the index takes; {free} are free: {error}"
             ) from error
         if isinstance(found, Answer):

@@ -41,11 +41,11 @@ __device__ __forceinline__ void list_pairs(const Call& call, bool own, unsigned 
     if (own && at < (unsigned long long)call.pair_room) call.pairs[at] = pair;
 }
 
-// List the hits of a warp with their scores.
+// List the hits of a warp with their scores, behind those of candidates.
 __device__ __forceinline__ void list_hits(const Call& call, bool own, unsigned long long pair, float score) {
     const unsigned long long at = places_in(&call.header->listed, own);
     if (own && at < (unsigned long long)call.listed_room) {
         call.listed[at] = pair;
-        call.scores[at] = score;
+        call.scores[call.pair_room + at] = score;
     }
 }

@@ -100,13 +100,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
     }
 }
 
-// Write the ids and scores of the hits that were listed, each at the place that its bit has among all. A grid of any size.
+// Write the ids and scores of the hits among the candidates, and of those listed, each at the place that its bit has among
+// all. A grid of any size.
 extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
     wait_for_previous();
+    const unsigned long long pairs = min(call.header->pairs, (unsigned long long)call.pair_room);
     const unsigned long long listed = min(call.header->listed, (unsigned long long)call.listed_room);
     const unsigned long long threads = (unsigned long long)gridDim.x * THREADS;
-    for (unsigned long long i = (unsigned long long)blockIdx.x * THREADS + threadIdx.x; i < listed; i += threads) {
-        const unsigned long long pair = call.listed[i];
+    for (unsigned long long i = (unsigned long long)blockIdx.x * THREADS + threadIdx.x; i < pairs + listed; i += threads) {
+        const bool own = i < pairs;
+        const unsigned bits = __float_as_uint(call.scores[own ? i : call.pair_room + (i - pairs)]);
+        if ((bits & 0x7fffffffu) > 0x7f800000u) continue;
+        const unsigned long long pair = own ? call.pairs[i] : call.listed[i - pairs];
         const long long direction = direction_of(pair);
         const Segment& segment = segment_of(call, direction, chunk_of(pair));
         const long long row = row_in_segment(segment, pair);
@@ -123,7 +128,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
         out += __popc(call.bits[32 * at + word] & ((1u << (place & 31)) - 1));
         if (out >= call.answer_room) continue;
         call.ids[out] = segment.ids[row];
-        const unsigned bits = __float_as_uint(call.scores[i]);
         call.values[out] = __uint_as_float(call.without_sign ? bits & 0x7fffffffu : bits);
     }
 }

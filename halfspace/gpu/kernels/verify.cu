@@ -17,6 +17,9 @@
 #include "metrics/euclidean.cuh"
 #endif
 
+#define RESIDENT 3  // blocks of a multiprocessor that verify: with more, registers are too few
+#define NEAR 512    // bytes of rows that are asked for before any of them is read; longer ones crowd each other out
+
 // Four stored values that follow one another, from an address that is a multiple of their size.
 __device__ __forceinline__ void load4(const stored_t* address, float (&out)[4]) {
 #if FORMAT == 0
@@ -90,15 +93,14 @@ __device__ bool decide_all(const Call& call, const Item& item, float& score) {
     return decision.hit;
 }
 
-// Decide the items of a warp, and hold the hits.
-__device__ void settle(const Call& call, Item item, unsigned long long pair) {
+// Decide the items of a warp, and hold the hits: a lane that has one gets whether it is one, and the score.
+__device__ __forceinline__ bool settle(const Call& call, Item item, float& score) {
     const unsigned asked = __ballot_sync(FULL, item.valid);
-    if (asked == 0) return;
+    if (asked == 0) return false;
     // lanes without an item lend a hand with the first one
     const int first = __ffs(asked) - 1;
     const Item other = item.of_lane(first);
     if (!item.valid) item = Item{false, other.direction, other.segment, other.row};
-    float score;
     bool hit;
     if (call.dim <= 8) {
         hit = decide_all<1>(call, item, score);
@@ -109,22 +111,25 @@ __device__ void settle(const Call& call, Item item, unsigned long long pair) {
     }
     hit = hit && item.valid;
     if (hit) mark_hit(call, *item.segment, item.direction, item.row);
-    if (call.wanted == SCORES) list_hits(call, hit, pair, score);
     const unsigned hits = __ballot_sync(FULL, hit);
     if (lane_number() == 0) {
         count_work(call, VERIFY_STAGE, TESTED, __popc(asked));
         count_work(call, VERIFY_STAGE, TAKEN, __popc(hits));
     }
+    return hit;
 }
 
-// Decide the candidates that the filters listed: as many a warp at once as leave no other idle, up to one a lane. A grid of
-// any size; blocks of THREADS.
-extern "C" __global__ void __launch_bounds__(THREADS) verify_pairs(Call call) {
+// Decide the candidates that the filters listed: as many a warp at once as leave no other idle, up to one a lane. Scores
+// are written beside them, but where hits may come in any order, are listed with these. A grid of any size; blocks of
+// THREADS.
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) verify_pairs(Call call) {
     let_next_begin();
     wait_for_previous();
     const unsigned long long listed = min(call.header->pairs, (unsigned long long)call.pair_room);
     const unsigned long long warps = (unsigned long long)gridDim.x * (THREADS / WARP);
     const unsigned each = listed > 16 * warps ? WARP : listed > 4 * warps ? 16 : 4;
+    const unsigned bytes = (unsigned)(call.dim * sizeof(stored_t));
+    const bool near = each == WARP && bytes % 16 == 0 && bytes <= NEAR;
     for (unsigned long long first = (blockIdx.x * (unsigned long long)(THREADS / WARP) + threadIdx.x / WARP) * each;
          first < listed; first += warps * each) {
         const unsigned long long at = first + lane_number();
@@ -135,8 +140,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) verify_pairs(Call call) {
             item.direction = direction_of(pair);
             item.segment = &segment_of(call, item.direction, chunk_of(pair));
             item.row = row_in_segment(*item.segment, pair);
+            const stored_t* vector = static_cast<const stored_t*>(item.segment->vectors) + item.row * call.dim;
+            if (near && reinterpret_cast<unsigned long long>(vector) % 16 == 0) bring_near(vector, bytes);
         }
-        settle(call, item, pair);
+        float score = 0.0f;
+        const bool hit = settle(call, item, score);
+        if (call.wanted != SCORES) continue;
+        if (call.counts == nullptr) list_hits(call, hit, pair, score);
+        else if (item.valid) call.scores[at] = hit ? score : __int_as_float(0x7fffffff);
     }
 }
 
@@ -150,7 +161,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_rows(Call call, const
         for (int i = threadIdx.x; i < CHUNK; i += THREADS) {
             const long long row = ((chunk - segment.first) << 10) + i;
             const bool valid = row < segment.rows && !is_excluded(segment, row);
-            settle(call, Item{valid, k, &segment, row}, pair_of(k, chunk, i));
+            float score = 0.0f;
+            const bool hit = settle(call, Item{valid, k, &segment, row}, score);
+            if (call.wanted == SCORES) list_hits(call, hit, pair_of(k, chunk, i), score);
         }
     }
 }

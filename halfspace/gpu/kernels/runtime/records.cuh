@@ -142,7 +142,7 @@ struct View {
 // What a search found, in numbers.
 struct Header {
     unsigned long long pairs;  // candidates listed, or that would have been
-    unsigned long long listed;  // hits listed, or that would have been
+    unsigned long long listed;  // hits listed that were no candidates, or that would have been; where any order will do, all
     unsigned long long hits;
     unsigned long long bad;    // of directions that cannot be answered: the lowest, or the largest number
 };
@@ -172,7 +172,7 @@ struct Call {
     unsigned long long* pairs;
     long long pair_room;
     unsigned long long* listed;
-    float* scores;            // of each hit listed
+    float* scores;            // of each candidate, NaN if it is no hit; then of each hit listed
     long long listed_room;
     unsigned* bits;           // (count, chunks, 32), a bit for each place in order of ids
     int* counts;              // (count, chunks), or null where hits are listed alone, with their scores
