@@ -33,6 +33,8 @@ MATRIX = 12
 """Directions from which on a matrix product is faster than four after four."""
 STRIPS = 128
 """Directions up to which what counts is the codes that are read, not the products."""
+UNIT = 256
+"""Vectors that a block of them takes at once."""
 SET = 64
 """Directions of a set that goes through them at once."""
 
@@ -170,9 +172,9 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     sets = -(-batch // SET)
     if multiplied and batch <= STRIPS and stride <= 384 and spaces * sets <= 65535:
         kernel, pitch, share = (_multiply_strips, 160, 2) if stride <= 128 else (_multiply_long_strips, 416, 1)
-        grid = max(1, min(chunks, share * processors // min(spaces * sets, share))), spaces * sets
+        grid = max(1, min(CHUNK // UNIT * chunks, share * processors // min(spaces * sets, share))), spaces * sets
         shared = (17920 if lifted else 17408) + 2 * SET * pitch
-        yield kernel.bind(grid, THREADS, *question, chunks, shared=shared, **run.variant)
+        yield kernel.bind(grid, THREADS, *question, chunks, shared=shared, overlap=True, **run.variant)
         return
     if multiplied and run.tiled and spaces <= 65535 and (fit := _fit(run.depth, uploaded.shared, lifted)):
         kernel, rows, stages, shared = fit

@@ -9,6 +9,7 @@
 
 #define ROWS 32     // vectors in a strip: two blocks of codes
 #define MOST 64     // directions at once
+#define UNIT (ROWS * (THREADS / WARP))  // vectors that a block takes at once, a strip for each warp
 #define HELD 256    // candidates that a warp holds before it lists them
 
 // What the warps of a block share, and the candidates of each.
@@ -74,21 +75,56 @@ struct Strip {
     }
 };
 
-// Add the candidates that the lanes of a warp have to those it holds; lists them all where there is no more room.
-__device__ __forceinline__ void hold(const Call& call, bool own, unsigned long long pair, unsigned long long* held,
-                                     int& count) {
-    const unsigned lanes = __ballot_sync(FULL, own);
-    if (count + __popc(lanes) > HELD) {
-        for (int first = 0; first < count; first += WARP) {
-            const bool there = first + lane_number() < count;
-            list_pairs(call, there, there ? held[first + lane_number()] : 0);
-        }
-        count = 0;
-        __syncwarp();
-    }
-    if (own) held[count + __popc(lanes & lanes_below())] = pair;
-    count += __popc(lanes);
+// List the candidates that a warp holds.
+__device__ __forceinline__ void list_held(const Call& call, const unsigned long long* held, int& count) {
     __syncwarp();
+    unsigned long long first = 0;
+    if (lane_number() == 0) first = atomicAdd(&call.header->pairs, (unsigned long long)count);
+    first = __shfl_sync(FULL, first, 0);
+    for (int at = lane_number(); at < count; at += WARP)
+        if (first + at < (unsigned long long)call.pair_room) call.pairs[first + at] = held[at];
+    count = 0;
+    __syncwarp();
+}
+
+// What a lane's bits stand for: the row in the last two, and a direction of every four in the rest.
+struct Origin {
+    long long first;  // direction
+    long long chunk;
+    int row;          // in the chunk
+
+    __device__ __forceinline__ long long direction(int bit) const { return first + bit / 4 * 4 + lane_number() % 4; }
+};
+
+// The lowest of some bits.
+__device__ __forceinline__ int lowest(unsigned long long bits) {
+    const unsigned half = (unsigned)bits;
+    return half != 0 ? __ffs((int)half) - 1 : 31 + __ffs((int)(bits >> 32));
+}
+
+// Add the candidates of a strip, which are bits of each lane, to those that a warp holds; too many are listed at once.
+__device__ __forceinline__ void hold(const Call& call, const Origin& origin, unsigned long long left,
+                                     unsigned long long* held, int& count) {
+    const int own = __popc((unsigned)left) + __popc((unsigned)(left >> 32));
+    int upto = own;
+    for (int step = 1; step < WARP; step *= 2) {
+        const int other = __shfl_up_sync(FULL, upto, step);
+        if (lane_number() >= step) upto += other;
+    }
+    const int all = __shfl_sync(FULL, upto, WARP - 1);
+    if (all == 0) return;
+    if (count + all > HELD) list_held(call, held, count);
+    const bool direct = all > HELD;
+    unsigned long long first = 0;
+    if (direct && lane_number() == 0) first = atomicAdd(&call.header->pairs, (unsigned long long)all);
+    first = __shfl_sync(FULL, first, 0);
+    unsigned long long* target = direct ? call.pairs + first : held + count;
+    const long long room = direct ? call.pair_room - (long long)first : HELD;
+    for (int at = upto - own; left != 0; left &= left - 1, at++) {
+        const int bit = lowest(left);
+        if (at < room) target[at] = pair_of(origin.direction(bit), origin.chunk, origin.row + bit % 4);
+    }
+    if (!direct) count += all;
 }
 
 // Test the strips of the chunks in a list for the directions of one set.
@@ -97,15 +133,17 @@ __device__ void classify_strips(const Call& call, const int* listed, long long c
     Shared& shared = *reinterpret_cast<Shared*>(room);
     unsigned char* digits = room + sizeof(Shared);
     const int pitch = STEPS * 32 + 32, words = (int)((call.dim + 7) / 8), lane = lane_number();
-    const int warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
+    const int warp = threadIdx.x / WARP, t = lane % 4, within = lane / 16 * BLOCK + lane / 4 % 4 * 4;
     const long long sets = (call.batch + MOST - 1) / MOST;  // of directions, in each space
     const long long space = blockIdx.y / sets, first = space * call.batch + blockIdx.y % sets * MOST;
     const int count = (int)min((long long)MOST, (space + 1) * call.batch - first);
     long long shown = -1;  // the segment in whose frame the digits in shared memory are
     int held = 0;
+    let_next_begin();
+    wait_for_previous();
     // all warps of a block go through the same chunks, so that they change from segment to segment together
-    for (long long at = blockIdx.x; at < chunks; at += gridDim.x) {
-        const long long chunk = listed[at], which = call.owners[chunk];
+    for (long long unit = blockIdx.x; unit < chunks * (CHUNK / UNIT); unit += gridDim.x) {
+        const long long chunk = listed[unit / (CHUNK / UNIT)], which = call.owners[chunk];
         const Segment& segment = call.segments[space * call.segment_count + which];
         if (which != shown) {
             __syncthreads();
@@ -128,62 +166,61 @@ __device__ void classify_strips(const Call& call, const int* listed, long long c
             __syncthreads();
             shown = which;
         }
-        for (int strip = warp; strip < CHUNK / ROWS; strip += THREADS / WARP) {
-            const long long row = ((chunk - segment.first) << 10) + strip * ROWS;
-            if (row >= segment.rows) break;
-            Strip<STEPS> own;
-            own.load(segment, row, words);
-            unsigned long long left = 0, sure = 0;  // a bit for each row of the lane and each direction
-            for (int n = 0; 4 * n < count; n++) {
-                int sums[2][4] = {};
-                own.multiply(digits + 8 * n * pitch, pitch, sums);
-                const Level level = shared.levels[4 * n + t];
+        const long long row = ((chunk - segment.first) << 10) + unit % (CHUNK / UNIT) * UNIT + warp * ROWS;
+        if (row >= segment.rows) continue;
+        const long long mine = row + within;
+        Strip<STEPS> own;
+        own.load(segment, row, words);
+        unsigned long long left = 0, sure = 0;  // a bit for each row of the lane and each direction
+        for (int n = 0; 4 * n < count; n++) {
+            int sums[2][4] = {};
+            own.multiply(digits + 8 * n * pitch, pitch, sums);
+            const Level level = shared.levels[4 * n + t];
 #if METRIC != IP
-                const Lift lift = shared.lifts[4 * n + t];
+            const Lift lift = shared.lifts[4 * n + t];
 #endif
-                unsigned fresh = 0;
-                float products[4], widths[4];
+            unsigned fresh = 0;
+            float products[4], widths[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                products[k] = (float)(256 * sums[k / 2][k % 2 * 2] + sums[k / 2][k % 2 * 2 + 1]);  // d <= 384: below 2^31
+                widths[k] = fmaf(level.ratio, own.ratios[k], level.offset);
+                float needed = fmaf(level.level, own.inverses[k], -widths[k]);
+#if METRIC != IP
+                needed = fmaf(lift.below, own.rises[k], needed);
+#endif
+                fresh |= !(products[k] < needed) ? 1u << k : 0;
+            }
+            left |= (unsigned long long)fresh << 4 * n;
+            if (call.wanted != SCORES && __any_sync(FULL, fresh != 0)) {
+                unsigned certain = 0;
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
-                    products[k] = (float)(256 * sums[k / 2][k % 2 * 2] + sums[k / 2][k % 2 * 2 + 1]);  // d <= 384: below 2^31
-                    widths[k] = fmaf(level.ratio, own.ratios[k], level.offset);
-                    float needed = fmaf(level.level, own.inverses[k], -widths[k]);
+                    float enough = fmaf(level.sure_level, own.inverses[k], widths[k]);
 #if METRIC != IP
-                    needed = fmaf(lift.below, own.rises[k], needed);
+                    enough = fmaf(lift.above, own.rises[k], enough);
 #endif
-                    fresh |= !(products[k] < needed) ? 1u << k : 0;
+                    certain |= products[k] >= enough ? 1u << k : 0;
                 }
-                if (__any_sync(FULL, fresh != 0)) {
-                    unsigned certain = 0;
-#pragma unroll
-                    for (int k = 0; k < 4; k++) {
-                        float enough = fmaf(level.sure_level, own.inverses[k], widths[k]);
-#if METRIC != IP
-                        enough = fmaf(lift.above, own.rises[k], enough);
-#endif
-                        certain |= products[k] >= enough ? 1u << k : 0;
-                    }
-                    left |= (unsigned long long)fresh << 4 * n;
-                    sure |= (unsigned long long)certain << 4 * n;
-                }
-            }
-            while (__any_sync(FULL, left != 0)) {
-                const bool some = left != 0;
-                const int bit = some ? (__ffs((int)left) != 0 ? __ffs((int)left) - 1 : 31 + __ffs((int)(left >> 32))) : 0;
-                const int within = g / 4 * BLOCK + g % 4 * 4 + bit % 4;
-                const long long direction = first + bit / 4 * 4 + t, found = row + within;
-                const bool there = some && bit / 4 * 4 + t < count && found < segment.rows && !is_excluded(segment, found);
-                const bool take = (sure >> bit & 1) != 0 && call.wanted != SCORES;
-                left &= left - 1;
-                if (there && take) mark_hit(call, segment, direction, found);
-                hold(call, there && !take, pair_of(direction, chunk, (int)(found & (CHUNK - 1))), shared.held[warp], held);
+                sure |= (unsigned long long)certain << 4 * n;
             }
         }
+        unsigned long long asked = 0;  // of the lane's four rows, those that are to be found, for each direction
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            if (mine + k < segment.rows && !is_excluded(segment, mine + k)) asked |= 0x1111111111111111ull << k;
+        const int columns = max(0, count - t + 3) / 4;
+        if (columns < MOST / 4) asked &= (1ull << 4 * columns) - 1;
+        left &= asked;
+        const Origin origin = {first, chunk, (int)(mine & (CHUNK - 1))};
+        for (sure &= left; sure != 0; sure &= sure - 1) {
+            const int bit = lowest(sure);
+            mark_hit(call, segment, origin.direction(bit), mine + bit % 4);
+            left &= ~(1ull << bit);
+        }
+        hold(call, origin, left, shared.held[warp], held);
     }
-    for (int start = 0; start < held; start += WARP) {
-        const bool there = start + lane < held;
-        list_pairs(call, there, there ? shared.held[warp][start + lane] : 0);
-    }
+    list_held(call, shared.held[warp], held);
 }
 
 // Grid: x any number of blocks, which share the chunks; y is the number of spaces times that of sets of MOST directions.
