@@ -12,9 +12,10 @@
 #error "warp groups are compiled for sm_90a alone"
 #endif
 
-// Decide the sums that a warp holds.
-__device__ __forceinline__ void decide_held(const Call& call, const Work& work, Shared& shared, const uint2* held,
-                                            int& count) {
+// Decide the sums that a warp holds: by the high digits of the directions, and what these leave by both.
+template <int ROWS>
+__device__ __forceinline__ void decide_held(const Call& call, const Work& work, Shared& shared, const unsigned char* rows,
+                                            const uint2* held, int& count) {
     const Segment& segment = call.segments[work.space * call.segment_count + work.which];
     for (int first = 0; first < count; first += WARP) {
         const bool there = first + lane_number() < count;
@@ -22,11 +23,18 @@ __device__ __forceinline__ void decide_held(const Call& call, const Work& work, 
         const long long direction = work.space * call.batch + (entry.x & 0xffffff), row = work.row + (entry.x >> 24);
         bool left = there && row < segment.rows && !is_excluded(segment, row), take = false;
         if (left) {
-            const View& view = call.views[direction * call.segment_count + work.which];
+            const long long seen = direction * call.segment_count + work.which;
+            const View& view = call.views[seen];
+            const Terms terms = shared.terms[entry.x >> 24];
             const float sum = (float)(int)entry.y;
-            const Bounds bounds = bounds_of(view.levels[1], view.lifts[1], shared.terms[entry.x >> 24]);
-            left = !(sum < bounds.needed);
-            take = left && sum >= bounds.enough && call.wanted != SCORES;
+            left = !(sum < bounds_of(view.levels[1], view.lifts[1], terms).needed);
+            if (left) {
+                const signed char* low = call.digits + (2 * seen + 1) * call.stride;
+                const float both = fmaf(sum, 256.0f, (float)multiply_low(call, rows, ROWS, entry.x >> 24, low));
+                const Bounds bounds = bounds_of(view.levels[0], view.lifts[0], terms);
+                left = !(both < bounds.needed);
+                take = left && both >= bounds.enough && call.wanted != SCORES;
+            }
         }
         if (take) mark_hit(call, segment, direction, row);
         list_pairs(call, left && !take, pair_of(direction, work.chunk, (int)(row & (CHUNK - 1))));
@@ -70,7 +78,8 @@ __device__ __forceinline__ void take(const int (&sums)[HIGH][64], int n, int (&o
 template <int HIGH>
 __device__ void multiply(const Call& call, const Work& work, Shared& shared, const unsigned char* rows, int stages) {
     const int warp = threadIdx.x / WARP, g = lane_number() / 4, t = lane_number() % 4;
-    const int height = HIGH * 64 * GROUPS_OF_WARPS, first_row = warp / 4 * HIGH * 64 + warp % 4 * 16 + g;
+    constexpr int height = HIGH * 64 * GROUPS_OF_WARPS;
+    const int first_row = warp / 4 * HIGH * 64 + warp % 4 * 16 + g;
     const int slabs = (int)slabs_of(call);
     const unsigned char* ring = rows + slabs * height * DEPTH;
     const unsigned char* own_rows = rows + warp / 4 * HIGH * 64 * DEPTH;
@@ -155,7 +164,7 @@ __device__ void multiply(const Call& call, const Work& work, Shared& shared, con
 #endif
 #pragma unroll
             for (int m = 0; m < HIGH; m++) {
-                if (count > HELD - 4 * WARP) decide_held(call, work, shared, held, count);
+                if (count > HELD - 4 * WARP) decide_held<height>(call, work, shared, rows, held, count);
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
                     const bool left = (own[m][k] >= REACHED || lane.always[m][k / 2]) && direction + k % 2 < call.batch;
@@ -175,7 +184,7 @@ __device__ void multiply(const Call& call, const Work& work, Shared& shared, con
         arrive_at(&shared.read[slot]);
         if (++slot == SLOTS) slot = 0, turn++;
     }
-    decide_held(call, work, shared, held, count);
+    decide_held<height>(call, work, shared, rows, held, count);
 }
 
 // Multiply the rows of a block, 128 HIGH of them, with the directions of its part.

@@ -126,6 +126,22 @@ __device__ void pack_rows(const Segment& segment, long long row, int rows, int d
     }
 }
 
+// The product of a row's codes with the low digits of a direction.
+__device__ __forceinline__ int multiply_low(const Call& call, const unsigned char* packed, int rows, int row,
+                                            const signed char* low) {
+    int sum = 0;
+#pragma unroll 4
+    for (int at = 0; at < (int)call.stride; at += 16) {
+        const uint4 codes = *reinterpret_cast<const uint4*>(packed + at / DEPTH * (rows * DEPTH) + swizzled(row, at % DEPTH));
+        const uint4 digits = *reinterpret_cast<const uint4*>(low + at);
+        sum = __dp4a((int)codes.x, (int)digits.x, sum);
+        sum = __dp4a((int)codes.y, (int)digits.y, sum);
+        sum = __dp4a((int)codes.z, (int)digits.z, sum);
+        sum = __dp4a((int)codes.w, (int)digits.w, sum);
+    }
+    return sum;
+}
+
 // Where the sums of a direction begin for a row: at start - level / s - lift e / s, in bits.
 struct Start {
     float level;
