@@ -67,7 +67,8 @@ struct Weights {
     __device__ __forceinline__ bool even() const { return nats < 0.125 && !(cap > 0.0); }
 };
 
-// The weight of a position so far above that end. What functions of their own take is passed in registers.
+// The weight of a position so far above that end. Functions that are not inlined take and return copies, which stay in
+// registers: what is passed by reference lies in memory.
 __device__ __noinline__ double weight_at(Weights weights, int depth) { return power(fmin(weights.exponent(depth), HEAVIEST)); }
 
 // The bins of a thread.
@@ -132,7 +133,7 @@ struct Search {
     }
 };
 
-// Go over the bins of a thread; returns how far the search has come. All that goes in and out is a copy, in registers.
+// Go over the bins of a thread; returns how far the search has come.
 __device__ __noinline__ Search search_bins(const Choose& call, Bins bins, Weights weights, Search search) {
     double weight = bins.lowest;
     if (weights.even()) {
