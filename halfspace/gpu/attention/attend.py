@@ -95,7 +95,7 @@ class Scores(NamedTuple):
     uppers: Any  # int16 (spaces sets, capacity, SET), upper ends
     limits: Any  # int32 (batch, query_heads): keys whose upper end is at most this are left out
     works: Any  # float32 (spaces sets,): how much there is to do
-    turns: Any  # uint64 (spaces sets, 3), or None: what is known of a set from call to call
+    turns: Any  # uint64 (spaces sets, 3), what is known of a set from call to call
     rest_share: float  # all keys of a set are kept for a while where more of them were of use
 
 
@@ -125,7 +125,7 @@ def attend_with(
     queries: Any,
     tau: Any,
     how: tuple[float, float, int, int],
-    scores: "Scores | None" = None,
+    scores: Scores | None = None,
     few: int | None = None,
 ) -> Attention:
     """Attend as `attend` does, by what is known of scores, if there is something, instead of codes.
