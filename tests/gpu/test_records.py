@@ -141,6 +141,14 @@ def test_constants(gpu):
     assert defined("LOW_SPAN") == {"attention/heads.cuh": str(layout.LARGEST_CODE)}
     sweep = importlib.import_module("halfspace.gpu.filters.sweep")
     assert defined("BINS")["filters/sweep.cu"] == str(sweep.BINS)
+    run = importlib.import_module("halfspace.gpu.run")
+    assert defined("RESIDENT")["verify.cu"] == str(run.VERIFYING)
+    cells = importlib.import_module("halfspace.gpu.filters.cells")
+    strips = {name: defined(name)["filters/strips.cu"] for name in ("ROWS", "MOST", "UNIT")}
+    warp = int(defined("WARP")["runtime/records.cuh"])
+    known = {"THREADS": records.THREADS, "WARP": warp, "ROWS": int(strips["ROWS"])}
+    assert eval(strips["UNIT"].replace("/", "//"), {"__builtins__": {}}, known) == cells.UNIT
+    assert strips["MOST"] == str(cells.SET)
 
 
 def kernels_of(file):

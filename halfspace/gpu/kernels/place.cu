@@ -50,11 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
     for (long long first = begin; first < end; first += THREADS) {
         const long long chunk = first + threadIdx.x;
         const long long own = chunk < end ? counts[chunk] : 0;
-        long long upto = own;
-        for (int step = 1; step < WARP; step *= 2) {
-            const long long other = __shfl_up_sync(FULL, upto, step);
-            if (lane_number() >= step) upto += other;
-        }
+        long long upto = warp_prefix(own);
         if (lane_number() == WARP - 1) sums[threadIdx.x / WARP] = upto;
         __syncthreads();
         long long all = 0;
@@ -86,12 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
         const long long chunk = at % call.chunks;
         const Segment& segment = segment_of(call, at / call.chunks, chunk);
         unsigned word = call.bits[32 * at + lane_number()];
-        int upto = __popc(word);
-        for (int step = 1; step < WARP; step *= 2) {
-            const int other = __shfl_up_sync(FULL, upto, step);
-            if (lane_number() >= step) upto += other;
-        }
-        long long out = call.starts[at] + upto - __popc(word);
+        long long out = call.starts[at] + warp_prefix(__popc(word)) - __popc(word);
         for (; word != 0; word &= word - 1, out++) {
             const long long place = ((chunk - segment.first) << 10) + 32 * lane_number() + __ffs(word) - 1;
             if (out >= call.answer_room) break;

@@ -190,12 +190,7 @@ __device__ __forceinline__ Task find_task(const Attend& call, int sets) {
         const float own = set < sets ? call.works[set] : 0.0f;
         const float share = fabsf(own) / all * (1.0f - 0x1p-12f);  // so that rounding makes no more of all than there are
         const int splits = set < sets ? min((int)call.most, 1 + (int)(share * (float)call.blocks)) : 0;
-        int end = splits;
-        for (int step = 1; step < WARP; step *= 2) {
-            const int other = __shfl_up_sync(FULL, end, step);
-            if (lane >= step) end += other;
-        }
-        end += before;
+        const int end = before + warp_prefix(splits);
         const unsigned after = __ballot_sync(FULL, end > (int)blockIdx.x);
         if (after != 0) {
             const int found = __ffs((int)after) - 1;

@@ -25,12 +25,7 @@ __device__ __forceinline__ void scan_team(T (&values)[2], T (&totals)[2], T (*ro
     T before[2];
 #pragma unroll
     for (int k = 0; k < 2; k++) {
-        T sum = values[k];
-#pragma unroll 1
-        for (int step = 1; step < WARP; step *= 2) {
-            const T other = __shfl_up_sync(FULL, sum, step);
-            if (lane >= step) sum += other;
-        }
+        const T sum = warp_prefix<1>(values[k]);
         if (lane == WARP - 1) room[k][warp] = sum;
         before[k] = __shfl_up_sync(FULL, sum, 1);
         if (lane == 0) before[k] = T(0);

@@ -178,11 +178,7 @@ __device__ __forceinline__ void apply(const Call& call, const Segment& segment, 
     if (call.wanted == SCORES) sure = 0;
     sure &= left;
     if (!__any_sync(FULL, left != 0)) return;
-    int upto = __popc(left);
-    for (int step = 1; step < WARP; step *= 2) {
-        const int other = __shfl_up_sync(FULL, upto, step);
-        if (lane_number() >= step) upto += other;
-    }
+    const int upto = warp_prefix(__popc(left));
     unsigned at = 0;
     if (lane_number() == WARP - 1) at = atomicAdd(&shared.listed, (unsigned)upto);
     at = __shfl_sync(FULL, at, WARP - 1) + upto - __popc(left);

@@ -106,11 +106,7 @@ __device__ __forceinline__ int lowest(unsigned long long bits) {
 __device__ __forceinline__ void hold(const Call& call, const Origin& origin, unsigned long long left,
                                      unsigned long long* held, int& count) {
     const int own = __popc((unsigned)left) + __popc((unsigned)(left >> 32));
-    int upto = own;
-    for (int step = 1; step < WARP; step *= 2) {
-        const int other = __shfl_up_sync(FULL, upto, step);
-        if (lane_number() >= step) upto += other;
-    }
+    const int upto = warp_prefix(own);
     const int all = __shfl_sync(FULL, upto, WARP - 1);
     if (all == 0) return;
     if (count + all > HELD) list_held(call, held, count);

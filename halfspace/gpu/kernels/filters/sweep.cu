@@ -58,11 +58,7 @@ __device__ unsigned add_up(unsigned* counts) {
     for (int i = 0; i < BINS / WARP; i++) own[i] = counts[WARP * i + lane_number()];
 #pragma unroll
     for (int i = 0; i < BINS / WARP; i++) {
-        unsigned upto = own[i];
-        for (int step = 1; step < WARP; step *= 2) {
-            const unsigned other = __shfl_up_sync(FULL, upto, step);
-            if (lane_number() >= step) upto += other;
-        }
+        const unsigned upto = warp_prefix(own[i]);
         counts[WARP * i + lane_number()] = before + upto;
         before += __shfl_sync(FULL, upto, WARP - 1);
     }

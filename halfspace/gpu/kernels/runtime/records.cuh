@@ -212,3 +212,14 @@ __device__ __forceinline__ T warp_sum(T value) {
     for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(FULL, value, step);
     return value;
 }
+
+// Sums over a warp up to each lane, its own value included; so many steps are written out.
+template <int UNROLLED = WARP, typename T>
+__device__ __forceinline__ T warp_prefix(T value) {
+#pragma unroll UNROLLED
+    for (int step = 1; step < WARP; step *= 2) {
+        const T other = __shfl_up_sync(FULL, value, step);
+        if (lane_number() >= step) value += other;
+    }
+    return value;
+}
