@@ -11,6 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from halfspace.model.metrics import Metric
@@ -34,6 +35,8 @@ class Backend(Protocol):
     """How many hits are held at once."""
     REMEMBERED: int
     """Of the questions that were answered, one in so many is remembered."""
+    SPARE: float
+    """How many standard deviations deeper in a sample than the k-th best is expected a threshold is looked for."""
 
     # -- the device
 
@@ -139,6 +142,13 @@ class Backend(Protocol):
 
     def best(self, found: Any, limit: int, threads: int, sort: bool = False) -> Any:
         """Return only the best of each direction, in order of ids, or by descending score and then by id."""
+
+    def ranked(self, found: Any, limit: int, threads: int) -> tuple[Any, Any, Any, Any, npt.NDArray[np.bool_]]:
+        """Return the `limit` best of each direction by descending score, and on the host, (m,), where that is clear.
+
+        They come as offsets, ids, scores and their numbers (m,). It is clear where there are so many, and no two of the
+        best ``limit + 1`` share a score: then it is the order of real scores, too. Elsewhere rows may hold anything.
+        """
 
     def sort_by_score(self, offsets: Any, ids: Any, scores: Any, threads: int) -> Any:
         """Order each row by descending score, then by id."""

@@ -27,8 +27,6 @@ __all__ = ["Answer", "limited", "nearest", "work"]
 
 SCORED = 100.0
 """Of n vectors of d dimensions, the sample has so many times the root of n / d scored for a guess, or all."""
-SPARE = 2.0
-"""How many standard deviations deeper in the sample than the k-th best is expected a threshold is looked for."""
 LOWERED = 4
 """How many times as deep in the sample a threshold is looked for that has left too few hits."""
 AT_ONCE = 1 << 12
@@ -42,7 +40,7 @@ _Integers = tuple[list[int], list[int]]
 
 
 class Answer(NamedTuple):
-    """Rows of the k best, on the host, with scores as kernels have them: best first."""
+    """Rows of the best, on the host, with scores as kernels have them: best first."""
 
     offsets: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int64]
@@ -63,6 +61,12 @@ class Answer(NamedTuple):
         kept = np.arange(self.ids.size) - np.repeat(self.offsets[:-1], sizes) < k
         return Answer(offsets_of(np.minimum(sizes, k)), self.ids[kept], self.scores[kept])
 
+    def only(self, rows: npt.NDArray[np.int64]) -> "Answer":
+        """Return some rows."""
+        spans = [slice(*self.offsets[row : row + 2].tolist()) for row in rows.tolist()]
+        ids, scores = (np.concatenate([column[span] for span in spans]) for column in (self.ids, self.scores))
+        return Answer(offsets_of(np.diff(self.offsets)[rows]), ids, scores)
+
     def replaced(self, rows: npt.NDArray[np.int64], others: "Answer") -> "Answer":
         """Put other rows in the place of some."""
         theirs = np.zeros(len(self.offsets) - 1, np.bool_)
@@ -78,7 +82,7 @@ class Answer(NamedTuple):
         return Answer(offsets_of(sizes), ids, scores)
 
 
-def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, available: int) -> Answer:
+def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, available: int) -> asking.Rows:
     """Find of each direction the k vectors with the largest real scores that reach its threshold, ties by id.
 
     question : its thresholds are the lowest that count; available : vectors that may be found
@@ -86,17 +90,36 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
     k = min(k, available)
     if not k:  # nothing is searched, so that kernels see no number
         asking.refuse(question)
-        return Answer.empty(len(question.directions))
+        offsets, ids, scores = Answer.empty(count := len(question.directions))
+        none: asking.Rows = backend.place(offsets, ids, scores, np.zeros(count, np.int64))
+        return none
+    guess = _Guess(backend, snapshot, question, k, available)
+    tau = guess.thresholds()
+
+    def shape(found: Any, which: slice) -> Any:
+        *rows, clear = backend.ranked(found, k, question.threads)
+        if clear.all():
+            return rows
+        unclear = np.flatnonzero(~clear)
+        own, numbers = _ranked(guess, found, k + 1).only(unclear), which.start + unclear
+        settled = _settled(guess.only(numbers), tau[backend.xp.asarray(numbers)], own)
+        whole = Answer(*map(host, rows[:3])).replaced(unclear, settled)
+        return backend.place(*whole, np.diff(whole.offsets))
+
+    return asking.shaped(backend, question._replace(tau=tau, wanted=Want.SCORES), shape)
+
+
+def _settled(guess: "_Guess", tau: Any, found: Answer) -> Answer:
+    """Find the k best by real score, where a search with thresholds tau has found too few, or some with one score."""
+    k, question = guess.k, guess.question
     # one more than is wanted shows whether the last score has others
-    offsets, ids, scores = found = _first(_Guess(backend, snapshot, question, k, available), k + 1, False)
-    equal = scores[1:] == scores[:-1]
-    if equal.any():
-        tied = np.flatnonzero(equal)
-        owners = np.searchsorted(offsets, tied, side="right") - 1
-        for j in np.unique(owners[tied + 1 < offsets[owners + 1]]).tolist():
-            part = slice(offsets[j], offsets[j + 1])
-            _order(backend, snapshot, question.part(j, j + 1), ids[part], scores[part], k)
-    return found.cut(k)
+    offsets, ids, scores = whole = _completed(guess, tau, found, np.diff(found.offsets), k + 1, False)
+    tied = np.flatnonzero(scores[1:] == scores[:-1])
+    owners = np.searchsorted(offsets, tied, side="right") - 1
+    for j in np.unique(owners[tied + 1 < offsets[owners + 1]]).tolist():
+        part = slice(offsets[j], offsets[j + 1])
+        _order(guess.backend, guess.snapshot, question.part(j, j + 1), ids[part], scores[part], k)
+    return whole.cut(k)
 
 
 def limited(
@@ -142,15 +165,29 @@ def _first(guess: "_Guess", keep: int, whole: bool) -> Answer:
 
     The k best are among them as real scores tell, or if `whole` as rounded ones do, with all that share the last.
     """
-    backend, question, k = guess.backend, guess.question, guess.k
     tau = guess.thresholds()
-    asked = question._replace(tau=tau, wanted=Want.SCORES)
+    asked = guess.question._replace(tau=tau, wanted=Want.SCORES)
     most = None if len(tau) == 1 else keep  # the hits of one direction are few, and sooner sorted than sifted
-    *columns, totals = map(host, asking.rows(backend, asked, True, most))
-    found = Answer(*columns)
-    enough = totals >= k
+    *columns, totals = map(host, asking.rows(guess.backend, asked, True, most))
+    return _completed(guess, tau, Answer(*columns), totals, keep, whole)
+
+
+def _ranked(guess: "_Guess", found: Any, keep: int) -> Answer:
+    """Order what was found as `_first` does."""
+    backend, threads = guess.backend, guess.question.threads
+    if found.counts.size == 1:
+        offsets, ids, scores = backend.collect(found, threads)
+        return Answer(*map(host, backend.sort_by_score(offsets, ids, scores, threads)))
+    return Answer(*map(host, backend.best(found, keep, threads, sort=True)))
+
+
+def _completed(
+    guess: "_Guess", tau: Any, found: Answer, totals: npt.NDArray[np.int64], keep: int, whole: bool
+) -> Answer:
+    """Search again where thresholds have left too few hits, of which there are `totals`; as `_first`."""
+    enough = totals >= guess.k
     if whole:
-        last = found.scores[found.offsets[:-1][enough] + k - 1]
+        last = found.scores[found.offsets[:-1][enough] + guess.k - 1]
         enough[enough] = host(tau)[enough] <= threshold_of(last)
     if enough.all():
         return found
@@ -184,7 +221,7 @@ class _Guess(NamedTuple):
         directions = question.directions
         sample = self.snapshot.sample[: ceil(SCORED * sqrt(max(self.available, self.k) / directions.shape[1]))]
         expected = self.k * len(sample) / max(self.available, 1)
-        rank = ceil(self.depth * (expected + SPARE * sqrt(expected) + 1.0))
+        rank = ceil(self.depth * (expected + self.backend.SPARE * sqrt(expected) + 1.0))
         if rank > len(sample):
             return xp.zeros(len(directions), np.float64) + question.tau
         return self.backend.guess(question, sample, rank)

@@ -1,6 +1,6 @@
 """Asking the stages: prepare the directions, search, collect, order and cut."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 from halfspace.runtime.interrupts import of_a_handler
 
-__all__ = ["Rows", "answers", "counts", "parts", "refuse", "rows", "total", "work"]
+__all__ = ["Rows", "answers", "counts", "parts", "refuse", "rows", "shaped", "total", "work"]
 
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
@@ -22,34 +22,42 @@ Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float3
 
 def rows(backend: Backend, question: Question, sort: bool, limit: int | None) -> Rows:
     """Find the hits."""
+
+    def shape(found: Any, which: slice) -> Any:
+        if limit is not None:
+            own = backend.best(found, limit, question.threads, sort)
+        else:
+            own = backend.collect(found, question.threads)
+            if sort:
+                offsets, ids, scores = own
+                own = backend.sort_by_score(offsets, ids, scores, question.threads)
+        return *own, found.counts
+
+    remedy = "" if limit is not None else ", or keep the best of each direction by limit="
+    return shaped(backend, question, shape, remedy)
+
+
+def shaped(backend: Backend, question: Question, shape: Callable[[Any, slice], Any], remedy: str = "") -> Rows:
+    """Search, and shape what is found: of a block of directions, which are these, into rows."""
     try:
-        return _rows(backend, question, sort, limit)
+        whole: Any = None
+        for which, found in parts(backend, question):
+            block = shape(found, which)
+            whole = block if whole is None else backend.joined(whole, block)
+        hits: Rows = whole
+        return hits
     except MemoryError as error:
         if of_a_handler(error):
             raise
         fewer = "lower the radius" if question.metric == Metric.L2 else "raise tau"
-        remedy = "" if limit is not None else ", or keep the best of each direction by limit="
         why = f" ({error})" if str(error) else ""
         try:
-            hits = f"the {total(backend, question._replace(wanted=Want.COUNT)):,} hits"
+            all_hits = f"the {total(backend, question._replace(wanted=Want.COUNT)):,} hits"
         except MemoryError:
-            hits = "all hits"
-        raise MemoryError(f"no memory for {hits}: {fewer}, ask count() for their number alone{remedy}{why}") from error
-
-
-def _rows(backend: Backend, question: Question, sort: bool, limit: int | None) -> Rows:
-    threads = question.threads
-    whole: Any = None
-    for found in answers(backend, question):
-        own = backend.collect(found, threads) if limit is None else backend.best(found, limit, threads, sort)
-        if sort and limit is None:
-            offsets, ids, scores = own
-            own = backend.sort_by_score(offsets, ids, scores, threads)
-        block = *own, found.counts
-        whole = block if whole is None else backend.joined(whole, block)
-    assert whole is not None
-    hits: Rows = whole
-    return hits
+            all_hits = "all hits"
+        raise MemoryError(
+            f"no memory for {all_hits}: {fewer}, ask count() for their number alone{remedy}{why}"
+        ) from error
 
 
 def total(backend: Backend, question: Question) -> int:

@@ -228,10 +228,9 @@ class Questions(Contents):
             lowest = self._loosest if tau is None else tau
             question, single = self._asked(snapshot, directions, lowest, None, within, Want.SCORES, threads)
             available = _available(snapshot, question, within)
-            found = nearest.nearest(self._backend, snapshot, question, most, available)
-            scores = as_scores(found.scores, self._metric)
-            columns = self._backend.place(found.ids, scores, found.offsets, found.offsets[1:] - found.offsets[:-1])
-            return Hits(*columns, single=single, columns=snapshot.next_id)
+            offsets, ids, values, totals = nearest.nearest(self._backend, snapshot, question, most, available)
+            scores = as_scores(values, self._metric)
+            return Hits(ids, scores, offsets, totals, single=single, columns=snapshot.next_id)
 
     def explain(self, direction: npt.ArrayLike, tau: float | None = None, *, k: int | None = None) -> Explanation:
         """Answer one query or search, with scores, and count what each stage tested, decided and read.

@@ -7,12 +7,12 @@ from halfspace.cpu.attention.attend import attend
 from halfspace.cpu.attention.cache import extend, new_cache, reframe
 from halfspace.cpu.attention.choose import attend_chosen
 from halfspace.cpu.attention.threshold import estimate
-from halfspace.cpu.collect import best, collect, edges, higher, joined, sort_by_score, without
+from halfspace.cpu.collect import best, collect, edges, higher, joined, ranked, sort_by_score, without
 from halfspace.cpu.filters.balls import enclose
 from halfspace.cpu.filters.cells import encode
 from halfspace.cpu.filters.groups import enclose_groups
 from halfspace.cpu.formats import measure, store
-from halfspace.cpu.guess import guess
+from halfspace.cpu.guess import SPARE, guess
 from halfspace.cpu.partition import partition
 from halfspace.cpu.runtime.device import (
     DEVICE,
@@ -37,6 +37,7 @@ __all__ = [
     "DEVICE",
     "MOST_HITS",
     "REMEMBERED",
+    "SPARE",
     "as_tau",
     "asarray",
     "attend",
@@ -65,6 +66,7 @@ __all__ = [
     "partition",
     "place",
     "preallocate",
+    "ranked",
     "reframe",
     "room",
     "search",

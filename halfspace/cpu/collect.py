@@ -17,7 +17,7 @@ from halfspace.cpu.runtime.jit import compiled, inlined
 from halfspace.cpu.shares import RUN, LongRow, Plan, empty, no_memory, room, runs
 from halfspace.model.arrays import offsets_of, pieces
 
-__all__ = ["best", "collect", "edges", "higher", "joined", "order_few", "sort_by_score", "without"]
+__all__ = ["best", "collect", "edges", "higher", "joined", "order_few", "ranked", "sort_by_score", "without"]
 
 SAMPLED, STRIDE = 64, 1024
 """Of so many hits in succession, so many are looked at first to tell which others cannot be among the best."""
@@ -69,6 +69,30 @@ def best(found: Any, limit: int, threads: int, sort: bool = False) -> Rows:
         rows = _gathered(counts, parts, threads)
     _order(*rows, False, threads)
     return sort_by_score(*rows, threads) if sort else rows
+
+
+def ranked(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any, Any, npt.NDArray[np.bool_]]:
+    """Return the `limit` best of each direction, best first, and where they are so many with scores of their own."""
+    if found.counts.size == 1:  # its hits are few, and sooner sorted than sifted
+        offsets, ids, scores = sort_by_score(*collect(found, threads), threads)
+        if ids.size >= limit and not (scores[1 : limit + 1] == scores[:limit][: ids.size - 1]).any():
+            offsets[1] = limit
+            return offsets, ids[:limit].copy(), scores[:limit].copy(), offsets[1:], np.ones(1, np.bool_)
+    else:
+        offsets, ids, scores = best(found, limit + 1, threads, sort=True)
+    sizes, clear = np.zeros(offsets.size - 1, np.int64), np.zeros(offsets.size - 1, np.bool_)
+    enough = np.flatnonzero(np.diff(offsets) >= limit)
+    if not enough.size:
+        return offsets_of(sizes), ids[:0], scores[:0], sizes, clear
+    sizes[enough] = limit
+    places = offsets[enough, None] + np.arange(limit + 1)
+    alone = places[:, limit] == offsets[enough + 1]  # there is none after so many
+    places[alone, limit] = 0
+    first = scores[places]
+    tied = first[:, 1:] == first[:, :-1]
+    tied[alone, limit - 1] = False
+    clear[enough] = ~tied.any(axis=1)
+    return offsets_of(sizes), ids[places[:, :limit].ravel()], first[:, :limit].ravel(), sizes, clear
 
 
 def higher(tau: npt.NDArray[np.float64], unless: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,7 +10,10 @@ from halfspace.model.formats import as_float32
 from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 
-__all__ = ["guess"]
+__all__ = ["SPARE", "guess"]
+
+SPARE = 2.0
+"""How many standard deviations deeper in the sample than the k-th best is expected a threshold is looked for."""
 
 PRODUCTS = 1 << 26
 """Multiplications that are done as one task."""

@@ -11,12 +11,12 @@ from halfspace.gpu.attention.attend import attend
 from halfspace.gpu.attention.cache import extend, new_cache, reframe
 from halfspace.gpu.attention.choose import attend_chosen
 from halfspace.gpu.attention.threshold import estimate
-from halfspace.gpu.collect import best, collect, edges, higher, joined, sort_by_score, without
+from halfspace.gpu.collect import best, collect, edges, higher, joined, ranked, sort_by_score, without
 from halfspace.gpu.filters.balls import enclose
 from halfspace.gpu.filters.cells import encode
 from halfspace.gpu.filters.groups import enclose_groups
 from halfspace.gpu.formats import measure, store
-from halfspace.gpu.guess import guess
+from halfspace.gpu.guess import SPARE, guess
 from halfspace.gpu.out import fill, may_fill, preallocate
 from halfspace.gpu.partition import partition
 from halfspace.gpu.runtime.device import (
@@ -42,6 +42,7 @@ __all__ = [
     "DEVICE",
     "MOST_HITS",
     "REMEMBERED",
+    "SPARE",
     "as_tau",
     "asarray",
     "attend",
@@ -70,6 +71,7 @@ __all__ = [
     "partition",
     "place",
     "preallocate",
+    "ranked",
     "reframe",
     "room",
     "search",

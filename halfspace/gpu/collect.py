@@ -8,16 +8,21 @@ from typing import Any
 
 import cupy as cp
 import numpy as np
+import numpy.typing as npt
 
+from halfspace.gpu.run import Buffers
 from halfspace.gpu.runtime.launch import Kernel
 from halfspace.gpu.runtime.records import ROW_THREADS, THREADS
+from halfspace.model.counters import Want
 
-__all__ = ["best", "collect", "edges", "higher", "joined", "order_by_id", "sort_by_score", "without"]
+__all__ = ["best", "collect", "edges", "higher", "joined", "order_by_id", "ranked", "sort_by_score", "without"]
 
 FEW = 1 << 16
 """Hits that are ordered by comparing each with all of its row; more are sorted."""
 BLOCKS = 1 << 13
 """Blocks that compare, about: rows are cut into parts where they are few."""
+RANKED = 2048
+"""Hits of a row that a block ranks at once; the twin of the constant in ``kernels/select.cu``."""
 LONG = 1 << 18
 """Hits of a row, in the mean, that one block looks through for the best; longer rows are sorted."""
 
@@ -25,6 +30,15 @@ _HITS = ("offsets", np.int64), ("ids", np.int64), ("scores", np.float32)
 _KEPT = ("kept_offsets", np.int64), ("kept_ids", np.int64), ("kept_scores", np.float32)
 _keep_hits = Kernel("select.cu", "keep_hits", *_HITS, ("limit", int), *_KEPT)
 _rank_hits = Kernel("select.cu", "rank_hits", *_HITS, ("ranked_ids", np.int64), ("ranked_scores", np.float32))
+
+_rank_best = Kernel(
+    "select.cu",
+    "rank_best",
+    *_HITS,
+    ("limit", int),
+    *(("best_ids", np.int64), ("best_scores", np.float32), ("best_offsets", np.int64)),
+    ("clear", int),
+)
 
 
 def collect(found: Any, threads: int) -> tuple[Any, Any, Any]:
@@ -99,6 +113,20 @@ def _kept(offsets: Any, ids: Any, scores: Any, limit: int) -> tuple[Any, Any, An
     _keep_hits((rows,), ROW_THREADS, offsets, ids, scores, limit, own_offsets, own_ids, own_scores)
     total = int(own_offsets[-1])  # some rows may have fewer
     return own_offsets, own_ids[:total], own_scores[:total]
+
+
+def ranked(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any, Any, npt.NDArray[np.bool_]]:
+    """Return the `limit` best of each direction, best first, and where they are so many with scores of their own."""
+    offsets, ids, scores = collect(found, threads)
+    rows = offsets.size - 1
+    if not rows or not limit * rows <= ids.size <= LONG * rows or limit >= RANKED:
+        none = cp.zeros(rows + 1, np.int64)
+        return none, ids[:0], scores[:0], none[:rows], np.zeros(rows, np.bool_)
+    own = Buffers.of(rows, rows * limit, Want.SCORES)  # totals lie behind the offsets
+    clear = np.frombuffer(cp.cuda.alloc_pinned_memory(rows), np.bool_, rows)  # kernels write to it
+    _rank_best((rows,), ROW_THREADS, offsets, ids, scores, limit, *own[:3], clear.ctypes.data)
+    cp.cuda.get_current_stream().synchronize()
+    return own.offsets, own.ids, own.scores, own.totals, clear
 
 
 def higher(tau: Any, unless: Any) -> Any:

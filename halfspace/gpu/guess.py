@@ -11,7 +11,11 @@ from halfspace.model.formats import as_float32
 from halfspace.model.metrics import Metric
 from halfspace.model.question import Question
 
-__all__ = ["guess"]
+__all__ = ["SPARE", "guess"]
+
+SPARE = 4.0
+"""How many standard deviations deeper in the sample than the k-th best is expected a threshold is looked for: a second
+search costs more than hits that are found in vain."""
 
 _score_at_rank = Kernel(
     "select.cu",

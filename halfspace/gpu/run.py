@@ -114,22 +114,19 @@ class Run:
             "listed": 8 * self.listed_room,
             "scores": 4 * (self.pair_room + self.listed_room),
         }
-        places: dict[str, int] = {}
-        total = 0
+        self._places: dict[str, int] = {}
+        self._room = 0
         for name, size in sizes.items():
-            places[name] = total
-            total += -(-size // ALIGNMENT) * ALIGNMENT
-        self.workspace = cp.empty(total, np.uint8)
+            self._places[name] = self._room
+            self._room += -(-size // ALIGNMENT) * ALIGNMENT
+        absent = {"counts" if self.loose else "", "" if self.tiled else "tiles"}
+        names = CALL.names or ()
+        self._addresses = [(names.index(own), place) for own, place in self._places.items() if own not in absent]
         self.work = cp.empty(WORK_SHAPE, np.uint64) if wanted == Want.EXPLAINED else None
         self._header: np.ndarray | None = None
         if status is None:  # in memory of the host that kernels write to
             self._header = np.frombuffer(cp.cuda.alloc_pinned_memory(HEADER.itemsize), np.uint64, 4)
-        base, self._places = self.workspace.data.ptr, places
-        values = dict.fromkeys(CALL.names or (), 0)
-        values |= {name: base + place for name, place in places.items()}
-        if self.loose:
-            values["counts"] = 0
-        values["tiles"] = base + places["tiles"] if self.tiled else 0
+        values = dict.fromkeys(names, 0)
         values |= {"count": count, "batch": self.batch, "dim": dim, "wanted": self.wanted, "stride": stride}
         values |= {"segments": uploaded.records.data.ptr, "owners": uploaded.owners.data.ptr}
         values |= {"segment_count": segments, "chunks": uploaded.chunks}
@@ -138,10 +135,20 @@ class Run:
         values["work"] = 0 if self.work is None else self.work.data.ptr
         self.call = np.array([tuple(values.values())], CALL)
         self._fields, self._floats = self.call.view(np.int64), self.call.view(np.float64)  # every field has 8 bytes
+        self.workspace: Any = None
+        self.take_room()
         self._launches = list(self._bound(uploaded))
         self._counting = list(self._bound_counting(uploaded))
         self._fill = self._bound_fill(uploaded)
         self.keepalive: list[Any] = []  # what the last launches read and wrote besides
+
+    def take_room(self) -> None:
+        """Take the memory between the kernels, if it was let go: whoever keeps a run may set `workspace` to None."""
+        if self.workspace is None:
+            self.workspace = cp.empty(self._room, np.uint8)
+            base = self.workspace.data.ptr
+            for field, place in self._addresses:
+                self._fields[field] = base + place
 
     def ask(self, question: Question) -> None:
         """Say what is asked, by a question of the same shape; whoever asks keeps its arrays."""

@@ -19,7 +19,7 @@ from halfspace.model.table import Table
 
 __all__ = ["MOST_HITS", "Answer", "room", "search"]
 
-WORKSPACE = 1 << 29
+WORKSPACE = 1 << 30
 """Bytes that prepared directions, and bits for their hits, may take at once: a batch is cut to fit."""
 MOST_HITS = 1 << 25
 """Candidates or hits that a batch may hold on their way into the answer: it is cut again where there are more."""
@@ -32,7 +32,7 @@ SPARE_SHAPES = 8
 SPARE_HITS = 1 << 16
 """Hits for which an answer may hold more memory than it needs."""
 SPARE_BYTES = 1 << 26
-"""Memory up to which a run is kept for the next question."""
+"""Memory up to which a run is kept for the next question; larger ones are kept without theirs."""
 
 
 @dataclass
@@ -119,8 +119,7 @@ def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: i
         run.fill(buffers)
         cp.cuda.get_current_stream().synchronize()  # what it reads may serve another stream next
     answer = _answer(uploaded, hits, buffers, run.worked())
-    if run.workspace.nbytes <= SPARE_BYTES:
-        _keep(uploaded, run)
+    _keep(uploaded, run)
     return answer
 
 
@@ -144,6 +143,7 @@ def _run_for(uploaded: Uploaded, question: Question, rooms: int) -> Run:
     try:
         run: Run = spare.pop()
         if rooms <= run.pair_room <= 8 * rooms:
+            run.take_room()
             return run
     except IndexError:
         pass
@@ -152,6 +152,8 @@ def _run_for(uploaded: Uploaded, question: Question, rooms: int) -> Run:
 
 def _keep(uploaded: Uploaded, run: Run) -> None:
     """Keep a run for the next question of its shape; many shapes are not kept."""
+    if run.workspace.nbytes > SPARE_BYTES:
+        run.workspace = None
     if len(uploaded.spare) > SPARE_SHAPES:
         uploaded.spare.clear()
     uploaded.spare.setdefault((run.count, run.asked), []).append(run)

@@ -4,6 +4,9 @@
 #include "runtime/records.cuh"
 
 #define ROW_THREADS 1024  // threads of a block that goes through a row alone
+#define RANKED 2048  // hits that such a block ranks at once
+#define FEW 256       // hits that it ranks without looking for the best first: comparisons are the square of their number
+#define DIGITS 256    // values of a digit; a block has as many threads, or more
 #define AHEAD 4    // scores that a thread reads before it looks at them
 #define SIGN 0x80000000u
 
@@ -27,12 +30,14 @@ struct Cut {
 
 // Find the score that `rank` of so many reach, digit by digit from the highest: how many have which. All threads get it.
 __device__ Cut cut_at(const float* scores, long long size, long long rank) {
-    __shared__ int counts[256];
+    __shared__ int counts[DIGITS];
+    __shared__ int sums[DIGITS / WARP];
     __shared__ Cut cut;
     if (threadIdx.x == 0) cut = {0u, (int)rank};
     for (int shift = 24; shift >= 0; shift -= 8) {
-        for (int digit = threadIdx.x; digit < 256; digit += blockDim.x) counts[digit] = 0;
+        for (int digit = threadIdx.x; digit < DIGITS; digit += blockDim.x) counts[digit] = 0;
         __syncthreads();
+        const Cut before = cut;
         const unsigned above = shift == 24 ? 0u : ~0u << (shift + 8);
         for (long long first = threadIdx.x; first < size; first += AHEAD * blockDim.x) {
             unsigned orders[AHEAD];
@@ -43,14 +48,21 @@ __device__ Cut cut_at(const float* scores, long long size, long long rank) {
             }
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
-                if (orders[k] != 0 && (orders[k] & above) == cut.order) atomicAdd(&counts[orders[k] >> shift & 255], 1);
+                if (orders[k] != 0 && (orders[k] & above) == before.order)
+                    atomicAdd(&counts[orders[k] >> shift & (DIGITS - 1)], 1);
             }
         }
         __syncthreads();
-        if (threadIdx.x == 0) {
-            int digit = 255;
-            for (; digit > 0 && counts[digit] < cut.ties; digit--) cut.ties -= counts[digit];
-            cut.order |= (unsigned)digit << shift;
+        // the first threads take a digit each, from the highest: with which of them are there as many as are wanted?
+        const int digit = DIGITS - 1 - (int)threadIdx.x;
+        const int own = digit >= 0 ? counts[digit] : 0;
+        int upto = warp_prefix(own);
+        if (digit >= 0 && lane_number() == WARP - 1) sums[threadIdx.x / WARP] = upto;
+        __syncthreads();
+        if (digit >= 0) {
+            for (int warp = 0; warp < threadIdx.x / WARP; warp++) upto += sums[warp];
+            if ((upto >= before.ties || digit == 0) && upto - own < before.ties)
+                cut = {before.order | (unsigned)digit << shift, before.ties - (upto - own)};
         }
         __syncthreads();
     }
@@ -98,6 +110,25 @@ __device__ int yes_before(bool yes, int& all) {
     return before;
 }
 
+// Go, by a block, through those of so many scores that a cut keeps, in order of places; returns how many there are.
+// put : gets the number of each among them, its place and its integer
+template <class Put>
+__device__ int each_kept(const float* scores, long long size, Cut cut, Put put) {
+    int ties = 0, count = 0;
+    for (long long base = 0; base < size; base += blockDim.x) {
+        const long long i = base + threadIdx.x;
+        const unsigned order = i < size ? order_of(scores[i]) : 0u;
+        int tied, kept;
+        const int earlier = ties + yes_before(order == cut.order && order != 0, tied);
+        const bool keep = order > cut.order || (order == cut.order && order != 0 && earlier < cut.ties);
+        const int place = count + yes_before(keep, kept);
+        if (keep) put(place, i, order);
+        ties += tied;
+        count += kept;
+    }
+    return count;
+}
+
 // Keep of each row the `limit` hits with the largest scores, the first of those that share the last; places stay in
 // order. One row a block.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) keep_hits(
@@ -105,28 +136,58 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) keep_hits(
     long long* kept_ids, float* kept_scores
 ) {
     const long long row = blockIdx.x, first = offsets[row], size = offsets[row + 1] - first;
-    long long out = kept_before(offsets, row, limit);
+    const long long out = kept_before(offsets, row, limit);
     if (threadIdx.x == 0) {
         if (row == 0) kept_offsets[0] = 0;
         kept_offsets[row + 1] = out + min(size, limit);
     }
     if (limit == 0) return;
     const Cut cut = size > limit ? cut_at(scores + first, size, limit) : Cut{0u, 0};
-    int ties = 0;
-    for (long long base = 0; base < size; base += blockDim.x) {
-        const long long i = first + base + threadIdx.x;
-        const unsigned order = base + threadIdx.x < size ? order_of(scores[i]) : 0u;
-        int tied, kept;
-        const int earlier = ties + yes_before(order == cut.order && order != 0, tied);
-        const bool keep = order > cut.order || (order == cut.order && order != 0 && earlier < cut.ties);
-        const long long place = out + yes_before(keep, kept);
-        if (keep) {
-            kept_ids[place] = ids[i];
-            kept_scores[place] = scores[i];
-        }
-        ties += tied;
-        out += kept;
+    each_kept(scores + first, size, cut, [&](int place, long long i, unsigned) {
+        kept_ids[out + place] = ids[first + i];
+        kept_scores[out + place] = scores[first + i];
+    });
+}
+
+// Of each row, put the `limit` hits with the largest scores by descending score: places (rows, limit). It is clear that this
+// is their order by real scores if there are so many, and no two of the best limit + 1, which are at most RANKED, share a
+// score. One row a block. Behind the offsets are the numbers of the rows.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) rank_best(
+    const long long* offsets, const long long* ids, const float* scores, long long limit, long long* best_ids,
+    float* best_scores, long long* best_offsets, bool* clear
+) {
+    __shared__ unsigned orders[RANKED];
+    __shared__ int places[RANKED];
+    const long long row = blockIdx.x, first = offsets[row], size = offsets[row + 1] - first;
+    if (threadIdx.x == 0) {
+        if (row == 0) best_offsets[0] = 0;
+        best_offsets[row + 1] = (row + 1) * limit;
+        best_offsets[gridDim.x + 1 + row] = limit;
+        if (size < limit) clear[row] = false;
     }
+    if (size < limit) return;
+    const int wanted = (int)min(size, limit + 1);
+    const Cut cut = size > max(wanted, FEW) ? cut_at(scores + first, size, wanted) : Cut{0u, 0};
+    const int count = each_kept(scores + first, size, cut, [&](int place, long long i, unsigned order) {
+        orders[place] = order;
+        places[place] = (int)i;
+    });
+    __syncthreads();
+    bool tied = false;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        int before = 0, equal = 0;  // those that are better, and those that are as good and come before
+        for (int other = 0; other < count; other++) {
+            before += orders[other] > orders[i];
+            equal += orders[other] == orders[i] && other < i;
+        }
+        const int rank = before + equal;
+        tied |= equal > 0 && rank <= limit;
+        if (rank >= limit) continue;
+        best_ids[row * limit + rank] = ids[first + places[i]];
+        best_scores[row * limit + rank] = scores[first + places[i]];
+    }
+    tied = __syncthreads_or(tied);
+    if (threadIdx.x == 0) clear[row] = !tied;
 }
 
 // Put the hits of each row by descending score, and then by place. Each finds its place by comparing itself with all of

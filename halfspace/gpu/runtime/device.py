@@ -60,9 +60,12 @@ class On:
         self._before = threading.local()
 
     def __enter__(self) -> None:
-        stack = self._before.__dict__.setdefault("stack", [])
-        stack.append(cp.cuda.runtime.getDevice())
-        if stack[-1] != self.number:
+        current = cp.cuda.runtime.getDevice()
+        try:
+            self._before.stack.append(current)
+        except AttributeError:  # the first time in this thread
+            self._before.stack = [current]
+        if current != self.number:
             cp.cuda.runtime.setDevice(self.number)
 
     def __exit__(self, *exception: object) -> None:

@@ -129,7 +129,7 @@ class Kernel:
     def __init__(self, file: str, name: str, *parameters: tuple[Any, ...], options: tuple[str, ...] = ()) -> None:
         self._file, self._name, self._options = file, name, options
         self._parameters = [
-            (own, kind if kind in (int, float, STORED) else np.dtype(kind), len(optional) == 1)
+            (own, kind if kind in (int, float) or kind is STORED else np.dtype(kind), len(optional) == 1)
             for own, kind, *optional in parameters
         ]
         self._functions: dict[tuple[int, int, int | None, int], Any] = {}
@@ -211,7 +211,7 @@ class Kernel:
         """Check an argument, and bring it into the form that CuPy passes on as it is declared."""
         if kind is int or kind is float:
             return kind(argument)
-        if kind == STORED:
+        if kind is STORED:  # NumPy takes long to find that a dtype is no such name
             kind = list(FORMAT_NUMBERS)[format]
         elif kind.names is not None:
             if argument.dtype is not kind or argument.size != 1:
@@ -223,6 +223,6 @@ class Kernel:
             raise TypeError(f"{self._name}: {name} must be a device array of {kind}, got {argument!r:.80}")
         if not argument.flags.c_contiguous:
             raise ValueError(f"{self._name}: {name} must be contiguous, got strides {argument.strides}")
-        if argument.device.id != device:
-            raise ValueError(f"{self._name}: {name} is on GPU {argument.device.id}, the current one is {device}")
+        if (own := argument.data.device_id) != device:
+            raise ValueError(f"{self._name}: {name} is on GPU {own}, the current one is {device}")
         return argument

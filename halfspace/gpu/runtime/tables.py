@@ -22,7 +22,12 @@ FEW = 1 << 12
 SHARE = 128
 """Room for candidates, until one knows better: one row in so many."""
 FADING = 0.9
-"""What the number of candidates that one question had counts for at the next."""
+"""What the number of candidates that one question had counts for at the next, where that has far fewer."""
+FAR = 0.5
+"""Far fewer: less than this share."""
+
+SHAPES = 64
+"""Shapes of questions of which guesses are kept."""
 
 
 class Part(NamedTuple):
@@ -48,6 +53,7 @@ class Uploaded:
     shared: int  # bytes of shared memory that a block may have
     warp_groups: bool  # whether there are instructions of those
     seen: dict[int, tuple[float, float]] = field(default_factory=dict)  # by what was wanted: see `expected`
+    guesses: dict[tuple[int, int, int], tuple[int, int]] = field(default_factory=dict)  # what `expected` has returned
     spare: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # runs that nobody uses, by their shape
     rooms: dict[tuple[int, bool], int] = field(default_factory=dict)  # see `halfspace.gpu.search.room`
 
@@ -63,15 +69,25 @@ class Uploaded:
 
     def expected(self, count: int, wanted: int, most: int) -> tuple[int, int]:
         """Guess how many candidates, and how many hits, there will be for so many directions."""
+        if (known := self.guesses.get((count, wanted, most))) is not None:
+            return known
         candidates, hits = self.seen.get(wanted, (1 / SHARE, 1 / SHARE))
         pairs = 1.25 * count * self.rows
-        return max(FEW, min(most, int(pairs * candidates))), max(FEW, min(most, int(pairs * hits)))
+        guess = max(FEW, min(most, int(pairs * candidates))), max(FEW, min(most, int(pairs * hits)))
+        if len(self.guesses) > SHAPES:
+            self.guesses.clear()
+        self.guesses[count, wanted, most] = guess
+        return guess
 
     def remember(self, count: int, wanted: int, candidates: int, hits: int) -> None:
         """Note how many there were; what was before fades slowly, since searching twice costs more than memory."""
         pairs = max(1, count * self.rows)
         before = self.seen.get(wanted, (0.0, 0.0))
-        self.seen[wanted] = max(candidates / pairs, FADING * before[0]), max(hits / pairs, FADING * before[1])
+        now = candidates / pairs, hits / pairs
+        if FAR * before[0] <= now[0] <= before[0] and FAR * before[1] <= now[1] <= before[1]:
+            return
+        self.seen[wanted] = max(now[0], FADING * before[0]), max(now[1], FADING * before[1])
+        self.guesses.clear()
 
 
 def upload(table: Table) -> Uploaded:
