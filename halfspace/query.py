@@ -107,9 +107,9 @@ def parts(backend: Backend, question: Question) -> Iterator[tuple[slice, Any]]:
     count, dim = question.directions.shape
     room = size = backend.room(question.table, dim, question.loose and question.unless is None)
     first = 0
-    while first < max(count, 1):
-        whole = first == 0 and count <= size
-        asked = question if whole else question.part(first, first + size)
+    while True:
+        last = first + size
+        asked = question if first == 0 and last >= count else question.part(first, last)
         found, held = (backend.search(asked), None) if asked.unless is None else _band(backend, asked)
         if found.state:
             if found.state == State.NOT_FINITE:
@@ -117,9 +117,11 @@ def parts(backend: Backend, question: Question) -> Iterator[tuple[slice, Any]]:
                 raise ValueError("directions have changed while they were asked for")
             size = max(1, min(size, count - first) // 4)
             continue
-        yield slice(first, first + size), found
-        first += size
-        if first < count and size < room:
+        yield slice(first, last), found
+        first = last
+        if first >= count:
+            return
+        if size < room:
             size = min(room, 2 * size, max(1, size * backend.MOST_HITS // (2 * max(1, held or found.hits))))
 
 

@@ -3,7 +3,6 @@
 Signatures are those of `halfspace.cpu.collect`; the number of threads is not looked at.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import cupy as cp
@@ -148,9 +147,8 @@ def without(found: Any, beyond: Any, threads: int) -> Any:
         kept = cp.flatnonzero(others[at] != own)
         ids, scores = ids[kept], scores[kept] if scores.size else scores
     offsets = cp.concatenate([found.offsets[:1], cp.cumsum(counts)])
-    return replace(
-        found, hits=found.hits - beyond.hits, counts=counts, offsets=offsets, ids=ids, scores=scores, work=work
-    )
+    rest = {"hits": found.hits - beyond.hits, "counts": counts, "offsets": offsets}
+    return found._replace(**rest, ids=ids, scores=scores, work=work)
 
 
 def joined(whole: tuple[Any, ...], block: tuple[Any, ...]) -> tuple[Any, ...]:

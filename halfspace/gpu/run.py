@@ -60,6 +60,12 @@ FILLING = 16
 """Blocks of a multiprocessor that write out hits, at most; each tells when it is done."""
 
 
+GLANCES = 128
+"""How often the host looks for the number of hits, some 0.1 ms in all, before it waits for the stream."""
+UNKNOWN = 2**64 - 2
+"""What is in the header until the GPU has written it: no number of hits, and of no direction."""
+
+
 class Buffers(NamedTuple):
     """Room for an answer."""
 
@@ -154,6 +160,8 @@ class Run:
         """Say what is asked, by a question of the same shape; whoever asks keeps its arrays."""
         directions: Any = question.directions
         tau = question.tau
+        if self._header is not None:
+            self._header.fill(UNKNOWN)
         self._fields[_DIRECTIONS] = directions.data.ptr
         self._fields[_WITHOUT_SIGN] = question.as_users
         if self.work is not None:
@@ -229,10 +237,21 @@ class Run:
         return _fill_ids.bind((max(1, blocks),), THREADS, self.call, overlap=True)
 
     def status(self) -> list[int]:
-        """Wait, and return the header: candidates, hits listed, hits, and the lowest direction without an answer."""
+        """Wait until the hits are counted, and return the header; they may still be being written out.
+
+        These are candidates, hits listed, hits, and the lowest direction without an answer.
+        """
         assert self._header is not None
-        cp.cuda.get_current_stream().synchronize()
-        numbers: list[int] = self._header.tolist()
+        stream = cp.cuda.get_current_stream()
+        for _ in range(GLANCES):
+            numbers: list[int] = self._header.tolist()
+            if UNKNOWN not in numbers:
+                return numbers
+            if stream.done:  # other threads run meanwhile
+                break
+        else:
+            stream.synchronize()
+        numbers = self._header.tolist()
         return numbers
 
     def worked(self) -> npt.NDArray[np.int64] | None:

@@ -1,11 +1,10 @@
 """Searching all segments: prepare the directions, filter, verify; count the hits, tell the host, and write them out.
 
-The host waits once, for the number of hits; what is written after that is ordered by the stream. An answer that goes
+The host waits for the number of hits, and makes an answer of so many while they are written out. An answer that goes
 into a `Hits` made before (`fill`) is not waited for at all.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy as cp
 import numpy as np
@@ -35,8 +34,7 @@ SPARE_BYTES = 1 << 26
 """Memory up to which a run is kept for the next question; larger ones are kept without theirs."""
 
 
-@dataclass
-class Answer:
+class Answer(NamedTuple):
     """What a search found, and what it did."""
 
     state: int
@@ -75,7 +73,7 @@ def search(question: Question) -> Answer:
     rooms, expected = uploaded.expected(count, wanted, question.most)
     while True:
         try:
-            found = _search_once(uploaded, question, rooms, expected)
+            found = _search_once(uploaded, question, (count, wanted), rooms, expected)
         except cp.cuda.memory.OutOfMemoryError as error:
             if uploaded.spare:
                 uploaded.spare.clear()
@@ -90,37 +88,48 @@ def search(question: Question) -> Answer:
         rooms, expected = max(rooms, found[0]), max(expected, found[1])
 
 
-def _search_once(uploaded: Uploaded, question: Question, rooms: int, expected: int) -> Answer | tuple[int, int]:
-    """Search with room for so many candidates and hits; returns the answer, or for how many there must be room."""
-    count, wanted = len(question.directions), int(question.wanted)
-    run = _run_for(uploaded, question, rooms)
+def _search_once(
+    uploaded: Uploaded, question: Question, shape: tuple[int, int], rooms: int, expected: int
+) -> Answer | list[int]:
+    """Search with room for so many candidates and hits; returns the answer, or for how many there must be room.
+
+    shape : how many directions there are, and what is wanted
+    """
+    run = _run_for(uploaded, question, shape, rooms)
     run.ask(question)
     try:
         run.launch()
-        buffers = Buffers.of(0, 0, run.wanted) if run.loose else Buffers.of(count, expected, run.wanted)
+        buffers = Buffers.of(0, 0, run.wanted) if run.loose else Buffers.of(shape[0], expected, run.wanted)
         run.answer_into(buffers)
-        pairs, listed, hits, bad = run.status()
+        found = _counted(uploaded, question, run, buffers)  # while hits are written out
+        cp.cuda.get_current_stream().synchronize()
     except BaseException:  # an interrupt, say: kernels still write to what would be free
         cp.cuda.get_current_stream().synchronize()
         raise
+    if isinstance(found, Answer) and not found.state and not run.loose:
+        _keep(uploaded, run)
+    return found
+
+
+def _counted(uploaded: Uploaded, question: Question, run: Run, buffers: Buffers) -> Answer | list[int]:
+    """Wait until the hits are counted; returns the answer, which is being written, or for how many there must be room."""
+    count, wanted = run.count, run.asked
+    pairs, listed, hits, bad = run.status()
     if bad < count:
         return Answer(State.NOT_FINITE, 0)
     candidates = max(pairs, listed)
     if count > 1 and max(candidates, hits if wanted != Want.COUNT else 0) > question.most:
         return Answer(State.OVERFULL, 0)
     if candidates > run.pair_room:
-        return candidates, hits
+        return [candidates, hits]
     uploaded.remember(count, wanted, candidates, hits)
     if run.loose:
         return Answer(State.DONE, listed, listed=run)
-    if hits > expected and wanted != Want.COUNT:
+    if hits > buffers.ids.size and wanted != Want.COUNT:
         again = Buffers.of(count, hits, run.wanted)
         buffers = again._replace(offsets=buffers.offsets, totals=buffers.totals)
         run.fill(buffers)
-        cp.cuda.get_current_stream().synchronize()  # what it reads may serve another stream next
-    answer = _answer(uploaded, hits, buffers, run.worked())
-    _keep(uploaded, run)
-    return answer
+    return _answer(uploaded, hits, buffers, run.worked())
 
 
 def _answer(uploaded: Uploaded, hits: int, buffers: Buffers, work: Any) -> Answer:
@@ -136,10 +145,9 @@ def _answer(uploaded: Uploaded, hits: int, buffers: Buffers, work: Any) -> Answe
     return Answer(State.DONE, hits, totals, offsets, ids, scores, work)
 
 
-def _run_for(uploaded: Uploaded, question: Question, rooms: int) -> Run:
+def _run_for(uploaded: Uploaded, question: Question, shape: tuple[int, int], rooms: int) -> Run:
     """Take a run of that shape that nobody uses, or make one."""
-    count, wanted = len(question.directions), int(question.wanted)
-    spare = [] if question.loose else uploaded.spare.get((count, wanted), [])  # none is loose
+    spare = [] if question.loose else uploaded.spare.get(shape, [])  # none is loose
     try:
         run: Run = spare.pop()
         if rooms <= run.pair_room <= 8 * rooms:
@@ -147,7 +155,7 @@ def _run_for(uploaded: Uploaded, question: Question, rooms: int) -> Run:
             return run
     except IndexError:
         pass
-    return Run(uploaded, question, rooms, wanted)
+    return Run(uploaded, question, rooms, shape[1])
 
 
 def _keep(uploaded: Uploaded, run: Run) -> None:

@@ -31,23 +31,40 @@ __device__ void over_block(double (&sums)[SUMS], double (&maxima)[MAXIMA], doubl
         for (int warp = 0; warp < THREADS / WARP; warp++) maxima[k] = fmax(maxima[k], room[warp][MOST + k]);
 }
 
-// Measure a direction; all threads get its plan.
-__device__ Plan measure(const Call& call, const float* direction, double tau, double (*room)[2 * MOST]) {
-    double squares[1] = {0.0}, maxima[2] = {-1000.0, 0.0};  // minus the lowest exponent; whether anything is not finite
+// What of a direction is coded: q, or q - m where distances are asked.
+__device__ __forceinline__ double component(const Segment& segment, const float* direction, long long j) {
+    const double value = exact64(direction[j]);
+    return METRIC == L2 ? value - exact64(segment.centre[j]) : value;
+}
+
+// Measure a direction, and what of it is coded where a segment's frame is given; all threads get its plan.
+// largest : of what is coded
+__device__ Plan measure(const Call& call, const Segment* frame, const float* direction, double tau,
+                        double (*room)[2 * MOST], Seen& seen, double& largest) {
+    double sums[3] = {0.0, 0.0, 0.0};           // of squares; seen
+    double maxima[3] = {-1000.0, 0.0, 0.0};     // minus the lowest exponent; whether anything is not finite; largest
     for (long long j = threadIdx.x; j < call.dim; j += THREADS) {
-        const double value = exact64(direction[j]);
-        squares[0] += value * value;
+        const double number = exact64(direction[j]);
+        sums[0] += number * number;
         maxima[0] = fmax(maxima[0], -(double)lowest_exponent(direction[j]));
         if ((__float_as_uint(direction[j]) & 0x7f800000u) == 0x7f800000u) maxima[1] = 1.0;
+        if (frame == nullptr) continue;
+        const double value = component(*frame, direction, j), centre = exact64(frame->centre[j]);
+        const double weight = frame->weights == nullptr ? 1.0 : (double)frame->weights[j];
+        maxima[2] = fmax(maxima[2], fabs(value * weight));
+        sums[1] += value * centre;
+        sums[2] += METRIC == L2 ? value * value : centre * centre;
     }
-    over_block(squares, maxima, room);
+    over_block(sums, maxima, room);
+    seen = {sums[1], sums[2]};
+    largest = maxima[2];
     Plan plan;
-    plan.norm = norm_bound(squares[0], call.dim);
+    plan.norm = norm_bound(sums[0], call.dim);
     plan.grain = grain_of((int)-maxima[0]);
     plan.slope = dot_slope(call.dim, plan.norm);
     plan.intercept = dot_intercept(call.dim, plan.norm);
     plan.tau = reachable(tau);
-    plan.bad = maxima[1] != 0.0 || (METRIC == COSINE && squares[0] == 0.0) ? 1.0 : tau != tau ? 2.0 : 0.0;
+    plan.bad = maxima[1] != 0.0 || (METRIC == COSINE && sums[0] == 0.0) ? 1.0 : tau != tau ? 2.0 : 0.0;
     return plan;
 }
 
@@ -78,15 +95,9 @@ __device__ void glance_of(View& view, double unit, double most) {
     view.lifts[2] = Lift{less32(view.lift_below), 0.0f};
 }
 
-// What of a direction is coded: q, or q - m where distances are asked.
-__device__ __forceinline__ double component(const Segment& segment, const float* direction, long long j) {
-    const double value = exact64(direction[j]);
-    return METRIC == L2 ? value - exact64(segment.centre[j]) : value;
-}
-
-// Code a direction in a segment's frame, as number `at` of all views. The first thread fills in the view.
-__device__ void look(const Call& call, const Segment& segment, const float* direction, const Plan& plan, long long at,
-                     double (*room)[2 * MOST]) {
+// Code a direction, of which a pass has seen this, in a segment's frame, as number `at` of all views.
+__device__ void look(const Call& call, const Segment& segment, const float* direction, const Plan& plan, const Seen& seen,
+                     double largest, long long at, double (*room)[2 * MOST]) {
     const long long dim = call.dim;
     signed char* digits = call.digits + 2 * call.stride * at;
     signed char* tile = nullptr;
@@ -96,16 +107,7 @@ __device__ void look(const Call& call, const Segment& segment, const float* dire
         tile = call.tiles + first_slab(call, at % call.segment_count, k / call.batch, own / COLUMNS) * SLAB;
         column = (int)(own % COLUMNS);
     }
-    double seen[2] = {0.0, 0.0}, largest[1] = {0.0};  // what a Seen has
-    for (long long j = threadIdx.x; j < dim; j += THREADS) {
-        const double value = component(segment, direction, j), centre = exact64(segment.centre[j]);
-        const double weight = segment.weights == nullptr ? 1.0 : (double)segment.weights[j];
-        largest[0] = fmax(largest[0], fabs(value * weight));
-        seen[0] += value * centre;
-        seen[1] += METRIC == L2 ? value * value : centre * centre;
-    }
-    over_block(seen, largest, room);
-    const double unit = digit_unit(largest[0]);
+    const double unit = digit_unit(largest);
     const double inverse = 1.0 / unit;  // exact: a power of two
     double coded[4] = {0.0, 0.0, 0.0, 0.0};  // squares of what coding leaves, in two digits and in one; sums of digits
     for (long long j = threadIdx.x; j < call.stride; j += THREADS) {
@@ -128,25 +130,42 @@ __device__ void look(const Call& call, const Segment& segment, const float* dire
     if (tile != nullptr)  // slabs are multiplied whole
         for (long long j = call.stride + threadIdx.x; j < slabs_of(call) * DEPTH; j += THREADS)
             tile[j / DEPTH * SLAB + swizzled(column, (int)(j % DEPTH))] = 0;
-    over_block(coded, largest, room);
-    if (threadIdx.x != 0) return;
+    double none[1] = {0.0};
+    over_block(coded, none, room);
     const double rest = norm_bound(coded[0], dim), coarse = norm_bound(coded[1], dim);
     const double high_span = segment.kind == CELLS ? segment.high_span : 128.0 * sqrt((double)dim);
     const double low_span = segment.kind == CELLS ? segment.low_span : high_span;
-    const double norm = METRIC == L2 ? norm_bound(seen[1], dim) : plan.norm;
+    const double norm = METRIC == L2 ? norm_bound(seen.squares, dim) : plan.norm;
+    // three threads of different warps fill in the view, each a part
+    const int part = threadIdx.x % WARP == 0 ? (int)(threadIdx.x / WARP) : THREADS;
     View own = {};
-    own.norm = norm;
-    see(segment, plan, Seen{seen[0], seen[1]}, dim, own);
-    own.unit = unit;
-    own.digit_sum = coded[2];
-    own.high_slack = reach(unit, rest, norm, high_span, dim);
-    own.low_slack = reach(unit, rest, norm, low_span, dim);
+    if (part < 3) {
+        own.norm = norm;
+        see(segment, plan, seen, dim, own);
+        own.unit = unit;
+        own.digit_sum = coded[2];
+        own.high_slack = reach(unit, rest, norm, high_span, dim);
+        own.low_slack = reach(unit, rest, norm, low_span, dim);
+    }
     // the same, solved for the integer product of whole codes: with both digits, and with the high ones alone
-    const double whole = 256.0 * unit, coarse_slack = reach(whole, coarse, norm, low_span, dim);
-    level_of(own, 0, unit, own.low_slack, 256.0 * coded[3] + 128.0 * dim, dim);
-    level_of(own, 1, whole, coarse_slack, coded[3], dim);
-    if (segment.kind == CELLS) glance_of(own, 16.0 * unit, 15.0 * (256.0 * coded[3] + 128.0 * dim));
-    call.views[at] = own;
+    if (part == 0) {
+        level_of(own, 0, unit, own.low_slack, 256.0 * coded[3] + 128.0 * dim, dim);
+        call.views[at] = own;
+    } else if (part == 1) {
+        const double whole = 256.0 * unit;
+        level_of(own, 1, whole, reach(whole, coarse, norm, low_span, dim), coded[3], dim);
+    } else if (part == 2 && segment.kind == CELLS) {
+        glance_of(own, 16.0 * unit, 15.0 * (256.0 * coded[3] + 128.0 * dim));
+    }
+    __syncthreads();
+    View& view = call.views[at];
+    if (part == 1) {
+        view.levels[1] = own.levels[1];
+        view.lifts[1] = own.lifts[1];
+    } else if (part == 2) {
+        view.glance = own.glance;
+        view.lifts[2] = own.lifts[2];
+    }
 }
 
 // Prepare all directions, and clear what a search counts in.
@@ -167,10 +186,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) prepare(Call call) {
     if (which >= call.segment_count) return;
     for (long long k = blockIdx.y; k < call.count; k += gridDim.y) {
         const float* direction = call.directions + k * call.dim;
-        const Plan plan = measure(call, direction, call.tau == nullptr ? call.one_tau : call.tau[k], room);
-        if (which == 0 && threadIdx.x == 0) call.plans[k] = plan;
         const Segment& segment = call.segments[k / call.batch * call.segment_count + which];
-        if (plan.bad != 0.0 || (segment.kind != CELLS && segment.kind != GROUPS)) continue;
-        look(call, segment, direction, plan, k * call.segment_count + which, room);
+        const bool coded = segment.kind == CELLS || segment.kind == GROUPS;
+        Seen seen;
+        double largest;
+        const double tau = call.tau == nullptr ? call.one_tau : call.tau[k];
+        const Plan plan = measure(call, coded ? &segment : nullptr, direction, tau, room, seen, largest);
+        if (which == 0 && threadIdx.x == 0) call.plans[k] = plan;
+        if (plan.bad != 0.0 || !coded) continue;
+        look(call, segment, direction, plan, seen, largest, k * call.segment_count + which, room);
     }
 }
