@@ -60,10 +60,12 @@ FILLING = 16
 """Blocks of a multiprocessor that write out hits, at most; each tells when it is done."""
 
 
-GLANCES = 128
-"""How often the host looks for the number of hits, some 0.1 ms in all, before it waits for the stream."""
-UNKNOWN = 2**64 - 2
-"""What is in the header until the GPU has written it: no number of hits, and of no direction."""
+SPARE_BYTES = 1 << 26
+"""Memory up to which a run that is kept for the next question keeps its own; of larger ones it is let go."""
+GLANCES = 512
+"""How often the host looks for the number of hits, some 0.3 ms in all, before it waits for the stream."""
+
+UNKNOWN = 2**64 - 2  # what is in the header until the GPU has written it: no number of hits, and of no direction
 
 
 class Buffers(NamedTuple):
@@ -96,7 +98,7 @@ class Run:
 
     def __init__(self, uploaded: Uploaded, question: Question, rooms: int, wanted: int, status: Any = None) -> None:
         like, (count, dim) = question.like, question.directions.shape
-        self.count, self.dim = count, dim
+        self.count, self.dim, self.shape = count, dim, (count, wanted)
         self.format, self.metric, self.itemsize = format_of(like.dtype), int(question.metric), like.dtype.itemsize
         self.variant: dict[str, Any] = {"format": self.format, "metric": self.metric}  # of kernels that know of both
         self.asked, self.wanted, self.batch = wanted, min(int(wanted), int(Want.SCORES)), count // uploaded.spaces
@@ -127,6 +129,7 @@ class Run:
             self._room += -(-size // ALIGNMENT) * ALIGNMENT
         absent = {"counts" if self.loose else "", "" if self.tiled else "tiles"}
         names = CALL.names or ()
+        self.large = self._room > SPARE_BYTES
         self._addresses = [(names.index(own), place) for own, place in self._places.items() if own not in absent]
         self.work = cp.empty(WORK_SHAPE, np.uint64) if wanted == Want.EXPLAINED else None
         self._header: np.ndarray | None = None
@@ -160,8 +163,6 @@ class Run:
         """Say what is asked, by a question of the same shape; whoever asks keeps its arrays."""
         directions: Any = question.directions
         tau = question.tau
-        if self._header is not None:
-            self._header.fill(UNKNOWN)
         self._fields[_DIRECTIONS] = directions.data.ptr
         self._fields[_WITHOUT_SIGN] = question.as_users
         if self.work is not None:
@@ -177,6 +178,8 @@ class Run:
 
     def answer_into(self, buffers: Buffers) -> None:
         """Launch what counts the hits, tells, and writes them out; what there is no room for is left out."""
+        if self._header is not None:
+            self._header.fill(UNKNOWN)
         self._say_where(buffers)
         for launch in self._counting:
             launch()
@@ -251,8 +254,8 @@ class Run:
                 break
         else:
             stream.synchronize()
-        numbers = self._header.tolist()
-        return numbers
+        written: list[int] = self._header.tolist()
+        return written
 
     def worked(self) -> npt.NDArray[np.int64] | None:
         """Return the counters, if they were wanted."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from halfspace.gpu.collect import order_by_id
 from halfspace.gpu.run import Buffers, Run, bytes_for_each_direction
-from halfspace.gpu.runtime.tables import Uploaded, upload
+from halfspace.gpu.runtime.tables import Uploaded, as_expected, upload
 from halfspace.model.counters import WORK_SHAPE, State, Want
 from halfspace.model.question import Question
 from halfspace.model.table import Table
@@ -30,8 +30,6 @@ SPARE_SHAPES = 8
 """Shapes of questions of which runs are kept."""
 SPARE_HITS = 1 << 16
 """Hits for which an answer may hold more memory than it needs."""
-SPARE_BYTES = 1 << 26
-"""Memory up to which a run is kept for the next question; larger ones are kept without theirs."""
 
 
 class Answer(NamedTuple):
@@ -70,38 +68,40 @@ def search(question: Question) -> Answer:
         none = cp.zeros(1, np.int64)
         nothing = none[:0], none, none[:0], cp.empty(0, np.float32), np.zeros(WORK_SHAPE, np.int64)
         return Answer(State.DONE, 0, *nothing)
-    rooms, expected = uploaded.expected(count, wanted, question.most)
+    guess = uploaded.expected(count, wanted, question.most)
     while True:
         try:
-            found = _search_once(uploaded, question, (count, wanted), rooms, expected)
+            found = _search_once(uploaded, question, (count, wanted), guess)
         except cp.cuda.memory.OutOfMemoryError as error:
             if uploaded.spare:
                 uploaded.spare.clear()
                 continue
             free, _ = cp.cuda.runtime.memGetInfo()
             raise MemoryError(
-                f"{count} directions with {rooms} candidates and {expected} hits need {24 * rooms + 12 * expected} "
+                f"{count} directions with {guess[0]} candidates and {guess[1]} hits need "
+                f"{24 * guess[0] + 12 * guess[1]} "
                 f"bytes on the GPU, beside what the index takes; {free} are free: {error}"
             ) from error
         if isinstance(found, Answer):
             return found
-        rooms, expected = max(rooms, found[0]), max(expected, found[1])
+        guess = max(guess[0], found[0]), max(guess[1], found[1])
 
 
 def _search_once(
-    uploaded: Uploaded, question: Question, shape: tuple[int, int], rooms: int, expected: int
+    uploaded: Uploaded, question: Question, shape: tuple[int, int], guess: tuple[int, int]
 ) -> Answer | list[int]:
     """Search with room for so many candidates and hits; returns the answer, or for how many there must be room.
 
     shape : how many directions there are, and what is wanted
     """
+    rooms, expected = guess
     run = _run_for(uploaded, question, shape, rooms)
     run.ask(question)
     try:
         run.launch()
         buffers = Buffers.of(0, 0, run.wanted) if run.loose else Buffers.of(shape[0], expected, run.wanted)
         run.answer_into(buffers)
-        found = _counted(uploaded, question, run, buffers)  # while hits are written out
+        found = _counted(uploaded, question, run, buffers, guess)  # while hits are written out
         cp.cuda.get_current_stream().synchronize()
     except BaseException:  # an interrupt, say: kernels still write to what would be free
         cp.cuda.get_current_stream().synchronize()
@@ -111,9 +111,11 @@ def _search_once(
     return found
 
 
-def _counted(uploaded: Uploaded, question: Question, run: Run, buffers: Buffers) -> Answer | list[int]:
-    """Wait until the hits are counted; returns the answer, which is being written, or for how many there must be room."""
-    count, wanted = run.count, run.asked
+def _counted(
+    uploaded: Uploaded, question: Question, run: Run, buffers: Buffers, guess: tuple[int, int]
+) -> Answer | list[int]:
+    """Wait until hits are counted; returns the answer, which is being written, or for how many there must be room."""
+    count, wanted = run.shape
     pairs, listed, hits, bad = run.status()
     if bad < count:
         return Answer(State.NOT_FINITE, 0)
@@ -122,7 +124,8 @@ def _counted(uploaded: Uploaded, question: Question, run: Run, buffers: Buffers)
         return Answer(State.OVERFULL, 0)
     if candidates > run.pair_room:
         return [candidates, hits]
-    uploaded.remember(count, wanted, candidates, hits)
+    if not (as_expected(candidates, guess[0]) and as_expected(hits, guess[1])):
+        uploaded.remember(count, wanted, candidates, hits)
     if run.loose:
         return Answer(State.DONE, listed, listed=run)
     if hits > buffers.ids.size and wanted != Want.COUNT:
@@ -160,8 +163,11 @@ def _run_for(uploaded: Uploaded, question: Question, shape: tuple[int, int], roo
 
 def _keep(uploaded: Uploaded, run: Run) -> None:
     """Keep a run for the next question of its shape; many shapes are not kept."""
-    if run.workspace.nbytes > SPARE_BYTES:
+    if run.large:
         run.workspace = None
+    if (spare := uploaded.spare.get(run.shape)) is not None:
+        spare.append(run)
+        return
     if len(uploaded.spare) > SPARE_SHAPES:
         uploaded.spare.clear()
-    uploaded.spare.setdefault((run.count, run.asked), []).append(run)
+    uploaded.spare.setdefault(run.shape, []).append(run)

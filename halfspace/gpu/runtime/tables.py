@@ -15,16 +15,18 @@ from halfspace.model.layout import CHUNK, chunks_of
 from halfspace.model.segment import Segment
 from halfspace.model.table import Table
 
-__all__ = ["Part", "Uploaded", "upload"]
+__all__ = ["Part", "Uploaded", "as_expected", "upload"]
 
 FEW = 1 << 12
 """Candidates that there is always room for."""
 SHARE = 128
 """Room for candidates, until one knows better: one row in so many."""
+AMPLE = 1.25
+"""Room for so many times as many as are expected."""
 FADING = 0.9
 """What the number of candidates that one question had counts for at the next, where that has far fewer."""
 FAR = 0.5
-"""Far fewer: less than this share."""
+"""Far fewer: so many that they take less than this share of the room."""
 
 SHAPES = 64
 """Shapes of questions of which guesses are kept."""
@@ -72,7 +74,7 @@ class Uploaded:
         if (known := self.guesses.get((count, wanted, most))) is not None:
             return known
         candidates, hits = self.seen.get(wanted, (1 / SHARE, 1 / SHARE))
-        pairs = 1.25 * count * self.rows
+        pairs = AMPLE * count * self.rows
         guess = max(FEW, min(most, int(pairs * candidates))), max(FEW, min(most, int(pairs * hits)))
         if len(self.guesses) > SHAPES:
             self.guesses.clear()
@@ -83,11 +85,13 @@ class Uploaded:
         """Note how many there were; what was before fades slowly, since searching twice costs more than memory."""
         pairs = max(1, count * self.rows)
         before = self.seen.get(wanted, (0.0, 0.0))
-        now = candidates / pairs, hits / pairs
-        if FAR * before[0] <= now[0] <= before[0] and FAR * before[1] <= now[1] <= before[1]:
-            return
-        self.seen[wanted] = max(now[0], FADING * before[0]), max(now[1], FADING * before[1])
+        self.seen[wanted] = max(candidates / pairs, FADING * before[0]), max(hits / pairs, FADING * before[1])
         self.guesses.clear()
+
+
+def as_expected(number: int, room: int) -> bool:
+    """Whether so many leave of their room what it has to spare, and are not so few that it should shrink."""
+    return AMPLE * number <= room and (room <= FEW or AMPLE * number > FAR * room)
 
 
 def upload(table: Table) -> Uploaded:
