@@ -29,6 +29,10 @@ SPREAD_ROWS = 1 << 14
 """Rows from which spreads are estimated."""
 PER_PART = 256
 """Rows of the sample that are summed as one part."""
+TILE = 64
+"""Vectors that a warp of the cascade tests at once."""
+ALONE = 64
+"""Threads of a block of the cascade for one direction."""
 MATRIX = 12
 """Directions from which on a matrix product is faster than four after four."""
 STRIPS = 128
@@ -187,9 +191,10 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
         parts = max(1, min(sets, 4 * processors // (8 * chunks * spaces)))
         yield _multiply_cells.bind((8 * chunks, spaces * parts), THREADS, *question, shared=shared, **run.variant)
     else:
-        kernel, each = (_classify_cells, 1) if batch == 1 else (_classify_cells_of_four, 4)
-        grid = 2 * chunks, min(spaces * -(-batch // each), 65535)
-        yield kernel.bind(grid, THREADS, *question, shared=each * (5 << 10), overlap=True, **run.variant)
+        kernel, block, each = (_classify_cells, ALONE, 1) if batch == 1 else (_classify_cells_of_four, THREADS, 4)
+        rows = TILE * block // 32
+        grid = CHUNK // rows * chunks, min(spaces * -(-batch // each), 65535)
+        yield kernel.bind(grid, block, *question, shared=each * 10 * rows, overlap=True, **run.variant)
 
 
 def _fit(depth: int, room: int, lifted: bool) -> tuple[Kernel, int, int, int] | None:

@@ -13,6 +13,7 @@
 #include "filters/lifts.cuh"
 
 #define ROWS 64          // rows of a tile, which a warp tests
+#define ALONE 64         // threads of a block for one direction: few, as what takes long in one tile holds up the others
 #define PAIRS 2          // pairs of blocks of codes among them
 #define STEP 16          // words that a warp reads at once of each block: four a lane
 #define LANES 4          // lanes that share the low codes of a vector
@@ -296,12 +297,13 @@ __device__ void count_tile(const Call& call, const Tile& tile, const Asked& aske
     count_work(call, HIGH_STAGE, BYTES, rows * ((call.dim + 7) / 8 * 4 + (METRIC == IP ? 4 : 8)));
 }
 
-// Test half a chunk, whose segment has cells, for AT_ONCE directions at a time; for one if there is one in each space.
-template <int AT_ONCE>
-__device__ __forceinline__ void classify_half(const Call& call, long long chunk, int half, unsigned char* room) {
+// Test a part of a chunk, whose segment has cells, for AT_ONCE directions at a time, by so many warps; for one if there is
+// one in each space.
+template <int AT_ONCE, int WARPS>
+__device__ __forceinline__ void classify_part(const Call& call, long long chunk, int part, unsigned char* room) {
     const int warp = threadIdx.x / WARP, lane = lane_number(), entries = ROWS * AT_ONCE, g = lane / 4;
     const List list = {reinterpret_cast<double*>(room) + entries * warp,
-                       reinterpret_cast<unsigned short*>(room + THREADS / WARP * entries * 8) + entries * warp};
+                       reinterpret_cast<unsigned short*>(room + WARPS * entries * 8) + entries * warp};
     const int which = call.owners[chunk], batch = (int)call.batch;
     const int sets = AT_ONCE == 1 ? 1 : (batch + AT_ONCE - 1) / AT_ONCE;  // of directions, in each space
     const int all = AT_ONCE == 1 ? (int)call.count : sets * ((int)call.count / batch);
@@ -309,7 +311,7 @@ __device__ __forceinline__ void classify_half(const Call& call, long long chunk,
         const int space = AT_ONCE == 1 ? set : set / sets, first = AT_ONCE == 1 ? set : space * batch + set % sets * AT_ONCE;
         const Asked asked = {first, AT_ONCE == 1 ? 1 : min(AT_ONCE, (space + 1) * batch - first)};
         const Segment& segment = call.segments[space * (int)call.segment_count + which];
-        const Tile tile = {&segment, ((chunk - segment.first) << 10) + (half * (CHUNK / 2) + ROWS * warp), chunk, which};
+        const Tile tile = {&segment, ((chunk - segment.first) << 10) + ROWS * (part * WARPS + warp), chunk, which};
         if (tile.row >= segment.rows) continue;
         const unsigned alive = reached<AT_ONCE>(call, tile, asked);
         if (call.work != nullptr && lane == 0) count_tile(call, tile, asked, alive);
@@ -326,20 +328,22 @@ __device__ __forceinline__ void classify_half(const Call& call, long long chunk,
     }
 }
 
-// Grid: x halves of the chunks in a list, y strides over the directions of all spaces. Blocks of THREADS; shared memory: 10
-// bytes for each row of half a chunk.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) classify_cells(Call call, const int* listed) {
+// Grid: x parts of the chunks in a list, as many rows as a block tests; y strides over the directions of all spaces. Blocks
+// of ALONE; shared memory: 10 bytes for each of their rows.
+extern "C" __global__ void __launch_bounds__(ALONE, 1024 / ALONE) classify_cells(Call call, const int* listed) {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    const int warps = ALONE / WARP, parts = CHUNK / (ROWS * warps);
     let_next_begin();
     wait_for_previous();
-    classify_half<1>(call, listed[blockIdx.x / 2], blockIdx.x % 2, dynamic_shared);
+    classify_part<1, warps>(call, listed[blockIdx.x / parts], blockIdx.x % parts, dynamic_shared);
 }
 
-// The same for four directions at a time, which share the codes that are read; y strides over sets of four. Shared memory:
-// 40 bytes for each row of half a chunk.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) classify_cells_of_four(Call call, const int* listed) {
+// The same for four directions at a time, which share the codes that are read; y strides over sets of four. Blocks of
+// THREADS; shared memory: 40 bytes for each of their rows.
+extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS) classify_cells_of_four(Call call, const int* listed) {
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    const int warps = THREADS / WARP, parts = CHUNK / (ROWS * warps);
     let_next_begin();
     wait_for_previous();
-    classify_half<4>(call, listed[blockIdx.x / 2], blockIdx.x % 2, dynamic_shared);
+    classify_part<4, warps>(call, listed[blockIdx.x / parts], blockIdx.x % parts, dynamic_shared);
 }
