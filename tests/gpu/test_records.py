@@ -150,7 +150,7 @@ def test_constants(gpu):
     assert eval(strips["UNIT"].replace("/", "//"), {"__builtins__": {}}, known) == cells.UNIT
     assert strips["MOST"] == str(cells.SET)
     cascade = {name: defined(name)["filters/cascade.cu"] for name in ("ROWS", "ALONE")}
-    assert cascade == {"ROWS": str(cells.TILE), "ALONE": str(cells.ALONE)}
+    assert cascade == {"ROWS": str(cells.WARP_ROWS), "ALONE": str(cells.ALONE)}
     assert defined("RANKED") == {"select.cu": str(importlib.import_module("halfspace.gpu.collect").RANKED)}
 
 

@@ -29,7 +29,7 @@ SPREAD_ROWS = 1 << 14
 """Rows from which spreads are estimated."""
 PER_PART = 256
 """Rows of the sample that are summed as one part."""
-TILE = 64
+WARP_ROWS = 64
 """Vectors that a warp of the cascade tests at once."""
 ALONE = 64
 """Threads of a block of the cascade for one direction."""
@@ -192,7 +192,7 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
         yield _multiply_cells.bind((8 * chunks, spaces * parts), THREADS, *question, shared=shared, **run.variant)
     else:
         kernel, block, each = (_classify_cells, ALONE, 1) if batch == 1 else (_classify_cells_of_four, THREADS, 4)
-        rows = TILE * block // 32
+        rows = WARP_ROWS * block // 32
         grid = CHUNK // rows * chunks, min(spaces * -(-batch // each), 65535)
         yield kernel.bind(grid, block, *question, shared=each * 10 * rows, overlap=True, **run.variant)
 
