@@ -120,6 +120,46 @@ def test_strips_hold_what_there_is_room_for(n, d, metric, rng, gpu):
 
 
 @every_metric
+@pytest.mark.parametrize("m", [12, 21, 70])
+def test_strips_meet_many_hits_and_few_by_turns(m, metric, rng, gpu, monkeypatch):
+    """One block takes all strips: high digits come first where they leave little, and are left out where they do not.
+
+    Rows of all hits, of none, and of a few follow each other, in two segments; the last directions fill no group of
+    eight. Small integers, so that float64 knows the answer.
+    """
+    from halfspace.gpu.runtime.tables import upload
+
+    def entries(least, most, shape):
+        return rng.integers(least, most + 1, shape)
+
+    d, unit = 9, 256
+    parts = [entries(40, 43, (2 * unit, d)), -entries(20, 22, (12 * unit, d)), entries(10, 12, (2 * unit, d))]
+    few = np.where(rng.random((unit, 1)) < 0.02, entries(4, 6, (unit, d)), -entries(4, 6, (unit, d)))
+    rows, points = np.concatenate([*parts, few]), entries(10, 13, (m, d))
+    index = make(gpu, rows[: 15 * unit].astype(np.float32), filter="cells", metric=metric)
+    index.insert(put(gpu, rows[15 * unit :].astype(np.float32)))
+    assert index.stats()["segments"] == 2
+    dead = rng.permutation(len(rows))[:300]
+    index.delete(gpu.xp.asarray(dead))
+    tau = {"ip": 3.0, "cosine": 0.0, "l2": 5.0}[metric]
+    products, squares = points @ rows.T, (rows**2).sum(axis=1) + (points**2).sum(axis=1)[:, None]
+    reached = squares - 2 * products <= tau**2 if metric == "l2" else products >= tau
+    reached[:, dead] = False
+    assert reached.any()
+    monkeypatch.setattr(upload(index._snapshot.table), "processors", 1)
+    batch = put(gpu, points.astype(np.float32))
+    hits = index.query(batch, tau)._on_host()
+    assert [own.ids.tolist() for own in hits] == [np.flatnonzero(row).tolist() for row in reached]
+    without = index.query(batch, tau, scores=False)._on_host()
+    assert [own.ids.tolist() for own in without] == [own.ids.tolist() for own in hits]
+    assert gpu.xp.asnumpy(index.count(batch, tau)).tolist() == reached.sum(axis=1).tolist()
+    limits = np.full(m, -tau if metric == "l2" else tau)
+    found, _ = candidates(gpu, index, points.astype(np.float32), limits, Want.SCORES)
+    assert len(np.unique(found)) == len(found)
+    assert reached.sum() <= len(found) <= 1.25 * reached.sum() + 100
+
+
+@every_metric
 @pytest.mark.parametrize(
     ("n", "d"), [(1, 1), (16, 31), (127, 128), (128, 129), (257, 384), (300, 512), (300, 513), (70, 1152), (70, 1153)]
 )

@@ -177,7 +177,7 @@ def _launches(run: Run, uploaded: Uploaded, part: Part) -> Iterator[Callable[[],
     if multiplied and batch <= STRIPS and stride <= 384 and spaces * sets <= 65535:
         kernel, pitch, share = (_multiply_strips, 160, 2) if stride <= 128 else (_multiply_long_strips, 416, 1)
         grid = max(1, min(CHUNK // UNIT * chunks, share * processors // min(spaces * sets, share))), spaces * sets
-        shared = (17920 if lifted else 17408) + 2 * SET * pitch
+        shared = (19456 if lifted else 18432) + 2 * SET * pitch
         yield kernel.bind(grid, THREADS, *question, chunks, shared=shared, overlap=True, **run.variant)
         return
     if multiplied and run.tiled and spaces <= 65535 and (fit := _fit(run.depth, uploaded.shared, lifted)):
