@@ -115,8 +115,8 @@ class Run:
             "views": count * segments * VIEW.itemsize,
             "digits": count * segments * 2 * stride,
             "tiles": uploaded.spaces * segments * -(-self.batch // TILED) * TILED * self.depth if self.tiled else 0,
-            "counts": 0 if self.loose else 4 * cells,
-            "starts": 0 if self.loose else 8 * cells,
+            "counts": 0 if self.loose else 8 * cells,
+            "starts": 0 if self.loose or wanted == Want.COUNT else 16 * cells,
             "bits": 0 if self.loose or wanted == Want.COUNT else 128 * cells,
             "pairs": 8 * self.pair_room,
             "listed": 8 * self.listed_room,
@@ -271,7 +271,7 @@ def _nothing() -> None:
 def bytes_for_each_direction(uploaded: Uploaded, dim: int, loose: bool = False) -> int:
     """Device memory that a run takes for each direction, beside that of the filters."""
     stride = -(-dim // 32) * 32
-    return (not loose) * 140 * uploaded.chunks + uploaded.segments * (2 * stride + _depth(dim) + VIEW.itemsize)
+    return (not loose) * 152 * uploaded.chunks + uploaded.segments * (2 * stride + _depth(dim) + VIEW.itemsize)
 
 
 def _depth(dim: int) -> int:

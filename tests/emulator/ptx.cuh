@@ -235,11 +235,6 @@ __device__ __forceinline__ void copy_async_wait() {
 
 __device__ __forceinline__ unsigned arrive(unsigned* counter) { return atomicAdd(counter, 1u); }
 
-__device__ __forceinline__ void bring_near(const void* place, unsigned bytes) {
-    ptx::check_aligned(place, "bring_near");
-    if (bytes % 16) emulator::fail("bring_near brings a multiple of 16 bytes, not %u", bytes);
-}
-
 // One lane copies a tile, in the group that it has open; the barrier counts tiles, so that a wrong parity is seen.
 __device__ __forceinline__ void make_barrier(unsigned long long* barrier) { *barrier = 0; }
 __device__ __forceinline__ void before_copies() {}

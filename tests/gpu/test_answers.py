@@ -97,6 +97,23 @@ def test_more_than_was_expected(problem, gpu, monkeypatch):
         equal(ask(gpu, one, directions[0], float(tau[0])), expected[0])
 
 
+def test_hits_of_many_chunks(rng, gpu):
+    """More chunks than a block places at once, with many hits, few, and as many as there can be.
+
+    Scores are small integers, which float64 knows.
+    """
+    vectors, directions = (rng.integers(-3, 4, (rows, 2)).astype(np.float32) for rows in (600 * 1024 + 77, 3))
+    vectors[:1024] = vectors[::9999] = [4, 4]  # a chunk of which every vector is a hit, and a few others
+    directions[0] = [2, 2]
+    index, scores = make(gpu, vectors, filter="cells"), vectors.astype(np.float64) @ directions.astype(np.float64).T
+    for tau in (9.0, 16.0):
+        expected = [(np.flatnonzero(own >= tau), own[own >= tau].astype(np.float32)) for own in scores.T]
+        equal_rows(ask(gpu, index, directions, tau), expected)
+        equal_rows(ask(gpu, index, directions, tau, scores=False), expected)
+        assert count(gpu, index, directions, tau).tolist() == [len(ids) for ids, _ in expected]
+        equal(ask(gpu, index, directions[0], tau), expected[0])
+
+
 def test_a_batch_cut_by_its_hits(problem, gpu, monkeypatch):
     index, directions, tau, expected = problem
     options = [{}, {"sort": True}, {"limit": 3}, {"scores": False}]

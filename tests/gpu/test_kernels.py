@@ -162,3 +162,27 @@ def test_flushed_subnormals(family, dtype, rng, gpu, monkeypatch):
             equal_rows(ask(gpu, index, batch[:3], tau[:3]), expected[:3])
             hits = ask(gpu, index, batch[0], float(tau[0]))
             assert hits.ids.tolist() == expected[0][0].tolist()
+
+
+WIDEN = """
+#include "formats.cuh"
+
+extern "C" __global__ void widen_all(const float* values, double* wide, long long count) {
+    for (long long i = threadIdx.x; i < count; i += blockDim.x) wide[i] = widen_by_shifts(values[i]);
+}
+"""
+
+
+def test_widening_by_shifts(rng, gpu, tmp_path):
+    """Every exponent, zeros and subnormals, of both signs."""
+    from halfspace.gpu.runtime.launch import Kernel
+
+    file = tmp_path / "widen.cu"
+    file.write_text(WIDEN)
+    mantissas = np.concatenate([[0, 1, 2**22, 2**23 - 1], rng.integers(0, 2**23, 4)])
+    bits = ((np.arange(255) << 23)[:, None] | mantissas).ravel().astype(np.uint32)
+    values = np.concatenate([bits, bits | np.uint32(1 << 31)]).view(np.float32)
+    wide = gpu.xp.empty(values.size, np.float64)
+    widen = Kernel(str(file), "widen_all", ("values", np.float32), ("wide", np.float64), ("count", int))
+    widen((1,), 256, put(gpu, values), wide, values.size)
+    assert wide.get().view(np.int64).tolist() == values.astype(np.float64).view(np.int64).tolist()

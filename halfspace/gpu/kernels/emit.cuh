@@ -23,7 +23,7 @@ __device__ __forceinline__ void mark_hit(const Call& call, const Segment& segmen
     if (call.counts == nullptr) return;
     const long long place = segment.places == nullptr ? row : segment.places[row];
     const long long at = direction * call.chunks + segment.first + (place >> 10);
-    atomicAdd(call.counts + at, 1);
+    atomicAdd(call.counts + at, call.wanted == COUNT ? 1ull : 1ull << 8 * (place >> 7 & 7));
     if (call.wanted != COUNT) atomicOr(call.bits + 32 * at + (place >> 5 & 31), 1u << (place & 31));
 }
 

@@ -65,6 +65,14 @@ __device__ inline float round_up32(double value) {
     return __int_as_float(__float_as_int(rounded) + (value > 0.0 ? 1 : -1));
 }
 
+// Widen a finite float32, subnormals too, by shifts and a product: a GPU converts few numbers at once, and this shares the
+// work. The bits of a float32 are those of a float64 that is 2^-896 times as large, but for three more bits of exponent.
+__device__ __forceinline__ double widen_by_shifts(float value) {
+    const int bits = __float_as_int(value);
+    const unsigned long long high = (unsigned)(bits >> 3) & 0x8fffffffu, low = (unsigned)bits << 29;
+    return __longlong_as_double((long long)(high << 32 | low)) * 0x1p896;
+}
+
 // Bits of the smallest normal bfloat16 (or zero, or infinity) that is at least a float64 that is >= 0.
 __device__ inline unsigned short round_up16(double value) {
     return static_cast<unsigned short>((__float_as_uint(round_up32(value)) + 0xFFFFu) >> 16);

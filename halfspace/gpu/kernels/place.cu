@@ -15,6 +15,16 @@ __device__ long long block_sum(long long value) {
     return total;
 }
 
+__device__ __forceinline__ int sum_of_bytes(unsigned long long bytes) {
+    const unsigned long long pairs = (bytes & 0x00ff00ff00ff00ffull) + (bytes >> 8 & 0x00ff00ff00ff00ffull);
+    return (int)(pairs * 0x0001000100010001ull >> 48);
+}
+
+// Hits of a direction and chunk, from their count.
+__device__ __forceinline__ int hits_in(const Call& call, unsigned long long count) {
+    return call.wanted == COUNT ? (int)count : sum_of_bytes(count);
+}
+
 // Note how many hits a direction has, and if it cannot be answered, by one thread.
 __device__ __forceinline__ void note_total(const Call& call, long long k, long long total) {
     call.totals[k] = total;
@@ -27,7 +37,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) count_hits(Call call) {
     wait_for_previous();
     const long long k = blockIdx.x;
     long long total = 0;
-    for (long long chunk = threadIdx.x; chunk < call.chunks; chunk += THREADS) total += call.counts[k * call.chunks + chunk];
+#pragma unroll 4
+    for (long long chunk = threadIdx.x; chunk < call.chunks; chunk += THREADS)
+        total += hits_in(call, call.counts[k * call.chunks + chunk]);
     total = block_sum(total);
     if (threadIdx.x == 0) note_total(call, k, total);
 }
@@ -35,30 +47,31 @@ extern "C" __global__ void __launch_bounds__(THREADS) count_hits(Call call) {
 // Find where the hits of each direction and chunk begin; the last one tells the host. A single direction has not been counted
 // before. Grid: x directions, y parts of their chunks, each of which sums up those before it.
 extern "C" __global__ void __launch_bounds__(THREADS) place_hits(Call call) {
-    __shared__ long long sums[THREADS / WARP];
+    __shared__ int sums[THREADS / WARP];
     let_next_begin();
     wait_for_previous();
     const long long k = blockIdx.x;
-    const int* counts = call.counts + k * call.chunks;
+    const unsigned long long* counts = call.counts + k * call.chunks;
     const long long each = ((call.chunks + gridDim.y - 1) / gridDim.y + THREADS - 1) / THREADS * THREADS;
     const long long begin = min(blockIdx.y * each, call.chunks), end = min(begin + each, call.chunks);
     long long before = 0;
 #pragma unroll 8
-    for (long long chunk = threadIdx.x; chunk < begin; chunk += THREADS) before += counts[chunk];
+    for (long long chunk = threadIdx.x; chunk < begin; chunk += THREADS) before += hits_in(call, counts[chunk]);
     for (long long other = threadIdx.x; other < k; other += THREADS) before += call.totals[other];
     before = block_sum(before);
     for (long long first = begin; first < end; first += THREADS) {
         const long long chunk = first + threadIdx.x;
-        const long long own = chunk < end ? counts[chunk] : 0;
-        long long upto = warp_prefix(own);
+        const unsigned long long count = chunk < end ? counts[chunk] : 0;
+        const int own = hits_in(call, count);
+        int upto = warp_prefix(own);
         if (lane_number() == WARP - 1) sums[threadIdx.x / WARP] = upto;
         __syncthreads();
-        long long all = 0;
+        int all = 0;
         for (int warp = 0; warp < THREADS / WARP; warp++) {
             if (warp < threadIdx.x / WARP) upto += sums[warp];
             all += sums[warp];
         }
-        if (chunk < end) call.starts[k * call.chunks + chunk] = before + upto - own;
+        if (count != 0 && call.wanted != COUNT) call.starts[k * call.chunks + chunk] = Placed{before + upto - own, count};
         before += all;
         __syncthreads();
     }
@@ -82,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
         const long long chunk = at % call.chunks;
         const Segment& segment = segment_of(call, at / call.chunks, chunk);
         unsigned word = call.bits[32 * at + lane_number()];
-        long long out = call.starts[at] + warp_prefix(__popc(word)) - __popc(word);
+        long long out = call.starts[at].before + warp_prefix(__popc(word)) - __popc(word);
         for (; word != 0; word &= word - 1, out++) {
             const long long place = ((chunk - segment.first) << 10) + 32 * lane_number() + __ffs(word) - 1;
             if (out >= call.answer_room) break;
@@ -91,8 +104,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_ids(Call call) {
     }
 }
 
+// Those of the first `count` places that a word has; below 0 none, from 32 on all.
+__device__ __forceinline__ unsigned first_places(unsigned word, int count) {
+    return count <= 0 ? 0 : count >= WARP ? word : word & ((1u << count) - 1);
+}
+
 // Write the ids and scores of the hits among the candidates, and of those listed, each at the place that its bit has among
-// all. A grid of any size.
+// all: after the hits of eighths before its own, and those before it in there. A grid of any size.
 extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
     wait_for_previous();
     const unsigned long long pairs = min(call.header->pairs, (unsigned long long)call.pair_room);
@@ -108,15 +126,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) fill_scored(Call call) {
         const long long row = row_in_segment(segment, pair);
         const long long place = segment.places == nullptr ? row : segment.places[row];
         const long long at = direction * call.chunks + segment.first + (place >> 10);
-        const int word = (int)(place >> 5 & 31);
-        long long out = call.starts[at];
-        const uint4* fours = reinterpret_cast<const uint4*>(call.bits + 32 * at);
-        for (int other = 0; other < word / 4; other++) {
-            const uint4 four = fours[other];
-            out += __popc(four.x) + __popc(four.y) + __popc(four.z) + __popc(four.w);
-        }
-        for (int other = word / 4 * 4; other < word; other++) out += __popc(call.bits[32 * at + other]);
-        out += __popc(call.bits[32 * at + word] & ((1u << (place & 31)) - 1));
+        const int eighth = (int)(place >> 7 & 7), within = (int)(place & 127);
+        const Placed placed = call.starts[at];
+        const uint4 four = reinterpret_cast<const uint4*>(call.bits)[8 * at + eighth];
+        const long long out = placed.before + sum_of_bytes(placed.eighths & ((1ull << 8 * eighth) - 1)) +
+                              __popc(first_places(four.x, within)) + __popc(first_places(four.y, within - 32)) +
+                              __popc(first_places(four.z, within - 64)) + __popc(first_places(four.w, within - 96));
         if (out >= call.answer_room) continue;
         call.ids[out] = segment.ids[row];
         call.values[out] = __uint_as_float(call.without_sign ? bits & 0x7fffffffu : bits);

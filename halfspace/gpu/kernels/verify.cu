@@ -18,7 +18,6 @@
 #endif
 
 #define RESIDENT 3  // blocks of a multiprocessor that verify: with more, registers are too few
-#define NEAR 512    // bytes of rows that are asked for before any of them is read; longer ones crowd each other out
 
 // Four stored values that follow one another, from an address that is a multiple of their size.
 __device__ __forceinline__ void load4(const stored_t* address, float (&out)[4]) {
@@ -43,10 +42,10 @@ __device__ __forceinline__ Sums sum_up(const stored_t* row, const float* directi
             float values[4];
             load4(row + j, values);
             const float4 own = *reinterpret_cast<const float4*>(direction + j);
-            total.add(exact64(own.x), exact64(values[0]));
-            total.add(exact64(own.y), exact64(values[1]));
-            total.add(exact64(own.z), exact64(values[2]));
-            total.add(exact64(own.w), exact64(values[3]));
+            total.add(exact64(own.x), widen_by_shifts(values[0]));
+            total.add(exact64(own.y), widen_by_shifts(values[1]));
+            total.add(exact64(own.z), widen_by_shifts(values[2]));
+            total.add(exact64(own.w), widen_by_shifts(values[3]));
         }
     } else {
         for (long long j = part; j < dim; j += LANES) total.add(exact64(direction[j]), widen64(row[j]));
@@ -55,9 +54,9 @@ __device__ __forceinline__ Sums sum_up(const stored_t* row, const float* directi
     return total;
 }
 
-// Decide the items of a warp, one for each lane; LANES lanes share the sums of a vector.
+// The sums of a warp's items, one for each lane; LANES lanes share those of a vector.
 template <int LANES>
-__device__ bool decide_all(const Call& call, const Item& item, float& score) {
+__device__ __forceinline__ Sums sums_of(const Call& call, const Item& item) {
     const long long dim = call.dim;
     const int lane = lane_number();
     const int at_once = WARP / LANES;
@@ -72,6 +71,13 @@ __device__ bool decide_all(const Call& call, const Item& item, float& score) {
         const Sums mine = total.of_lane(lane % at_once * LANES);
         if (lane / at_once == first / at_once) own = mine;
     }
+    return own;
+}
+
+// Decide the items of a warp by their sums. It is there once for all: registers are few.
+__device__ __forceinline__ bool decide_all(const Call& call, const Item& item, const Sums& own, float& score) {
+    const long long dim = call.dim;
+    const int lane = lane_number();
     Decision decision = {false, true, 0.0f};
     if (item.valid) decision = decide(call, item, own);
     unsigned doubtful = __ballot_sync(FULL, !decision.certain);
@@ -101,15 +107,15 @@ __device__ __forceinline__ bool settle(const Call& call, Item item, float& score
     const int first = __ffs(asked) - 1;
     const Item other = item.of_lane(first);
     if (!item.valid) item = Item{false, other.direction, other.segment, other.row};
-    bool hit;
+    Sums own;
     if (call.dim <= 8) {
-        hit = decide_all<1>(call, item, score);
+        own = sums_of<1>(call, item);
     } else if (call.dim <= 512) {
-        hit = decide_all<8>(call, item, score);
+        own = sums_of<8>(call, item);
     } else {
-        hit = decide_all<32>(call, item, score);
+        own = sums_of<32>(call, item);
     }
-    hit = hit && item.valid;
+    const bool hit = decide_all(call, item, own, score) && item.valid;
     if (hit) mark_hit(call, *item.segment, item.direction, item.row);
     const unsigned hits = __ballot_sync(FULL, hit);
     if (lane_number() == 0) {
@@ -128,8 +134,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) verify_pairs(Cal
     const unsigned long long listed = min(call.header->pairs, (unsigned long long)call.pair_room);
     const unsigned long long warps = (unsigned long long)gridDim.x * (THREADS / WARP);
     const unsigned each = listed > 16 * warps ? WARP : listed > 4 * warps ? 16 : 4;
-    const unsigned bytes = (unsigned)(call.dim * sizeof(stored_t));
-    const bool near = each == WARP && bytes % 16 == 0 && bytes <= NEAR;
     for (unsigned long long first = (blockIdx.x * (unsigned long long)(THREADS / WARP) + threadIdx.x / WARP) * each;
          first < listed; first += warps * each) {
         const unsigned long long at = first + lane_number();
@@ -140,8 +144,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) verify_pairs(Cal
             item.direction = direction_of(pair);
             item.segment = &segment_of(call, item.direction, chunk_of(pair));
             item.row = row_in_segment(*item.segment, pair);
-            const stored_t* vector = static_cast<const stored_t*>(item.segment->vectors) + item.row * call.dim;
-            if (near && reinterpret_cast<unsigned long long>(vector) % 16 == 0) bring_near(vector, bytes);
         }
         float score = 0.0f;
         const bool hit = settle(call, item, score);

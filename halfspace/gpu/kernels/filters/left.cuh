@@ -10,7 +10,8 @@ __device__ __forceinline__ void leave(const Call& call, const Segment& segment, 
     const bool hit = own && sure && call.wanted != SCORES;
     if (call.wanted == COUNT) {  // no place has to be known: one lane counts for all
         const unsigned lanes = __ballot_sync(FULL, hit);
-        if (lanes != 0 && lane_number() == 0) atomicAdd(call.counts + direction * call.chunks + chunk, __popc(lanes));
+        if (lanes != 0 && lane_number() == 0)
+            atomicAdd(call.counts + direction * call.chunks + chunk, (unsigned long long)__popc(lanes));
     } else if (hit) {
         mark_hit(call, segment, direction, row);
     }

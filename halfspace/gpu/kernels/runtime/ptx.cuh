@@ -46,13 +46,6 @@ __device__ __forceinline__ uint4 stream128(const void* place) {
     return value;
 }
 
-// Begin to bring a multiple of 16 bytes near, from an address that is one, too; where there is no such instruction, nothing.
-__device__ __forceinline__ void bring_near(const void* place, unsigned bytes) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(place), "r"(bytes) : "memory");
-#endif
-}
-
 // Read 4 bytes that will not be read again.
 __device__ __forceinline__ unsigned stream32(const void* place) {
     unsigned value;

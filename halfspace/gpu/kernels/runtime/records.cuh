@@ -147,6 +147,12 @@ struct Header {
     unsigned long long bad;    // of directions that cannot be answered: the lowest, or the largest number
 };
 
+// Where the hits of a direction and chunk begin, and how many there are in each eighth of it, a byte for each.
+struct __align__(16) Placed {  // read at once
+    long long before;
+    unsigned long long eighths;
+};
+
 // A question, and room for the answer: the one argument of the query kernels.
 struct Call {
     // the question
@@ -175,8 +181,9 @@ struct Call {
     float* scores;            // of each candidate, NaN if it is no hit; then of each hit listed
     long long listed_room;
     unsigned* bits;           // (count, chunks, 32), a bit for each place in order of ids
-    int* counts;              // (count, chunks), or null where hits are listed alone, with their scores
-    long long* starts;        // (count, chunks), hits before
+    // (count, chunks), hits: of eighths, as in a Placed, or of all where only counts are wanted; null where they are listed alone
+    unsigned long long* counts;
+    Placed* starts;           // (count, chunks), of those that have hits
     long long* totals;        // (count,)
     long long* offsets;       // (count + 1,)
     Header* header;
@@ -190,7 +197,8 @@ struct Call {
 };
 
 __device__ __forceinline__ const Segment& segment_of(const Call& call, long long direction, long long chunk) {
-    return call.segments[direction / call.batch * call.segment_count + call.owners[chunk]];
+    const long long space = direction < call.batch ? 0 : direction / call.batch;  // a division takes its time
+    return call.segments[space * call.segment_count + call.owners[chunk]];
 }
 
 __device__ __forceinline__ bool is_excluded(const Segment& segment, long long row) {
