@@ -259,14 +259,16 @@ def _tied(backend: Backend, question: Question, score: float) -> npt.NDArray[np.
     low, high = threshold_of(score), np.nextafter(np.float32(score), np.float32(np.inf))
     xp = backend.xp
     tau = xp.maximum(xp.asarray([low], np.float64), question.tau)
-    ends = None if score == np.inf else xp.asarray([threshold_of(float(high))], np.float64)
-    _, ids, _, _ = asking.rows(
+    # what lies in the middle between two scores may round to either: the next number ends the band, and scores decide
+    ends = None if score == np.inf else xp.asarray([np.nextafter(threshold_of(float(high)), np.inf)], np.float64)
+    _, ids, scores, _ = asking.rows(
         backend,
-        question._replace(directions=question.directions.copy(), tau=tau, unless=ends, wanted=Want.IDS),
+        question._replace(directions=question.directions.copy(), tau=tau, unless=ends, wanted=Want.SCORES),
         False,
         None,
     )
-    return host(ids)
+    found: npt.NDArray[np.int64] = host(ids)[widen32(host(scores)) == score]
+    return found
 
 
 def _by_real_score(

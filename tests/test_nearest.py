@@ -136,6 +136,24 @@ def test_ties_in_float32_are_told_apart(rng, monkeypatch):
         same(index.search(q, k, tau=1.0), expected(vectors, q, k, ids, tau=1.0))
 
 
+def test_scores_in_the_middle_between_two_float32_are_among_their_ties():
+    """A product of 2^24 + 1 rounds to 2^24, and comes before those; a distance may lie there, too."""
+    vectors = np.full((40, 2), 4096.0, np.float32)
+    vectors[:, 1] = np.arange(40) >= 30
+    q, index = np.array([4096.0, 1.0], np.float32), build(vectors)
+    assert set(index.query(q, -np.inf).scores.tolist()) == {2.0**24}
+    for k in (1, 5, 12, 40):
+        for own in (q, -q):
+            same(index.search(own, k), expected(vectors, own, k))
+            same(index.search(np.stack([own, own]), k)[1], expected(vectors, own, k))
+    vectors = np.full((5, 1), 1.0 - 2.0**-23, np.float32)
+    vectors[3:] = 1.0
+    q, index = np.array([-2.0], np.float32), build_metric("l2", vectors)
+    assert set(index.query(q, np.inf).scores.tolist()) == {3.0}
+    for k in (1, 2, 4):
+        same(index.search(q, k), nearest("l2", vectors, q, k))
+
+
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_ties_of_metrics_are_told_apart(metric, rng, monkeypatch):
     """Cosines and distances that round to one float32: those that differ, those that are equal, and zeros."""

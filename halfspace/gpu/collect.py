@@ -123,8 +123,10 @@ def ranked(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any, Any, np
         return none, ids[:0], scores[:0], none[:rows], np.zeros(rows, np.bool_)
     own = Buffers.of(rows, rows * limit, Want.SCORES)  # totals lie behind the offsets
     clear = np.frombuffer(cp.cuda.alloc_pinned_memory(rows), np.bool_, rows)  # kernels write to it
-    _rank_best((rows,), ROW_THREADS, offsets, ids, scores, limit, *own[:3], clear.ctypes.data)
-    cp.cuda.get_current_stream().synchronize()
+    try:
+        _rank_best((rows,), ROW_THREADS, offsets, ids, scores, limit, *own[:3], clear.ctypes.data)
+    finally:  # after an interrupt, too: what it writes to would be free
+        cp.cuda.get_current_stream().synchronize()
     return own.offsets, own.ids, own.scores, own.totals, clear
 
 

@@ -163,6 +163,7 @@ def _run_for(uploaded: Uploaded, question: Question, shape: tuple[int, int], roo
 
 def _keep(uploaded: Uploaded, run: Run) -> None:
     """Keep a run for the next question of its shape; many shapes are not kept."""
+    run.keepalive = []
     if run.large:
         run.workspace = None
     if (spare := uploaded.spare.get(run.shape)) is not None:

@@ -96,6 +96,41 @@ def test_an_interrupt_waits_for_the_kernels(gpu, rng, monkeypatch):
     assert after.scores.tolist() == before.scores.tolist()
 
 
+def test_an_interrupt_waits_for_the_kernel_that_ranks(gpu, rng, monkeypatch):
+    """It writes to memory of the host, which another thread would get."""
+    if not hasattr(gpu.xp, "emulator"):
+        pytest.skip("the streams of a GPU cannot be watched")
+    index = make(gpu, rng.standard_normal((300, 8), dtype=np.float32))
+    rank, stream, waits = module("collect")._rank_best, gpu.xp.cuda.Stream, []
+
+    def interrupted(*arguments):
+        rank(*arguments)
+        monkeypatch.setattr(stream, "synchronize", lambda self: waits.append(self))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module("collect"), "_rank_best", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        index.search(put(gpu, np.ones((2, 8), np.float32)), 3)
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize("filter", ["cells", "balls", "sweep"])
+def test_a_large_run_that_is_kept_holds_no_memory(filter, gpu, rng, monkeypatch):
+    """Neither that between the kernels, nor what a filter made for a question."""
+    monkeypatch.setattr(module("run"), "SPARE_BYTES", 0)
+    index = make(gpu, rng.standard_normal((3000, 8), dtype=np.float32), filter=filter)
+    directions = rng.standard_normal((40, 8), dtype=np.float32)
+    before = ask(gpu, index, directions[:2], 3.0)
+    pool = gpu.xp.get_default_memory_pool()
+    held = pool.used_bytes()
+    for size in (40, 2, 39, 40):
+        found = ask(gpu, index, directions[:size], 3.0)
+        assert found.ids[: before.ids.size].tolist() == before.ids.tolist()
+        assert pool.used_bytes() - held < 1 << 12
+    kept = [run for runs in module("runtime.tables").upload(index._snapshot.table).spare.values() for run in runs]
+    assert sorted(run.count for run in kept) == [2, 39, 40]
+
+
 def test_more_chunks_than_a_block_places(gpu):
     """The places of the hits of a direction are found by several blocks, each with 256 chunks or more."""
     rows = 300_000
