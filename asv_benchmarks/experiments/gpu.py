@@ -269,6 +269,8 @@ def short():
             for count in (1, 3, 20, 140):
                 for scores in (True, False):
                     index.query(directions[:count], 2.0, scores=scores)
+            for k in (5, 300):
+                index.search(directions[:20], k)
             index.query(directions[0], float(vectors[5].astype(np.float64) @ directions[0].astype(np.float64)))
     for offload in (False, True):
         keys, queries = (rng.standard_normal((2, *shape, 64)).astype(np.float16) for shape in ((2, 700), (6,)))
