@@ -143,11 +143,12 @@ class Backend(Protocol):
     def best(self, found: Any, limit: int, threads: int, sort: bool = False) -> Any:
         """Return only the best of each direction, in order of ids, or by descending score and then by id."""
 
-    def ranked(self, found: Any, limit: int, threads: int) -> tuple[Any, Any, Any, Any, npt.NDArray[np.bool_]]:
+    def ranked(self, found: Any, limit: int, threads: int) -> tuple[Any, npt.NDArray[np.bool_], Any]:
         """Return the `limit` best of each direction by descending score, and on the host, (m,), where that is clear.
 
         They come as offsets, ids, scores and their numbers (m,). It is clear where there are so many, and no two of the
         best ``limit + 1`` share a score: then it is the order of real scores, too. Elsewhere rows may hold anything.
+        Where it is not clear of all, offsets, ids and scores of the best ``limit + 1``, or of more, come last.
         """
 
     def sort_by_score(self, offsets: Any, ids: Any, scores: Any, threads: int) -> Any:

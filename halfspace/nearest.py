@@ -97,13 +97,16 @@ def nearest(backend: Backend, snapshot: Snapshot, question: Question, k: int, av
     tau = guess.thresholds()
 
     def shape(found: Any, which: slice) -> Any:
-        *rows, clear = backend.ranked(found, k, question.threads)
-        if clear.all():
+        rows, clear, more = backend.ranked(found, k, question.threads)
+        if more is None:
             return rows
-        unclear = np.flatnonzero(~clear)
-        own, numbers = _ranked(guess, found, k + 1).only(unclear), which.start + unclear
-        settled = _settled(guess.only(numbers), tau[backend.xp.asarray(numbers)], own)
-        whole = Answer(*map(host, rows[:3])).replaced(unclear, settled)
+        unclear, whole = np.flatnonzero(~clear), Answer(*map(host, more))
+        if unclear.size == len(tau):
+            whole = _settled(guess, tau, whole)
+        else:
+            numbers = which.start + unclear
+            own = _settled(guess.only(numbers), tau[backend.xp.asarray(numbers)], whole.only(unclear))
+            whole = Answer(*map(host, rows[:3])).replaced(unclear, own)
         return backend.place(*whole, np.diff(whole.offsets))
 
     return asking.shaped(backend, question._replace(tau=tau, wanted=Want.SCORES), shape)
@@ -170,15 +173,6 @@ def _first(guess: "_Guess", keep: int, whole: bool) -> Answer:
     most = None if len(tau) == 1 else keep  # the hits of one direction are few, and sooner sorted than sifted
     *columns, totals = map(host, asking.rows(guess.backend, asked, True, most))
     return _completed(guess, tau, Answer(*columns), totals, keep, whole)
-
-
-def _ranked(guess: "_Guess", found: Any, keep: int) -> Answer:
-    """Order what was found as `_first` does."""
-    backend, threads = guess.backend, guess.question.threads
-    if found.counts.size == 1:
-        offsets, ids, scores = backend.collect(found, threads)
-        return Answer(*map(host, backend.sort_by_score(offsets, ids, scores, threads)))
-    return Answer(*map(host, backend.best(found, keep, threads, sort=True)))
 
 
 def _completed(

@@ -35,9 +35,17 @@ def found_by(backend, scores, factors, tau):
 
 
 def check(backend, found, rows, limit):
-    offsets, ids, scores, totals, clear = backend.ranked(found, limit, 1)
-    offsets, ids, scores, totals = map(host, (offsets, ids, scores, totals))
+    columns, clear, more = backend.ranked(found, limit, 1)
+    offsets, ids, scores, totals = map(host, columns)
     assert isinstance(clear, np.ndarray)
+    assert (more is None) == clear.all()
+    if more is not None:
+        every, best_ids, best_scores = map(host, more)
+        for k, row in enumerate(rows):
+            own = slice(every[k], every[k + 1])
+            assert min(len(row), limit + 1) <= own.stop - own.start <= len(row)
+            first = row[: own.stop - own.start]
+            assert list(zip(best_scores[own].tolist(), best_ids[own].tolist(), strict=True)) == first
     # a GPU leaves it to the host where rows are long, or have fewer hits than are wanted of all together
     on_device = backend.DEVICE == "cpu" or (limit < 2048 and limit * len(rows) <= found.hits)
     for k, row in enumerate(rows):

@@ -71,19 +71,19 @@ def best(found: Any, limit: int, threads: int, sort: bool = False) -> Rows:
     return sort_by_score(*rows, threads) if sort else rows
 
 
-def ranked(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any, Any, npt.NDArray[np.bool_]]:
-    """Return the `limit` best of each direction, best first, and where they are so many with scores of their own."""
+def ranked(found: Any, limit: int, threads: int) -> tuple[Block, npt.NDArray[np.bool_], Rows | None]:
+    """Return the `limit` best of each direction, and where they are so many with scores of their own; and some more."""
     if found.counts.size == 1:  # its hits are few, and sooner sorted than sifted
-        offsets, ids, scores = sort_by_score(*collect(found, threads), threads)
-        if ids.size >= limit and not (scores[1 : limit + 1] == scores[:limit][: ids.size - 1]).any():
-            offsets[1] = limit
-            return offsets, ids[:limit].copy(), scores[:limit].copy(), offsets[1:], np.ones(1, np.bool_)
-    else:
-        offsets, ids, scores = best(found, limit + 1, threads, sort=True)
+        offsets, ids, scores = whole = sort_by_score(*collect(found, threads), threads)
+        if ids.size < limit or (scores[1 : limit + 1] == scores[:limit][: ids.size - 1]).any():
+            return (*whole, found.counts), np.zeros(1, np.bool_), whole
+        offsets[1] = limit
+        return (offsets, ids[:limit].copy(), scores[:limit].copy(), offsets[1:]), np.ones(1, np.bool_), None
+    offsets, ids, scores = whole = best(found, limit + 1, threads, sort=True)
     sizes, clear = np.zeros(offsets.size - 1, np.int64), np.zeros(offsets.size - 1, np.bool_)
     enough = np.flatnonzero(np.diff(offsets) >= limit)
     if not enough.size:
-        return offsets_of(sizes), ids[:0], scores[:0], sizes, clear
+        return (offsets_of(sizes), ids[:0], scores[:0], sizes), clear, whole
     sizes[enough] = limit
     places = offsets[enough, None] + np.arange(limit + 1)
     alone = places[:, limit] == offsets[enough + 1]  # there is none after so many
@@ -92,7 +92,8 @@ def ranked(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any, Any, np
     tied = first[:, 1:] == first[:, :-1]
     tied[alone, limit - 1] = False
     clear[enough] = ~tied.any(axis=1)
-    return offsets_of(sizes), ids[places[:, :limit].ravel()], first[:, :limit].ravel(), sizes, clear
+    rows = offsets_of(sizes), ids[places[:, :limit].ravel()], first[:, :limit].ravel(), sizes
+    return rows, clear, None if clear.all() else whole
 
 
 def higher(tau: npt.NDArray[np.float64], unless: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -114,20 +114,26 @@ def _kept(offsets: Any, ids: Any, scores: Any, limit: int) -> tuple[Any, Any, An
     return own_offsets, own_ids[:total], own_scores[:total]
 
 
-def ranked(found: Any, limit: int, threads: int) -> tuple[Any, Any, Any, Any, npt.NDArray[np.bool_]]:
-    """Return the `limit` best of each direction, best first, and where they are so many with scores of their own."""
+def ranked(found: Any, limit: int, threads: int) -> tuple[Any, npt.NDArray[np.bool_], Any]:
+    """Return the `limit` best of each direction, and where they are so many with scores of their own; and some more."""
     offsets, ids, scores = collect(found, threads)
     rows = offsets.size - 1
     if not rows or not limit * rows <= ids.size <= LONG * rows or limit >= RANKED:
-        none = cp.zeros(rows + 1, np.int64)
-        return none, ids[:0], scores[:0], none[:rows], np.zeros(rows, np.bool_)
-    own = Buffers.of(rows, rows * limit, Want.SCORES)  # totals lie behind the offsets
-    clear = np.frombuffer(cp.cuda.alloc_pinned_memory(rows), np.bool_, rows)  # kernels write to it
-    try:
-        _rank_best((rows,), ROW_THREADS, offsets, ids, scores, limit, *own[:3], clear.ctypes.data)
-    finally:  # after an interrupt, too: what it writes to would be free
-        cp.cuda.get_current_stream().synchronize()
-    return own.offsets, own.ids, own.scores, own.totals, clear
+        none, clear = cp.zeros(rows + 1, np.int64), np.zeros(rows, np.bool_)
+        own: Any = none, ids[:0], scores[:0], none[:rows]
+    else:
+        buffers = Buffers.of(rows, rows * limit, Want.SCORES)  # totals lie behind the offsets
+        own = buffers.offsets, buffers.ids, buffers.scores, buffers.totals
+        clear = np.frombuffer(cp.cuda.alloc_pinned_memory(rows), np.bool_, rows)  # kernels write to it
+        try:
+            _rank_best((rows,), ROW_THREADS, offsets, ids, scores, limit, *buffers[:3], clear.ctypes.data)
+        finally:  # after an interrupt, too: what it writes to would be free
+            cp.cuda.get_current_stream().synchronize()
+    if clear.all():
+        return own, clear, None
+    few = rows == 1  # sooner sorted than sifted
+    more = sort_by_score(offsets, ids, scores, threads) if few else best(found, limit + 1, threads, sort=True)
+    return own, clear, more
 
 
 def higher(tau: Any, unless: Any) -> Any:
