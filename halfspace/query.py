@@ -20,6 +20,10 @@ Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float3
 """Offsets (m + 1,), ids and scores of the hits, and their true numbers (m,)."""
 
 
+class NoMemoryForHits(MemoryError):
+    """There is no memory for the hits; the message says how many there are, and what helps."""
+
+
 def rows(backend: Backend, question: Question, sort: bool, limit: int | None) -> Rows:
     """Find the hits."""
 
@@ -47,7 +51,7 @@ def shaped(backend: Backend, question: Question, shape: Callable[[Any, slice], A
         hits: Rows = whole
         return hits
     except MemoryError as error:
-        if of_a_handler(error):
+        if of_a_handler(error) or isinstance(error, NoMemoryForHits):  # a search within this one has said it
             raise
         fewer = "lower the radius" if question.metric == Metric.L2 else "raise tau"
         why = f" ({error})" if str(error) else ""
@@ -55,7 +59,7 @@ def shaped(backend: Backend, question: Question, shape: Callable[[Any, slice], A
             all_hits = f"the {total(backend, question._replace(wanted=Want.COUNT)):,} hits"
         except MemoryError:
             all_hits = "all hits"
-        raise MemoryError(
+        raise NoMemoryForHits(
             f"no memory for {all_hits}: {fewer}, ask count() for their number alone{remedy}{why}"
         ) from error
 

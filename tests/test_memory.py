@@ -135,3 +135,21 @@ def test_little_memory_ends_in_an_answer_or_an_error(filter, megabytes):
     done = in_a_process(LITTLE, filter, megabytes)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 6
+
+
+def test_a_search_within_a_search_says_once_how_many_hits_have_no_room(rng, monkeypatch):
+    """The first thresholds were too high; the hits of the second search, at lower ones, have no room."""
+    nearest, cpu = importlib.import_module("halfspace.nearest"), importlib.import_module("halfspace.cpu")
+    guess = nearest._Guess.thresholds
+    monkeypatch.setattr(nearest._Guess, "thresholds", lambda self: guess(self) + (1e9 if self.depth == 1 else 0.0))
+    index = build(rng.standard_normal((500, 4)).astype(np.float32))
+    index.search(np.ones((2, 4), np.float32), 3)
+
+    def full(*arguments, **options):
+        raise MemoryError("full")
+
+    monkeypatch.setattr(cpu, "best", full)  # what a second search orders its hits by
+    with pytest.raises(MemoryError) as failed:
+        index.search(np.ones((2, 4), np.float32), 3)
+    assert str(failed.value).count("no memory for") == 1
+    assert "the 0 hits" not in str(failed.value)

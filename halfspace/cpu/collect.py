@@ -78,8 +78,13 @@ def ranked(found: Any, limit: int, threads: int) -> tuple[Block, npt.NDArray[np.
         if ids.size < limit or (scores[1 : limit + 1] == scores[:limit][: ids.size - 1]).any():
             return (*whole, found.counts), np.zeros(1, np.bool_), whole
         offsets[1] = limit
-        return (offsets, ids[:limit].copy(), scores[:limit].copy(), offsets[1:]), np.ones(1, np.bool_), None
+        return (offsets, ids[:limit].copy(), scores[:limit].copy(), offsets[1:].copy()), np.ones(1, np.bool_), None
     offsets, ids, scores = whole = best(found, limit + 1, threads, sort=True)
+    if ids.size == (limit + 1) * found.counts.size:  # as many of each
+        first, sizes = scores.reshape(-1, limit + 1), np.full(found.counts.size, limit)
+        clear = ~(first[:, 1:] == first[:, :-1]).any(axis=1)
+        rows = offsets_of(sizes), ids.reshape(-1, limit + 1)[:, :limit].ravel(), first[:, :limit].ravel(), sizes
+        return rows, clear, None if clear.all() else whole
     sizes, clear = np.zeros(offsets.size - 1, np.int64), np.zeros(offsets.size - 1, np.bool_)
     enough = np.flatnonzero(np.diff(offsets) >= limit)
     if not enough.size:
