@@ -80,25 +80,13 @@ def ranked(found: Any, limit: int, threads: int) -> tuple[Block, npt.NDArray[np.
         offsets[1] = limit
         return (offsets, ids[:limit].copy(), scores[:limit].copy(), offsets[1:].copy()), np.ones(1, np.bool_), None
     offsets, ids, scores = whole = best(found, limit + 1, threads, sort=True)
-    if ids.size == (limit + 1) * found.counts.size:  # as many of each
-        first, sizes = scores.reshape(-1, limit + 1), np.full(found.counts.size, limit)
-        clear = ~(first[:, 1:] == first[:, :-1]).any(axis=1)
-        rows = offsets_of(sizes), ids.reshape(-1, limit + 1)[:, :limit].ravel(), first[:, :limit].ravel(), sizes
-        return rows, clear, None if clear.all() else whole
-    sizes, clear = np.zeros(offsets.size - 1, np.int64), np.zeros(offsets.size - 1, np.bool_)
-    enough = np.flatnonzero(np.diff(offsets) >= limit)
-    if not enough.size:
-        return (offsets_of(sizes), ids[:0], scores[:0], sizes), clear, whole
-    sizes[enough] = limit
-    places = offsets[enough, None] + np.arange(limit + 1)
-    alone = places[:, limit] == offsets[enough + 1]  # there is none after so many
-    places[alone, limit] = 0
-    first = scores[places]
-    tied = first[:, 1:] == first[:, :-1]
-    tied[alone, limit - 1] = False
-    clear[enough] = ~tied.any(axis=1)
-    rows = offsets_of(sizes), ids[places[:, :limit].ravel()], first[:, :limit].ravel(), sizes
-    return rows, clear, None if clear.all() else whole
+    sizes = np.diff(offsets)
+    owners = np.repeat(np.arange(sizes.size), sizes)
+    places = np.arange(ids.size) - offsets[owners]
+    clear = sizes >= limit
+    clear[owners[1:][(scores[1:] == scores[:-1]) & (places[1:] > 0)]] = False
+    kept, numbers = places < limit, np.minimum(sizes, limit)
+    return (offsets_of(numbers), ids[kept], scores[kept], numbers), clear, None if clear.all() else whole
 
 
 def higher(tau: npt.NDArray[np.float64], unless: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
